@@ -1,0 +1,41 @@
+# fleetgate: `make run` serves, `make test` checks everything. Both set up what is missing in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := run
+.PHONY: run demo test lint bench soak config clean
+
+run: $(READY)
+	@exec $(BIN)/fleetgate serve
+
+demo: $(READY)
+	@$(BIN)/python -m fleetgate demo
+
+test: lint
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+soak: $(READY)
+	$(BIN)/python -m pytest tests/faults --long
+
+config: $(READY)
+	$(BIN)/python -c 'from fleetgate.settings import to_toml; print(to_toml(), end="")' > config/fleetgate.toml
+
+clean:
+	rm -rf .venv build dist .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,75 @@
+"""Hands permitted telemetry to the ingester: what one turn of the loop brings becomes one batch."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import structlog
+from amqtt.session import ApplicationMessage
+
+from broker_plugins.attached import Attached
+from broker_plugins.services import member_of
+from ingester.batch import Batch
+
+log = structlog.get_logger("fleetgate.mqtt")
+
+
+class IngestPlugin(Attached):
+    """Counts what is received and offers what is permitted. A stock broker has acknowledged it by then, and can't be
+    held back: what the ingester refuses is dropped and counted.
+    """
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._open = Batch()
+
+    async def on_broker_message_received(self, *, client_id: str, message: ApplicationMessage | None) -> None:
+        """Count a message; amqtt reports every one here, before it is judged."""
+        services = self.services
+        if services is None or message is None:
+            return
+        try:
+            topic = message.topic or ""
+            account = services.account_of(member_of(self.context.get_session(client_id)), client_id, topic)
+            services.ledger.received(account, message.qos or 0, len(message.data), services.clock())
+            if not topic or topic[0] == "$" or "+" in topic or "#" in topic:
+                # amqtt ends the connection over these and reports nothing more of them.
+                services.ledger.rejected(account, "topic")
+                services.refusals.refused("publish", account, "topic", "not a topic to publish to", topic=topic)
+        except Exception:
+            # Supervision point: amqtt would lose the exception.
+            log.exception("message not counted")
+
+    async def on_broker_message_broadcast(self, *, client_id: str, message: ApplicationMessage) -> None:
+        """Take a message that every topic plugin permitted."""
+        services = self.services
+        if services is None:
+            return
+        try:
+            found = services.telemetry(message.topic)
+            if found is None:
+                member = member_of(self.context.get_session(client_id))
+                services.ledger.routed(services.account_of(member, client_id, message.topic))
+                return
+            if not len(self._open):
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._open.append(*found, services.clock(), bytes(message.data))
+        except Exception:
+            # Supervision point: amqtt would lose the exception.
+            log.exception("message not taken", topic=message.topic)
+
+    async def close(self) -> None:
+        """Offer what is left, then let go of the services."""
+        self._flush()
+        await super().close()
+
+    def _flush(self) -> None:
+        batch, self._open = self._open, Batch()
+        services = self.services
+        if services is None or not len(batch) or services.pipeline.offer(batch):
+            return
+        for device, count in Counter(batch.devices).items():
+            services.ledger.dropped(device, "intake_full", count)
+            services.refusals.refused(
+                "message", device, "intake_full", f"{count} messages lost: the ingester takes no more now"
+            )

@@ -1,0 +1,51 @@
+"""What the plugins need of the rest of the program, in one value."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from amqtt.session import Session
+
+from broker_plugins.connections import Connects
+from broker_plugins.refusals import Refusals
+from fleet.identity import Rules
+from fleet.registry import Member, Registry
+from ingester.clock import Clock, now_us
+from ingester.ledger import Ledger
+from ingester.pipeline import Pipeline
+from ingester.topics import TopicMap, topic_map
+
+MEMBER = "fleetgate.member"
+"""Key of the authenticated member in amqtt's Session.attributes. A session without it is nobody's."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything the plugins use."""
+
+    registry: Registry
+    pipeline: Pipeline
+    ledger: Ledger
+    connects: Connects
+    refusals: Refusals
+    rules: Rules
+    clock: Clock = now_us
+    telemetry: TopicMap = field(default_factory=topic_map)
+
+    def now(self) -> datetime:
+        """Wall time, which certificate dates are judged by."""
+        return datetime.fromtimestamp(self.clock() / 1e6, UTC)
+
+    def account_of(self, member: Member | None, client_id: str, topic: str) -> str:
+        """Whose account a message is booked on: the device's it is telemetry of, else the sender's."""
+        if member is None:
+            return client_id
+        found = self.telemetry(topic)
+        if found is not None and found[0] != member.name and member.rights.may_publish(topic):
+            return found[0]
+        return member.name
+
+
+def member_of(session: Session | None) -> Member | None:
+    """The member that this session was authenticated as; None for nobody."""
+    found = session.attributes.get(MEMBER) if session is not None else None
+    return found if isinstance(found, Member) else None

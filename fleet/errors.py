@@ -1,0 +1,29 @@
+"""What can go wrong around devices, by whose fault it is."""
+
+
+class FleetError(Exception):
+    """Base of every error of this package; the message is one clear line."""
+
+
+class InvalidNameError(FleetError):
+    """A name that a device or application can't have."""
+
+
+class ConflictError(FleetError):
+    """What is asked for contradicts what is there."""
+
+
+class NotFoundError(FleetError):
+    """Nothing of that name."""
+
+
+class InvalidCertificateError(FleetError):
+    """A certificate or signing request that can't be used, and why."""
+
+
+class StateError(FleetError):
+    """The state folder can't be used."""
+
+
+class StateInUseError(StateError):
+    """Another process owns the state folder."""

@@ -1,0 +1,94 @@
+"""Values of the registry, and the decision whether a certificate is let in. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fleet.identity import Identity, Kind
+from fleet.policy import Rights, application_rights, device_rights
+
+
+class Status(StrEnum):
+    """Whether a member may connect."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+class CertificateStatus(StrEnum):
+    """Whether a certificate still counts. Revoked and deleted ones are kept: they stay refused."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One certificate of a member. Times are microseconds since 1970-01-01 UTC; `serial` is lower-case hex."""
+
+    fingerprint: str
+    kind: Kind
+    name: str
+    serial: str
+    not_before: int
+    not_after: int
+    status: CertificateStatus
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A device or an application. `publish` and `subscribe` are an application's filters, empty for a device."""
+
+    kind: Kind
+    name: str
+    status: Status
+    created: int
+    updated: int
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+    @property
+    def rights(self) -> Rights:
+        """What it may publish and subscribe to."""
+        if self.kind is Kind.DEVICE:
+            return device_rights(self.name)
+        return application_rights(self.publish, self.subscribe)
+
+    def may_use_client_id(self, client_id: str) -> bool:
+        """Whether this MQTT client id is its own: a device's is its name, an application's begins with its name."""
+        if self.kind is Kind.DEVICE:
+            return client_id == self.name
+        return client_id.startswith(self.name)
+
+
+class Refused(Exception):  # noqa: N818 - the answer to a question, not a fault
+    """This certificate is not let in. `reason` is one of REFUSALS."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+REFUSALS = ("unknown_device", "unknown_certificate", "revoked", "deleted", "disabled")
+"""Why an identity is not let in. Closed: each is a label value."""
+
+
+def admit(identity: Identity, certificate: Certificate | None, member: Member | None) -> Member:
+    """Decide on a connection, from the registered certificate with the identity's fingerprint and its member.
+
+    The fingerprint admits, never the name alone. Returns the member; raises Refused.
+    """
+    if certificate is None:
+        if member is None:
+            raise Refused("unknown_device", f"{identity.kind} {identity.name} is not registered")
+        raise Refused("unknown_certificate", f"this certificate is not registered for {identity.name}")
+    if (certificate.kind, certificate.name) != (identity.kind, identity.name):
+        raise Refused("unknown_certificate", f"this certificate is registered for {certificate.name}")
+    if certificate.status is not CertificateStatus.ACTIVE:
+        raise Refused(certificate.status.value, f"this certificate of {identity.name} is {certificate.status}")
+    if member is None:
+        raise Refused("unknown_device", f"{identity.kind} {identity.name} is not registered")
+    if member.status is not Status.ACTIVE:
+        raise Refused("disabled", f"{identity.name} is disabled")
+    return member

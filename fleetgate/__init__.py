@@ -1,0 +1,5 @@
+"""The program: settings, composition, command line, HTTP."""
+
+from importlib.metadata import version
+
+__version__ = version("fleetgate")

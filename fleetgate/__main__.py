@@ -1,0 +1,5 @@
+"""`python -m fleetgate`."""
+
+from fleetgate.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""The command line. A command is one function in the file of its feature; errors become one line and an exit code."""
+
+import os
+import sys
+
+import typer
+
+from fleet.errors import FleetError
+from fleetgate.cli import device, doctor, ingest, quarantine, serve, simulate, telemetry
+from fleetgate.cli.target import CommandError, version_and_folder
+from fleetgate.errors import ArgumentError, SettingsError
+from ingester.errors import IngestError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="fleetgate",
+    help="A device gateway: MQTT over TLS with certificate identity, durable telemetry, per-device metrics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    callback=version_and_folder,
+)
+for feature in (serve, device, telemetry, quarantine, ingest, simulate, doctor):
+    feature.register(app)
+
+
+def main() -> None:
+    """Run the command; the console script."""
+    os.umask(0o077)  # what this program writes is its owner's, unless it says otherwise
+    try:
+        app()
+    except (CommandError, FleetError, IngestError, SettingsError, ArgumentError) as error:
+        sys.exit(f"fleetgate: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"fleetgate: {where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)

@@ -1,0 +1,241 @@
+"""`device` and `application`: who belongs to the fleet."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleet.authority import signing_request
+from fleet.files import write_private, write_public
+from fleet.names import check_name
+from fleetgate.addresses import parse_bind, reachable_host
+from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.errors import ArgumentError
+
+_COLUMNS = ("name", "status", "connected", "last_seen", "certificates", "created")
+_MESSAGE = '{"temperature": 21.5}'
+
+Name = Annotated[str, typer.Argument(help="Its name.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for key, certificate and ca.pem; made when missing.", show_default=False),
+]
+CertificateFile = Annotated[
+    Path | None,
+    typer.Option("--certificate", help="Register this certificate (PEM), made elsewhere.", show_default=False),
+]
+CsrFile = Annotated[
+    Path | None, typer.Option("--csr", help="Issue a certificate for this signing request (PEM).", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for kind, plural in (("device", "devices"), ("application", "applications")):
+        commands = typer.Typer(help=f"Add, look at and remove {plural}.", no_args_is_help=True)
+        commands.command("add")(_add_device if kind == "device" else _add_application)
+        _register_common(commands, plural)
+        app.add_typer(commands, name=kind)
+
+
+def _register_common(commands: typer.Typer, plural: str) -> None:
+    @commands.command("list")
+    def listed(
+        context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+    ) -> None:
+        """List them all."""
+        found = run(_list(target(context, state, config), plural))
+        if as_json:
+            print_json(found)
+        else:
+            print_table(_COLUMNS, [{**member, "certificates": len(member["certificates"])} for member in found])
+
+    @commands.command()
+    def show(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Show one with its certificates."""
+        _print_one(run(_call(target(context, state, config), "GET", f"/{plural}/{name}")), as_json=as_json)
+
+    for action, summary in (
+        ("disable", "Refuse its connections until it is enabled."),
+        ("enable", "Let it in again."),
+        ("revoke", "Revoke its certificates for good."),
+    ):
+        _register_action(commands, plural, action, summary)
+
+    @commands.command()
+    def delete(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        purge: Annotated[bool, typer.Option("--purge", help="Delete its telemetry too.")] = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Take it out of the fleet. Its certificate stays refused; its telemetry stays, unless --purge."""
+        on = target(context, state, config)
+        found = run(_call(on, "DELETE", f"/{plural}/{name}", params={"purge": purge}, timeout=None))
+        if as_json:
+            print_json(found)
+        else:
+            say(f"deleted {name}" + (f", {found['purged']} rows of telemetry with it" if purge else ""))
+
+
+def _register_action(commands: typer.Typer, plural: str, action: str, summary: str) -> None:
+    def act(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        as_json: JsonOption = False,
+    ) -> None:
+        found = run(_call(target(context, state, config), "POST", f"/{plural}/{name}/{action}"))
+        if as_json:
+            print_json(found)
+        else:
+            say(f"{name}: {action}d")
+
+    commands.command(action, help=summary)(act)
+
+
+def _add_device(
+    context: typer.Context,
+    name: Name,
+    out: Out = None,
+    certificate: CertificateFile = None,
+    csr: CsrFile = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a device: with a new key and certificate in --out, or from --csr or --certificate."""
+    on = target(context, state, config)
+    _add(on, "devices", name, out, certificate, csr, {}, as_json=as_json)
+
+
+def _add_application(
+    context: typer.Context,
+    name: Name,
+    publish: Annotated[list[str] | None, typer.Option(help="Topic filter it may publish to; repeat for more.")] = None,
+    subscribe: Annotated[list[str] | None, typer.Option(help="Topic filter it may subscribe to; repeat.")] = None,
+    out: Out = None,
+    certificate: CertificateFile = None,
+    csr: CsrFile = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a back end with exactly the topic filters it is given."""
+    on = target(context, state, config)
+    filters = {"publish": publish or [], "subscribe": subscribe or []}
+    _add(on, "applications", name, out, certificate, csr, filters, as_json=as_json)
+
+
+def _add(
+    on: Target,
+    plural: str,
+    name: str,
+    out: Path | None,
+    certificate: Path | None,
+    csr: Path | None,
+    more: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    check_name(name)
+    given = [option for option in (certificate, csr) if option is not None]
+    if len(given) > 1 or (not given and out is None):
+        raise ArgumentError("give --out DIR for a new key and certificate, or one of --csr FILE and --certificate FILE")
+    body: dict[str, Any] = {"name": name, **more}
+    key = None
+    if certificate is not None:
+        body["certificate"] = certificate.read_text()
+    elif csr is not None:
+        body["csr"] = csr.read_text()
+    else:
+        key, request = signing_request(name)
+        body["csr"] = request.decode()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is no device
+    added = run(_call(on, "POST", f"/{plural}", json=body))
+    if out is not None:
+        write_public(out / "ca.pem", added["ca"].encode())
+        write_public(out / f"{name}.pem", added["certificate"].encode())
+        if key is not None:
+            write_private(out / f"{name}-key.pem", key)
+    if as_json:
+        print_json(added["device"])
+    elif out is not None and plural == "devices" and key is not None:
+        say(f"registered {name}; to publish as this device:")
+        sys.stdout.write("\n".join(publish_lines(on, name, out)) + "\n")
+    elif out is None and csr is not None:
+        sys.stdout.write(added["certificate"])
+    else:
+        say(f"registered {name}")
+
+
+def publish_lines(on: Target, name: str, out: Path) -> list[str]:
+    """Make three shell commands that publish a reading: with mosquitto_pub, with paho and with aiomqtt."""
+    host, port = parse_bind(on.state.server().get("mqtts") or on.settings.mqtt.bind)
+    host = reachable_host(host)
+    ca, cert, key = str(out / "ca.pem"), str(out / f"{name}.pem"), str(out / f"{name}-key.pem")
+    topic = f"devices/{name}/telemetry"
+    mosquitto = ["mosquitto_pub", "-h", host, "-p", str(port), "--cafile", ca, "--cert", cert, "--key", key]
+    mosquitto += ["-i", name, "-q", "1", "-t", topic, "-m", _MESSAGE]
+    quoted = json.dumps  # double quotes: the shell wraps the whole in single ones
+    files = f"ca_certs={quoted(ca)}, certfile={quoted(cert)}, keyfile={quoted(key)}"
+    paho = (
+        f"import paho.mqtt.publish as publish; publish.single({quoted(topic)}, {quoted(_MESSAGE)}, qos=1, "
+        f"hostname={quoted(host)}, port={port}, client_id={quoted(name)}, tls=dict({files}))"
+    )
+    main = (
+        f"async def main():\n async with aiomqtt.Client({quoted(host)}, {port}, identifier={quoted(name)}, "
+        f"tls_params=aiomqtt.TLSParameters({files})) as client:\n"
+        f"  await client.publish({quoted(topic)}, {quoted(_MESSAGE)}, qos=1)\n"
+    )
+    aiomqtt = f"import asyncio, aiomqtt; exec({quoted(main)}); asyncio.run(main())"
+    return [shlex.join(mosquitto), *(shlex.join([sys.executable, "-c", code]) for code in (paho, aiomqtt))]
+
+
+async def list_all(owner: Api, plural: str) -> list[dict[str, Any]]:
+    """Fetch all pages."""
+    found: list[dict[str, Any]] = []
+    after: str | None = ""
+    while after is not None:
+        page = await owner.call("GET", f"/{plural}", params={"after": after})
+        found += page["items"]
+        after = page["next"]
+    return found
+
+
+async def _list(on: Target, plural: str) -> list[dict[str, Any]]:
+    async with api(on) as owner:
+        return await list_all(owner, plural)
+
+
+async def _call(on: Target, method: str, path: str, **arguments: Any) -> Any:
+    async with api(on) as owner:
+        return await owner.call(method, path, **arguments)
+
+
+def _print_one(member: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(member)
+        return
+    rows = [{"": key, "value": value} for key, value in member.items() if key != "certificates"]
+    print_table(("", "value"), rows)
+    print_table(("fingerprint", "status", "not_before", "not_after"), member["certificates"])

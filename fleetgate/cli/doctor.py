@@ -1,0 +1,133 @@
+"""`doctor`: whether this machine and this state folder are fit to serve."""
+
+import resource
+import shutil
+import socket
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+
+from fleet.authority import read_certificate
+from fleet.errors import InvalidCertificateError
+from fleetgate.addresses import parse_bind
+from fleetgate.cli.output import print_json, print_table
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, target
+
+_CLOCK_FROM = datetime(2024, 1, 1, tzinfo=UTC)
+_FREE_BYTES = 1024**3
+_FILES = 65_536
+_EXPIRY_DAYS = 30
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. `status` is ok, warning or error."""
+
+    check: str
+    status: str
+    detail: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(doctor)
+
+
+def doctor(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, json: JsonOption = False
+) -> None:
+    """Check ports, clock, certificates, disk, file limit and databases. Exit code 1 when something is broken."""
+    found = list(_findings(target(context, state, config)))
+    if json:
+        print_json([finding._asdict() for finding in found])
+    else:
+        print_table(Finding._fields, [finding._asdict() for finding in found])
+    if any(finding.status == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+def _findings(on: Target) -> Iterator[Finding]:
+    server = on.state.server()
+    for scheme, bind in (("mqtts", on.settings.mqtt.bind), ("http", on.settings.http.bind)):
+        yield _port(scheme, bind, server.get(scheme))
+    yield _clock()
+    yield from _certificates(on.state.pki)
+    yield _disk(on.state.path)
+    yield _files()
+    yield _database("registry", on.state.fleet_db)
+    yield _database("telemetry", on.state.telemetry / "journal.db")
+
+
+def _port(scheme: str, bind: str, served: str | None) -> Finding:
+    check = f"port {scheme}"
+    if served is not None:
+        try:
+            socket.create_connection(parse_bind(served), timeout=2).close()
+        except OSError as error:
+            return Finding(check, "error", f"served on {served}, but: {error}")
+        return Finding(check, "ok", f"served on {served}")
+    try:
+        host, port = parse_bind(bind)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        return Finding(check, "error", f"{bind}: {error.strerror or error}")
+    return Finding(check, "ok", f"{bind} is free")
+
+
+def _clock() -> Finding:
+    now = datetime.now(UTC)
+    if now < _CLOCK_FROM:
+        return Finding("clock", "error", f"it says {now.isoformat()}: certificates can't be judged")
+    return Finding("clock", "ok", now.isoformat(timespec="seconds"))
+
+
+def _certificates(pki: Path) -> Iterator[Finding]:
+    for name in ("ca", "server"):
+        check = f"certificate {name}"
+        path = pki / f"{name}.pem"
+        if not path.exists():
+            yield Finding(check, "warning", f"{path} is missing: `fleetgate init` makes it")
+            continue
+        try:
+            until = read_certificate(path.read_bytes()).not_valid_after_utc
+        except (OSError, InvalidCertificateError) as error:
+            yield Finding(check, "error", f"{path}: {error}")
+            continue
+        days = (until - datetime.now(UTC)).days
+        status = "error" if days < 0 else "warning" if days < _EXPIRY_DAYS else "ok"
+        yield Finding(check, status, f"valid until {until.date()}, {days} days")
+    for key in pki.glob("*-key.pem"):
+        if key.stat().st_mode & 0o077:
+            yield Finding("key", "error", f"{key} can be read by others")
+
+
+def _disk(path: Path) -> Finding:
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    return Finding("disk", "ok" if free >= _FREE_BYTES else "warning", f"{free / 1e9:.1f} GB free at {there}")
+
+
+def _files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    detail = f"{soft} open files allowed (hard limit {hard}): about as many connections"
+    return Finding("file limit", "ok" if soft >= _FILES else "warning", detail)
+
+
+def _database(name: str, path: Path) -> Finding:
+    check = f"database {name}"
+    if not path.exists():
+        return Finding(check, "warning", f"{path} is missing: `fleetgate init` makes it")
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return Finding(check, "error", f"{path}: {error}")
+    size = path.stat().st_size
+    return Finding(check, "ok" if result == "ok" else "error", f"{path}: {result}, {size / 1e6:.1f} MB")

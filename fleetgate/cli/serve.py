@@ -1,0 +1,73 @@
+"""`init` and `serve`."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from fleet.state import StateFolder
+from fleetgate.addresses import parse_bind
+from fleetgate.app import Addresses
+from fleetgate.app import run as run_server
+from fleetgate.cli.output import say
+from fleetgate.cli.target import ConfigOption, StateOption, Target, run, target
+from fleetgate.core import open_core
+from fleetgate.logs import logging_to
+from ingester.source_mqtt import SourceConfig
+
+MqttBind = Annotated[str | None, typer.Option("--mqtt-bind", help="host:port for MQTT over TLS.", show_default=False)]
+HttpBind = Annotated[str | None, typer.Option("--http-bind", help="host:port for HTTP.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(init)
+    app.command()(serve)
+
+
+def init(context: typer.Context, state: StateOption = None, config: ConfigOption = None) -> None:
+    """Make the state folder (certificates, databases, token) and exit."""
+    on = target(context, state, config)
+
+    async def make() -> None:
+        async with open_core(on.settings, on.state):
+            pass
+
+    run(make())
+    say(f"state folder {on.state.path} is ready")
+
+
+def serve(
+    context: typer.Context,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    mqtt_bind: MqttBind = None,
+    http_bind: HttpBind = None,
+) -> None:
+    """Serve devices, Prometheus and operators, in the foreground, until SIGINT or SIGTERM."""
+    serve_target(with_binds(target(context, state, config), mqtt_bind, http_bind))
+
+
+def serve_target(on: Target, *, mqtt: bool = True, sources: tuple[SourceConfig, ...] = ()) -> None:
+    """Serve, logging to the state folder; prints the ready line when everything listens."""
+    state: StateFolder = on.state
+    state.make()
+    log = on.settings.log
+    with logging_to(state.log, log.level, log.max_bytes, log.keep_files) as log_file:
+        run(run_server(on.settings, state, _ready, log_file, mqtt=mqtt, sources=sources))
+
+
+def with_binds(on: Target, mqtt_bind: str | None, http_bind: str | None) -> Target:
+    """Let the options of the command line win over the settings."""
+    changed: dict[str, Any] = {}
+    for section, bind in (("mqtt", mqtt_bind), ("http", http_bind)):
+        if bind is not None:
+            parse_bind(bind)
+            changed[section] = getattr(on.settings, section).model_copy(update={"bind": bind})
+    return Target(on.state, on.settings.model_copy(update=changed))
+
+
+def _ready(addresses: Addresses) -> None:
+    listening = " ".join(f"{scheme}={address}" for scheme, address in addresses.by_scheme().items())
+    sys.stdout.write(f"ready {listening}\n")
+    sys.stdout.flush()

@@ -1,0 +1,98 @@
+"""`simulate`: a fleet that does not exist, for a server that does."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from fleet.authority import signing_request
+from fleet.files import write_private, write_public
+from fleetgate.addresses import parse_bind, reachable_host
+from fleetgate.app import serving
+from fleetgate.cli.device import list_all
+from fleetgate.cli.output import print_json, print_table, progress_console, say
+from fleetgate.cli.serve import with_binds
+from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, is_served, run
+from fleetgate.cli.target import target as target_of
+from fleetgate.simulator import Report, SimulatedDevice
+from fleetgate.simulator import simulate as simulate_fleet
+
+_ANY_PORT = "127.0.0.1:0"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(simulate)
+
+
+def simulate(
+    context: typer.Context,
+    devices: Annotated[int, typer.Option(min=1, max=100_000, help="How many devices.")] = 10,
+    rate: Annotated[float, typer.Option(min=0.001, help="Messages a second, of all devices together.")] = 10,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds.")] = 60,
+    qos: Annotated[int, typer.Option(min=0, max=2, help="MQTT quality of service.")] = 1,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Send plausible readings from simulated devices; report rate, latency of acknowledgement, and errors."""
+    summary = run(_simulate(target_of(context, state, config), devices, rate, duration, qos)).summary()
+    if json:
+        print_json(summary)
+    else:
+        print_table(("", "value"), [{"": key, "value": value} for key, value in summary.items()])
+    if summary["errors"]:
+        raise typer.Exit(1)
+
+
+async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: int) -> Report:
+    async with AsyncExitStack() as stack:
+        if not await is_served(on):
+            say(f"no server runs on {on.state.path}: one is started for the time of the simulation")
+            await stack.enter_async_context(serving(with_binds(on, _ANY_PORT, _ANY_PORT).settings, on.state))
+        owner = await stack.enter_async_context(api(on))
+        served = on.state.server().get("mqtts")
+        if served is None:
+            raise CommandError("the server that runs does not listen for MQTT")
+        host, port = parse_bind(served)
+        bars = stack.enter_context(Progress(console=progress_console, transient=True))
+        fleet = await _provision(on, owner, count, bars)
+        connecting = bars.add_task("connecting", total=count)
+        sending = bars.add_task("sending", total=max(1, int(rate * seconds)))
+        return await simulate_fleet(
+            fleet,
+            (reachable_host(host), port),
+            rate=rate,
+            seconds=seconds,
+            qos=qos,
+            connected=lambda steps: bars.advance(connecting, steps),
+            sent=lambda steps: bars.advance(sending, steps),
+        )
+
+
+async def _provision(on: Target, owner: Api, count: int, bars: Progress) -> list[SimulatedDevice]:
+    """Make certificates for devices that have none yet, and register them."""
+    folder = on.state.simulator
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fleet = [SimulatedDevice(f"sim-{number:05}", folder) for number in range(1, count + 1)]
+    registered = {member["name"] for member in await list_all(owner, "devices")}
+    bar = bars.add_task("certificates", total=count)
+    for device in fleet:
+        if not (device.name in registered and device.certificate.exists() and device.key.exists()):
+            if device.name in registered:
+                await owner.call("DELETE", f"/devices/{device.name}")
+            await _register(owner, device)
+        bars.advance(bar)
+    return fleet
+
+
+async def _register(owner: Api, device: SimulatedDevice) -> None:
+    key, request = await asyncio.to_thread(signing_request, device.name)
+    body: dict[str, Any] = {"name": device.name, "csr": request.decode()}
+    added = await owner.call("POST", "/devices", json=body)
+    write_private(device.key, key)
+    write_public(device.certificate, added["certificate"].encode())
+    write_public(device.folder / "ca.pem", added["ca"].encode())

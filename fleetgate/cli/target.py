@@ -1,0 +1,177 @@
+"""What a command works on: the state folder and its settings, and the API of its owner, running or opened here."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+import uvloop
+
+from fleet.errors import StateInUseError
+from fleet.state import StateFolder
+from fleetgate import __version__
+from fleetgate.core import open_core
+from fleetgate.http.api import create_api
+from fleetgate.http.server import HttpServer
+from fleetgate.logs import logging_to
+from fleetgate.settings import Settings, load
+
+_OWNER_SECONDS = 5.0
+_OWNER_POLL_SECONDS = 0.1
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state", help="State folder (default: $FLEETGATE_STATE, else ./var).", show_default=False),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file (default: config/fleetgate.toml).", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class CommandError(Exception):
+    """A command can't do what it was asked; the message is one clear line."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """State folder and settings."""
+
+    state: StateFolder
+    settings: Settings
+
+
+@dataclass
+class _Given:
+    state: Path | None = None
+    config: Path | None = None
+
+
+def version_and_folder(
+    context: typer.Context,
+    state: Annotated[
+        Path | None, typer.Option("--state", envvar="FLEETGATE_STATE", help="State folder (default ./var).")
+    ] = None,
+    config: ConfigOption = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Take the options that stand before the command."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    context.obj = _Given(state, config)
+
+
+def target(context: typer.Context, state: Path | None, config: Path | None) -> Target:
+    """Work out state folder and settings; an option behind the command counts more than one before it."""
+    given = context.obj if isinstance(context.obj, _Given) else _Given()
+    folder = state or given.state or Path("var")
+    return Target(StateFolder(folder.expanduser()), load(config or given.config))
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's coroutine on uvloop."""
+    # Threads that decode for queries must not keep the loop waiting for the interpreter: its default is 5 ms.
+    sys.setswitchinterval(0.001)
+    return uvloop.run(main)
+
+
+class Api:
+    """The API of the state folder's owner."""
+
+    def __init__(self, client: httpx.AsyncClient, *, served: bool) -> None:
+        self._client = client
+        self.served = served
+        """Whether a server runs; False: the folder is open in this process only."""
+
+    async def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """Call and return the JSON answer. Raises CommandError with what the problem document says."""
+        response = await self._client.request(method, f"/api/v1{path}", **arguments)
+        if response.is_error:
+            raise CommandError(_detail(response))
+        return response.json()
+
+    async def lines(self, path: str, params: dict[str, Any]) -> AsyncIterator[str]:
+        """Stream an answer of JSON lines."""
+        request = self._client.build_request(
+            "GET", f"/api/v1{path}", params=params, headers={"Accept": "application/x-ndjson"}, timeout=None
+        )
+        response = await self._client.send(request, stream=True)
+        try:
+            if response.is_error:
+                await response.aread()
+                raise CommandError(_detail(response))
+            async for line in response.aiter_lines():
+                yield line
+        except httpx.RemoteProtocolError:
+            raise CommandError("the server ended the answer before its end") from None
+        finally:
+            await response.aclose()
+
+
+@asynccontextmanager
+async def api(on: Target) -> AsyncIterator[Api]:
+    """Reach the owner of the state folder, or own it for the time of the block.
+
+    A folder that is in use but has no API yet is waited for a little; then raises StateInUseError.
+    """
+    deadline = time.monotonic() + _OWNER_SECONDS
+    while True:
+        if await is_served(on):
+            async with _client(on, _address(on), httpx.AsyncHTTPTransport()) as client:
+                yield Api(client, served=True)
+                return
+        try:
+            async with _own(on) as owned:
+                yield owned
+                return
+        except StateInUseError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_OWNER_POLL_SECONDS)
+
+
+async def is_served(on: Target) -> bool:
+    """Whether a server runs on the state folder and answers."""
+    if not on.state.server():
+        return False
+    async with _client(on, _address(on), httpx.AsyncHTTPTransport()) as client:
+        try:
+            return (await client.get("/healthz", timeout=5)).is_success
+        except httpx.TransportError:
+            return False
+
+
+def _address(on: Target) -> str:
+    return f"http://{on.state.server().get('http')}"
+
+
+@asynccontextmanager
+async def _own(on: Target) -> AsyncIterator[Api]:
+    with logging_to(None, "warning", 1, 1), tempfile.TemporaryDirectory(prefix="fleetgate-") as folder:
+        socket = Path(folder) / "api"
+        async with (
+            open_core(on.settings, on.state) as core,
+            HttpServer(create_api(core), unix=socket),
+            _client(on, "http://owner", httpx.AsyncHTTPTransport(uds=str(socket))) as client,
+        ):
+            yield Api(client, served=False)
+
+
+def _client(on: Target, base: str, transport: httpx.AsyncHTTPTransport) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {on.state.token()}"}
+    return httpx.AsyncClient(base_url=base, headers=headers, transport=transport, timeout=60, trust_env=False)
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"

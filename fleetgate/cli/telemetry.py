@@ -1,0 +1,103 @@
+"""`query` and `tail`: what devices sent."""
+
+import sys
+from contextlib import suppress
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import orjson
+import typer
+
+from fleetgate.cli.output import Format, Rows, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, run, target
+
+_READING = ("device", "stream", "time", "received", "fields")
+_FIELD = ("time", "received", "stream", "field", "value")
+_BUCKET = ("time", "count", "min", "max", "avg", "last")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(query)
+    app.command()(tail)
+
+
+def query(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(help="Name of the device.")],
+    stream: Annotated[str | None, typer.Option(help="One stream only.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="ISO 8601 or -1h; without it the newest 100.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="ISO 8601 or -1h.")] = None,
+    field: Annotated[str | None, typer.Option(help="One field, dotted where nested.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="With --field: summarise by 30s, 1m, 1h ...")] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Print a device's readings, oldest first, by the device's time."""
+    on = target(context, state, config)
+    params = {"stream": stream, "from": start, "to": end, "field": field, "bucket": bucket}
+    given = {name: value for name, value in params.items() if value is not None}
+    columns = _BUCKET if bucket is not None else _FIELD if field is not None else _READING
+    run(_query(on, device, given, columns, Format.JSON if json else form))
+
+
+async def _query(on: Target, device: str, params: dict[str, str], columns: tuple[str, ...], form: Format) -> None:
+    async with api(on) as owner:
+        lines = owner.lines(f"/devices/{quote(device, safe='')}/telemetry", params)
+        first = await anext(lines, None)  # an error is known before anything is printed
+        with Rows(columns, form) as rows:
+            if first is not None:
+                rows.add(orjson.loads(first))
+            async for line in lines:
+                rows.add(orjson.loads(line))
+
+
+def tail(
+    context: typer.Context,
+    device: Annotated[str | None, typer.Option(help="One device only.")] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
+) -> None:
+    """Show messages live as they are committed, and what is refused and why. Ends with Ctrl-C."""
+    on = target(context, state, config)
+    with suppress(KeyboardInterrupt):
+        run(_tail(on, device, json=json))
+
+
+async def _tail(on: Target, device: str | None, *, json: bool) -> None:
+    async with api(on) as owner:
+        if not owner.served:
+            say(f"no server runs on {on.state.path}: this is what was stored last")
+            for reading in await owner.call("GET", "/telemetry/recent", params={"limit": 100}):
+                if device in {None, reading["device"]}:
+                    _print(reading, json=json)
+            return
+        async for line in owner.lines("/tail", {} if device is None else {"device": device}):
+            event = orjson.loads(line)
+            if "watching" in event:
+                say(f"watching {event['watching']}, Ctrl-C ends")
+            else:
+                _print(event, json=json)
+
+
+def _print(event: dict[str, Any], *, json: bool) -> None:
+    sys.stdout.write((orjson.dumps(event).decode() if json else _line(event)) + "\n")
+    sys.stdout.flush()
+
+
+def _line(event: dict[str, Any]) -> str:
+    if "missed" in event:
+        text = f"... {event['missed']} more not shown"
+    elif "refused" in event:
+        who = event["device"] or "-"
+        text = f"{event['received']} {who} REFUSED {event['refused']} {event['reason']}: {event['detail']}"
+        text += f" [{event['topic']}]" if event["topic"] else ""
+    else:
+        fields = " ".join(f"{name}={orjson.dumps(value).decode()}" for name, value in event["fields"].items())
+        text = f"{event['time']} {event['device']} {event['stream']} {fields}"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,9 @@
+"""What goes wrong in the program itself."""
+
+
+class SettingsError(Exception):
+    """The settings can't be used: names the key, and the near miss of a wrong one."""
+
+
+class ArgumentError(Exception):
+    """An argument of a command or an API call can't be used: names it."""

@@ -1,0 +1,81 @@
+"""uvicorn in our loop, on a socket of ours, with our signal handling."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import uvicorn
+
+_CLOSE_SECONDS = 1
+_POLL_SECONDS = 0.005
+
+
+class HttpServer:
+    """Serves an ASGI application on `bind` (host, port), or on a Unix socket. An async context manager.
+
+    `closing` is called when it stops, for streams that would never end by themselves.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        *,
+        bind: tuple[str, int] | None = None,
+        unix: Path | None = None,
+        closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        config = uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSE_SECONDS,
+        )
+        self._server = _Server(config)
+        self._bind = bind
+        self._unix = unix
+        self._closing = closing
+        self._task: asyncio.Task[None] | None = None
+        self.address = bind
+        """Where it listens: the port is the real one when `bind` has port 0."""
+
+    async def __aenter__(self) -> Self:
+        listening = self._listen()
+        self._task = asyncio.create_task(self._server.serve([listening]), name="http")
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has nothing to wait on
+            await asyncio.sleep(_POLL_SECONDS)
+        if self._task.done():
+            await self._task
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing()
+        self._server.should_exit = True
+        if self._task is not None:
+            _done, pending = await asyncio.wait([self._task], timeout=_CLOSE_SECONDS + 1)
+            for task in pending:
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _listen(self) -> socket.socket:
+        if self._unix is not None:
+            listening = socket.socket(socket.AF_UNIX)
+            listening.bind(str(self._unix))
+            return listening
+        host, port = self._bind or ("127.0.0.1", 0)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=512)
+        self.address = listening.getsockname()[:2]
+        return listening
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the program."""
+        yield

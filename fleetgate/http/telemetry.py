@@ -1,0 +1,132 @@
+"""Telemetry: readings of a device, one field in buckets, last values, what was stored last, and the live view."""
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from fleet.identity import Kind
+from fleetgate.core import Core
+from fleetgate.errors import ArgumentError
+from fleetgate.http.devices import Name
+from fleetgate.http.streams import NDJSON, stream
+from fleetgate.times import iso, parse_duration, parse_time
+from ingester.clock import now_us
+from ingester.query import buckets, with_field
+from ingester.store import Row, Selection
+from ingester.tail import Event
+
+NEWEST = 100
+
+
+def router(core: Core) -> APIRouter:
+    """Build the routes of this feature."""
+    routes = APIRouter()
+
+    @routes.get("/devices/{name}/telemetry", summary="Readings of a device, oldest first")
+    async def telemetry(
+        name: Name,
+        stream_name: Annotated[str | None, Query(alias="stream")] = None,
+        start: Annotated[str | None, Query(alias="from", description="ISO 8601 or -1h")] = None,
+        end: Annotated[str | None, Query(alias="to", description="ISO 8601 or -1h")] = None,
+        field: Annotated[str | None, Query(description="one field, dotted")] = None,
+        bucket: Annotated[str | None, Query(description="with field: 30s, 1m, 1h ...")] = None,
+        limit: Annotated[int, Query(ge=1, le=100_000, description="without from: how many of the newest")] = NEWEST,
+        accept: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        selection = _selection(name, stream_name, start, end)
+        await _known(core, name)
+        if bucket is not None:
+            if field is None:
+                raise ArgumentError("bucket: needs a field")
+            return stream(_buckets(core, selection, field, parse_duration(bucket, "bucket")), accept)
+        return stream(_rows(core, selection, field, None if start is not None else limit), accept)
+
+    @routes.get("/devices/{name}/telemetry/last", summary="The newest reading of each stream")
+    async def last(name: Name) -> list[dict[str, Any]]:
+        await _known(core, name)
+        return [_reading(row) for row in await core.store.last_values(name)]
+
+    @routes.get("/telemetry/recent", summary="What was stored last, of any device")
+    async def recent(limit: Annotated[int, Query(ge=1, le=1000)] = 10) -> list[dict[str, Any]]:
+        return [_reading(row) for row in await core.store.recent(limit)]
+
+    @routes.get("/tail", summary="What is committed and refused, live, as JSON lines")
+    async def tail(device: str | None = None) -> Response:
+        async def lines() -> AsyncIterator[list[dict[str, Any]]]:
+            with core.tail.watch(device) as watcher:
+                yield [{"watching": device or "all devices"}]
+                async for event in watcher:
+                    yield [_event(event)]
+
+        return stream(lines(), NDJSON)
+
+    return routes
+
+
+def _selection(name: str, stream_name: str | None, start: str | None, end: str | None) -> Selection:
+    now = now_us()
+    return Selection(
+        name,
+        stream_name,
+        parse_time(start, "from", now) if start is not None else None,
+        parse_time(end, "to", now) if end is not None else None,
+    )
+
+
+async def _known(core: Core, name: str) -> None:
+    """A name that is neither registered nor has telemetry is a slip of the pen."""
+    if not await core.store.has(name):
+        core.registry.get(Kind.DEVICE, name)
+
+
+async def _rows(
+    core: Core, selection: Selection, field: str | None, limit: int | None
+) -> AsyncIterator[Iterable[dict[str, Any]]]:
+    view = _reading if field is None else lambda row: _value(row, field)
+    if limit is not None:
+        newest = await core.store.newest(selection, limit)
+        yield [view(row) for row in newest if field is None or field in row.fields]
+        return
+    async for rows in with_field(core.store.rows(selection), field):
+        yield map(view, rows)
+
+
+async def _buckets(core: Core, selection: Selection, field: str, width: int) -> AsyncIterator[Iterable[dict[str, Any]]]:
+    yield [
+        {
+            "time": iso(bucket.time),
+            "count": bucket.count,
+            "min": bucket.minimum,
+            "max": bucket.maximum,
+            "avg": bucket.average,
+            "last": bucket.last,
+        }
+        for bucket in await buckets(core.store, selection, field, width)
+    ]
+
+
+def _reading(row: Row) -> dict[str, Any]:
+    view = {
+        "device": row.device,
+        "stream": row.stream,
+        "time": iso(row.time),
+        "received": iso(row.received),
+        "fields": row.fields,
+    }
+    return view if row.plausible else {**view, "flags": ["time_implausible"]}
+
+
+def _value(row: Row, field: str) -> dict[str, Any]:
+    return {
+        "time": iso(row.time),
+        "received": iso(row.received),
+        "stream": row.stream,
+        "field": field,
+        "value": row.fields[field],
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {key: iso(value) if key in {"time", "received"} else value for key, value in event.items()}

@@ -1,0 +1,264 @@
+"""Every setting, with its default, its unit and what it does. Read once, at start; config/fleetgate.toml is made from
+this file.
+"""
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fleet.identity import Source
+from fleetgate.addresses import parse_bind
+from fleetgate.errors import ArgumentError, SettingsError
+from ingester.topics import NATIVE_FILTERS, NATIVE_TEMPLATES
+
+PREFIX = "FLEETGATE__"
+DEFAULT_FILE = Path("config/fleetgate.toml")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _checked_bind(bind: str) -> str:
+    try:
+        parse_bind(bind)
+    except ArgumentError as error:
+        raise ValueError(str(error)) from None
+    return bind
+
+
+class MqttSettings(_Section):
+    """MQTT over TLS, for devices."""
+
+    bind: str = Field("127.0.0.1:8883", description="host:port to listen on")
+    handshake_seconds: float = Field(10, gt=0, description="seconds a TLS handshake may take")
+    max_connections: int = Field(100_000, gt=0, description="connections at a time; more are closed unread")
+
+    _bind = field_validator("bind")(_checked_bind)
+
+
+class HttpSettings(_Section):
+    """HTTP, for Prometheus and operators."""
+
+    bind: str = Field("127.0.0.1:8080", description="host:port to listen on")
+    allow_plain: bool = Field(False, description="listen without TLS on an address that is not loopback")
+
+    _bind = field_validator("bind")(_checked_bind)
+
+
+class TlsSettings(_Section):
+    """Certificates of the server, and of devices that are made elsewhere."""
+
+    names: list[str] = Field(
+        default_factory=lambda: ["localhost", "127.0.0.1", "::1", socket.gethostname()],
+        min_length=1,
+        description="names and addresses in the server certificate; reissued when they change"
+        " (default: localhost, 127.0.0.1, ::1 and the host name)",
+    )
+    client_ca: str = Field("", description="PEM file with further CAs whose client certificates are accepted")
+
+
+class IdentitySettings(_Section):
+    """How a certificate names its device."""
+
+    source: Source = Field(
+        Source.SAN_URI,
+        description="where the name stands: san_uri (spiffe://<trust domain>/device/<name>), san_dns, subject_cn,"
+        " serial or fingerprint",
+    )
+    trust_domain: str = Field(
+        "fleetgate.local", pattern=r"^[a-z0-9._-]{1,255}$", description="trust domain of the URI in certificates"
+    )
+
+
+class AuthoritySettings(_Section):
+    """The built-in certificate authority."""
+
+    device_days: int = Field(825, gt=0, description="days that a new device certificate is valid")
+
+
+class IngestSettings(_Section):
+    """From a message to its commit."""
+
+    batch_rows: int = Field(5000, gt=0, description="commit when so many messages have gathered")
+    batch_bytes: int = Field(4 * 1024 * 1024, gt=0, description="or so many bytes of payload")
+    batch_age_ms: float = Field(20, ge=0, description="or so many milliseconds after the first of them")
+    queue_messages: int = Field(50_000, gt=0, description="messages that may wait for a commit; then intake stops")
+    queue_bytes: int = Field(64 * 1024 * 1024, gt=0, description="bytes of payload that may wait for a commit")
+    max_payload_bytes: int = Field(256 * 1024, gt=0, description="larger payloads go to quarantine")
+    max_depth: int = Field(16, gt=0, le=512, description="deeper nested payloads go to quarantine")
+
+
+class StoreSettings(_Section):
+    """Telemetry on disk."""
+
+    keep_days: float = Field(90, ge=0, description="days telemetry is kept, from the time of receipt; 0 keeps all")
+
+
+class MetricsSettings(_Section):
+    """/metrics."""
+
+    max_devices: int = Field(10_000, ge=0, description='devices with series of their own; the rest is device="_other"')
+    stale_after: float = Field(3600, gt=0, description="seconds of silence after which a device's series go away")
+
+
+class LogSettings(_Section):
+    """The ingest log, logs/ingest.log in the state folder."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+    max_bytes: int = Field(64 * 1024 * 1024, gt=0, description="bytes after which the log is rotated")
+    keep_files: int = Field(5, ge=1, description="rotated logs that are kept")
+
+
+class SourceSettings(_Section):
+    """Another broker that telemetry is read from. Repeat the section for more than one."""
+
+    url: str = Field(description="mqtt://[user@]host[:port] or mqtts://...")
+    topics: list[str] = Field(
+        default_factory=lambda: list(NATIVE_FILTERS),
+        min_length=1,
+        description="filters to subscribe to; $share/group/... for a shared subscription",
+    )
+    map: list[str] = Field(
+        default_factory=lambda: list(NATIVE_TEMPLATES),
+        min_length=1,
+        description="how topics name device and stream; the first that matches decides",
+    )
+    client_id: str = Field("fleetgate", min_length=1, description="MQTT client id; its session is kept by the broker")
+    version: Literal["5", "3.1.1"] = Field("5", description="MQTT version: 5 or 3.1.1")
+    ca: str = Field("", description="PEM file with the CA of the broker; empty: the system's")
+    certificate: str = Field("", description="PEM file with our client certificate")
+    key: str = Field("", description="PEM file with its key")
+    password: SecretStr = Field(SecretStr(""), description="password of the user named in the url")
+
+
+class Settings(BaseSettings):
+    """All settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    mqtt: MqttSettings = MqttSettings()
+    http: HttpSettings = HttpSettings()
+    tls: TlsSettings = TlsSettings()
+    identity: IdentitySettings = IdentitySettings()
+    authority: AuthoritySettings = AuthoritySettings()
+    ingest: IngestSettings = IngestSettings()
+    store: StoreSettings = StoreSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    source: list[SourceSettings] = []
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic calls it by these names
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file; the file comes in as keyword arguments."""
+        return env_settings, init_settings
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read `path`, or DEFAULT_FILE where it exists, and the environment. Raises SettingsError with one clear line."""
+    file = path if path is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{file}: {error}") from error
+    for name in environment:
+        if name.startswith(PREFIX):
+            section = name[len(PREFIX) :].split("__")[0].lower()
+            if section not in Settings.model_fields:
+                raise SettingsError(
+                    f"environment {name}: no section {section!r}{_near(section, Settings.model_fields)}"
+                )
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, str(file) if file else "settings")) from None
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key {key!r}{_near(str(problem['loc'][-1]), _siblings(problem['loc']))}")
+        else:
+            lines.append(f"{where}: {key}: {problem['msg']}")
+    return "; ".join(lines)
+
+
+def _siblings(location: tuple[int | str, ...]) -> Mapping[str, FieldInfo]:
+    model: type[BaseModel] = Settings
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_of(model.model_fields[part])
+    return model.model_fields
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _model_of(field: FieldInfo) -> type[BaseModel]:
+    annotation = field.annotation
+    if annotation == list[SourceSettings]:
+        return SourceSettings
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    raise TypeError(f"{annotation} is not a section")
+
+
+def to_toml() -> str:
+    """The text of config/fleetgate.toml: every key with its default."""
+    return "\n".join(_toml_lines()) + "\n"
+
+
+def _toml_lines() -> Iterator[str]:
+    yield "# Settings of fleetgate: every key with its default. Made by `make config`; a test keeps it up to date."
+    yield f"# The environment wins: {PREFIX}STORE__KEEP_DAYS=30 sets keep_days of [store]."
+    for section, field in Settings.model_fields.items():
+        model = _model_of(field)
+        repeated = field.annotation == list[SourceSettings]
+        yield ""
+        yield f"# {(model.__doc__ or '').strip()}"
+        yield f"# [[{section}]]" if repeated else f"[{section}]"
+        for key, info in model.model_fields.items():
+            default = info.get_default(call_default_factory=True, validated_data={})
+            commented = repeated or (section, key) == ("tls", "names")  # a default of this machine is not written down
+            yield f"# {info.description}"
+            yield f"{'# ' if commented else ''}{key} = {_toml_value(default) if not info.is_required() else '...'}"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        if value and value[0] == "localhost":
+            value = [*value[:3], "<host name>"]
+        return f"[{', '.join(map(_toml_value, value))}]"
+    text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,36 @@
+"""Times and durations as people write them, and as we print them. Inside, microseconds since 1970-01-01 UTC."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from fleetgate.errors import ArgumentError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_duration = re.compile(r"(\d{1,9})([smhdw])").fullmatch
+
+
+def iso(time_us: int) -> str:
+    """ISO 8601 in UTC, with Z."""
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat().removesuffix("+00:00") + "Z"
+
+
+def parse_duration(text: str, name: str) -> int:
+    """`30s`, `1m`, `2h`, `7d`, `1w` in microseconds. Raises ArgumentError that names the argument."""
+    if not (found := _duration(text)) or int(found[1]) == 0:
+        raise ArgumentError(f"{name}: {text!r} is not a duration such as 30s, 1m, 2h or 7d")
+    return int(found[1]) * _UNITS[found[2]] * 1_000_000
+
+
+def parse_time(text: str, name: str, now_us: int) -> int:
+    """ISO 8601 (UTC where no offset is given), or `-1h` for an hour ago. Raises ArgumentError."""
+    if text.startswith("-"):
+        return now_us - parse_duration(text[1:], name)
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError):
+        raise ArgumentError(f"{name}: {text!r} is neither ISO 8601 nor a time ago such as -1h") from None

@@ -1,0 +1,101 @@
+"""The ledger, the pipeline and the store as Prometheus families; all of the ingester's are declared here."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ingester.clock import Clock, now_us
+from ingester.device_series import DeviceSeries, text
+from ingester.histogram import Histogram
+from ingester.ledger import Ledger
+from ingester.pipeline import Pipeline
+from ingester.store import TelemetryStore
+
+
+class IngestCollector(Collector):
+    """The families without a device label."""
+
+    def __init__(self, ledger: Ledger, pipeline: Pipeline, store: TelemetryStore, series: DeviceSeries) -> None:
+        self._ledger = ledger
+        self._pipeline = pipeline
+        self._store = store
+        self._series = series
+
+    def collect(self) -> Iterable[Metric]:
+        """Read everything at this instant."""
+        yield from self._messages()
+        pipeline = self._pipeline
+        yield _histogram("batch_rows", "Messages in a commit.", pipeline.batch_rows)
+        yield _histogram("batch_commit_seconds", "How long a commit took, retries included.",
+                         pipeline.batch_commit_seconds)  # fmt: skip
+        yield _histogram("ack_latency_seconds", "From the receipt of a message to its acknowledgement.",
+                         pipeline.ack_latency_seconds)  # fmt: skip
+        yield _gauge("queue_messages", "Messages accepted and not committed yet.", pipeline.queue_messages)
+        yield _gauge("queue_bytes", "Payload bytes accepted and not committed yet.", pipeline.queue_bytes)
+        yield _gauge("store_available", "Whether the store can write: 1 or 0.", 0 if pipeline.failing else 1)
+        yield _counter("store_retries", "Writes that were tried again.", pipeline.retries)
+        yield _counter("tap_failures", "Acknowledgements and taps that failed.", pipeline.tap_failures)
+        size = GaugeMetricFamily("fleetgate_store_bytes", "Bytes of telemetry on disk.", labels=["tier"])
+        for tier, size_bytes in self._store.size_bytes().items():
+            size.add_metric([tier], size_bytes)
+        yield size
+        yield _gauge("devices_not_shown", "Devices counted in _other for want of room.", self._series.not_shown)
+
+    def _messages(self) -> Iterator[Metric]:
+        totals = self._ledger.totals
+        by_qos = {str(qos): count for qos, count in enumerate(totals.received_by_qos)}
+        yield _counters("messages_received", "PUBLISH packets received.", "qos", by_qos)
+        yield _counter("messages_stored", "Messages on disk.", totals.stored)
+        yield _counter("messages_duplicate", "Messages that were stored already.", totals.duplicate)
+        yield _counters("messages_quarantined", "Messages kept that can't be read.", "reason", totals.quarantined_by)
+        yield _counters("messages_rejected", "Messages refused, the sender told.", "reason", totals.rejected_by)
+        yield _counters("messages_dropped", "Messages lost.", "reason", totals.dropped_by)
+        yield _counter("messages_routed", "Messages accepted that are not telemetry.", totals.routed)
+        yield _gauge("messages_in_flight", "Messages received whose outcome is open.", totals.in_flight)
+
+
+class Exposition:
+    """The text of /metrics: prometheus-client's for `registry`, ours for the devices, both of one instant."""
+
+    def __init__(self, registry: CollectorRegistry, series: DeviceSeries, clock: Clock = now_us) -> None:
+        self._registry = registry
+        self._series = series
+        self._clock = clock
+        self._refreshing = asyncio.Lock()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The text in chunks. Between them, and while deciding who is shown, other tasks run."""
+        async with self._refreshing:
+            for _ in self._series.refresh(self._clock()):
+                await asyncio.sleep(0)
+        snapshot = self._series.snapshot()
+        totals = generate_latest(self._registry)
+        other = self._series.other(snapshot)
+        yield totals
+        for chunk in text(snapshot, other):
+            yield chunk.encode()
+            await asyncio.sleep(0)
+
+
+def _counter(name: str, documentation: str, value: float) -> Metric:
+    return CounterMetricFamily(f"fleetgate_{name}", documentation, value=value)
+
+
+def _counters(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(f"fleetgate_{name}", documentation, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"fleetgate_{name}", documentation, value=value)
+
+
+def _histogram(name: str, documentation: str, histogram: Histogram) -> Metric:
+    return HistogramMetricFamily(
+        f"fleetgate_{name}", documentation, buckets=histogram.buckets(), sum_value=histogram.sum
+    )

@@ -1,0 +1,275 @@
+"""The straight line: offer, decode, gather, commit, acknowledge, taps. Owns time, retry, bisecting and draining."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import structlog
+
+from ingester.batch import Batch, Quarantined
+from ingester.batcher import Batcher
+from ingester.clock import Clock, now_us
+from ingester.decode import Limits, scan
+from ingester.errors import StoreRejected, StoreUnavailable
+from ingester.histogram import Histogram
+from ingester.ledger import OTHER, Ledger
+from ingester.store import TelemetryStore
+
+log = structlog.get_logger("fleetgate.ingest")
+
+Monotonic = Callable[[], float]
+_BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What one commit holds: the messages stored, how many of each device, and what went to quarantine."""
+
+    batch: Batch
+    counts: Mapping[str, int]
+    quarantined: Sequence[Quarantined]
+
+
+Tap = Callable[[Committed], None]
+"""Called after each commit, on the event loop. Must be quick; what takes long goes to a bounded queue of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When to commit, and how much may wait: see the settings of the same names."""
+
+    max_rows: int = 5000
+    max_bytes: int = 4 * 1024 * 1024
+    max_age_seconds: float = 0.02
+    queue_messages: int = 50_000
+    queue_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Unit:
+    """What one commit takes: whole offers, decoded."""
+
+    batch: Batch = field(default_factory=Batch)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    offers: list[tuple[int, int]] = field(default_factory=list)
+    """(time of receipt of its first message, messages) of each offer."""
+    messages: int = 0
+    size_bytes: int = 0
+
+
+class Pipeline:
+    """Takes batches of messages and sees them into the store. An async context manager; leaving it drains.
+
+    While it is open there is one task. Exactly one of these happens to each message of an accepted offer: it is
+    stored, or it is quarantined; then the offer's acks are called. As long as the store can't write, nothing is
+    acknowledged, and offers are refused when `bounds` is reached.
+    """
+
+    def __init__(
+        self,
+        store: TelemetryStore,
+        ledger: Ledger,
+        *,
+        bounds: Bounds | None = None,
+        limits: Limits | None = None,
+        taps: Sequence[Tap] = (),
+        drain_seconds: float = 2.0,
+        clock: Clock = now_us,
+        monotonic: Monotonic = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._bounds = bounds or Bounds()
+        self._limits = limits or Limits()
+        self._taps = taps
+        self._drain_seconds = drain_seconds
+        self._clock = clock
+        self._monotonic = monotonic
+        self._batcher = Batcher(self._bounds.max_rows, self._bounds.max_bytes, self._bounds.max_age_seconds)
+        self._open = _Unit()
+        self._full: deque[_Unit] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        self.queue_messages = 0
+        """Messages accepted and not committed yet."""
+        self.queue_bytes = 0
+        self.failing: str | None = None
+        """Why the store can't write now; None while it can."""
+        self.retries = 0
+        self.tap_failures = 0
+        self.batch_rows = Histogram((1, 10, 50, 100, 500, 1000, 2500, 5000, 10_000, 50_000))
+        self.batch_commit_seconds = Histogram((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0))
+        self.ack_latency_seconds = Histogram(
+            (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+        )
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="pipeline")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Refuse offers, commit what waits, at most `drain_seconds` long. What is left stays unacknowledged."""
+        self._closing = True
+        self._wake.set()
+        if self._task is None:
+            return
+        done, _pending = await asyncio.wait([self._task], timeout=self._drain_seconds)
+        if not done:
+            log.error("not drained", messages=self.queue_messages, store=self.failing)
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if not self._task.cancelled() and (error := self._task.exception()):
+            raise error
+
+    def offer(self, batch: Batch) -> bool:
+        """Take a batch (columns devices, streams, received, payloads, acks), or refuse it whole and leave it unchanged.
+
+        Decodes at once: a producer offers what one turn of the loop brought, at most about a thousand messages, so that
+        the loop never stops for long. False when the intake is full or closing; an accepted batch belongs to the
+        pipeline.
+        """
+        count, size = len(batch), batch.size_bytes()
+        if (
+            self._closing
+            or self.queue_messages + count > self._bounds.queue_messages
+            or self.queue_bytes + size > self._bounds.queue_bytes
+        ):
+            return False
+        if not count:
+            return True
+        unit = self._open
+        unit.offers.append((batch.received[0], count))
+        batch.times, batch.ends, bad = scan(batch.payloads, batch.received, self._limits)
+        if bad:
+            unit.quarantined += [_quarantined(batch, index, reason, detail) for index, reason, detail in bad]
+            batch = batch.without({entry.position for entry in bad})
+        unit.batch.extend(batch)
+        self._gathered(count, size)
+        return True
+
+    def offer_unmapped(self, quarantined: Quarantined, acks: Batch) -> bool:
+        """Take one message whose device is not known, straight to quarantine; `acks` is a batch without messages."""
+        size = len(quarantined.payload)
+        if self._closing or self.queue_messages >= self._bounds.queue_messages:
+            return False
+        self._open.offers.append((quarantined.received, 1))
+        self._open.quarantined.append(quarantined)
+        self._open.batch.extend(acks)
+        self._gathered(1, size)
+        return True
+
+    async def room(self) -> None:
+        """Wait until something was committed, after an offer was refused."""
+        self._room.clear()
+        if self.queue_messages and not self._closing:
+            await self._room.wait()
+
+    def _gathered(self, count: int, size: int) -> None:
+        unit = self._open
+        unit.messages += count
+        unit.size_bytes += size
+        self.queue_messages += count
+        self.queue_bytes += size
+        if self._batcher.add(count, size, self._monotonic()):
+            self._full.append(unit)
+            self._open = _Unit()
+            self._batcher.flush()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while (unit := await self._next()) is not None:
+            started = self._monotonic()
+            stored, quarantined = await self._write(unit.batch, unit.quarantined)
+            ended = self._monotonic()
+            self._batcher.committed(ended, ended - started)
+            self.batch_rows.observe(unit.messages)
+            self.batch_commit_seconds.observe(ended - started)
+            self._settle(unit, Committed(stored, Counter(stored.devices), quarantined))
+
+    async def _next(self) -> _Unit | None:
+        """Wait for a unit that is due; None when closing and nothing is left."""
+        while True:
+            if self._full:
+                return self._full.popleft()
+            due = self._batcher.until_next(self._monotonic())
+            if due == 0.0 or (self._closing and due is not None):
+                unit, self._open = self._open, _Unit()
+                self._batcher.flush()
+                return unit
+            if self._closing:
+                return None
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _write(self, batch: Batch, quarantined: Sequence[Quarantined]) -> tuple[Batch, Sequence[Quarantined]]:
+        """Write until it is written; what the store rejects is narrowed down to the bad rows, and these quarantined."""
+        try:
+            await self._write_patiently(batch, quarantined)
+        except StoreRejected as error:
+            if len(batch) == 0:
+                raise  # what goes to quarantine is made storable: a fault of ours
+            if len(batch) == 1:
+                rejected = _quarantined(batch, 0, "store", str(error))
+                return await self._write(Batch(), [*quarantined, rejected])
+            middle = len(batch) // 2
+            left, left_out = await self._write(batch.slice(0, middle), quarantined)
+            right, right_out = await self._write(batch.slice(middle, len(batch)), [])
+            left.extend(right)
+            return left, [*left_out, *right_out]
+        return batch, quarantined
+
+    async def _write_patiently(self, batch: Batch, quarantined: Sequence[Quarantined]) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._store.write(batch, quarantined)
+            except StoreUnavailable as error:
+                if self.failing is None:
+                    log.error("store unavailable", error=str(error), messages=self.queue_messages)
+                self.failing = str(error)
+                self.retries += 1
+                await asyncio.sleep(_BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)])
+                attempt += 1
+            else:
+                if self.failing is not None:
+                    log.warning("store available again", retries=attempt)
+                    self.failing = None
+                return
+
+    def _settle(self, unit: _Unit, committed: Committed) -> None:
+        self._ledger.stored(committed.counts)
+        for item in committed.quarantined:
+            self._ledger.quarantined(item.device or OTHER, item.reason)
+        self.queue_messages -= unit.messages
+        self.queue_bytes -= unit.size_bytes
+        now = self._clock()
+        for received, count in unit.offers:
+            self.ack_latency_seconds.observe(max(0, now - received) / 1e6, count)
+        for ack in unit.batch.acks:
+            self._call(ack)
+        self._room.set()
+        for tap in self._taps:
+            self._call(tap, committed)
+
+    def _call(self, function: Callable[..., None], *arguments: Committed) -> None:
+        """Supervision point: what an ack or a tap does wrong is logged and counted, and stops nobody else."""
+        try:
+            function(*arguments)
+        except Exception:
+            self.tap_failures += 1
+            log.exception("tap failed", tap=getattr(function, "__qualname__", repr(function)))
+
+
+def _quarantined(batch: Batch, index: int, reason: str, detail: str) -> Quarantined:
+    return Quarantined(
+        batch.received[index], batch.devices[index], batch.streams[index], reason, detail, batch.payloads[index]
+    )

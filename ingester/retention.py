@@ -1,0 +1,58 @@
+"""Deletes telemetry that is older than it should be, slice by slice between commits."""
+
+import asyncio
+from typing import Self
+
+import structlog
+
+from ingester.clock import Clock, now_us
+from ingester.errors import StoreUnavailable
+from ingester.store import TelemetryStore
+
+log = structlog.get_logger("fleetgate.store")
+
+_DAY_US = 86_400_000_000
+_SLICE_ROWS = 200
+_PAUSE_SECONDS = 0.05
+"""Between slices: ingest goes first."""
+
+
+class Retention:
+    """Every `interval_seconds`, deletes what was received more than `keep_days` ago; 0 keeps all. A context manager."""
+
+    def __init__(
+        self, store: TelemetryStore, keep_days: float, interval_seconds: float = 600, clock: Clock = now_us
+    ) -> None:
+        self._store = store
+        self._keep_us = int(keep_days * _DAY_US)
+        self._interval = interval_seconds
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._keep_us:
+            self._task = asyncio.create_task(self._run(), name="retention")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def expire(self) -> int:
+        """Delete all that is too old now. Returns how many rows went."""
+        cutoff = self._clock() - self._keep_us
+        total = 0
+        while gone := await self._store.expire(cutoff, _SLICE_ROWS):
+            total += gone
+            await asyncio.sleep(_PAUSE_SECONDS)
+        return total
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if gone := await self.expire():
+                    log.info("expired", rows=gone)
+            except StoreUnavailable as error:
+                log.warning("not expired", error=str(error))
+            await asyncio.sleep(self._interval)

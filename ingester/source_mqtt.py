@@ -1,0 +1,274 @@
+"""The same pipeline fed from somebody else's broker, through aiomqtt. Acknowledged to that broker after the commit."""
+
+import asyncio
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import aiomqtt
+import structlog
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from ingester.batch import Batch, Quarantined
+from ingester.clock import Clock, now_us
+from ingester.errors import SourceError
+from ingester.ledger import OTHER, Ledger
+from ingester.pipeline import Pipeline
+from ingester.topics import NATIVE_FILTERS, NATIVE_TEMPLATES, topic_map
+
+log = structlog.get_logger("fleetgate.source")
+
+_BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_SESSION_SECONDS = 7 * 86_400
+_RECEIVE_MAXIMUM = 10_000
+_DRAIN_SECONDS = 1.5
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """Where to read, what, and how topics name devices.
+
+    `url` is mqtt://host[:port] or mqtts://..., with an optional user name in it; `topics` the filters to subscribe to,
+    `$share/group/...` for a shared subscription; `templates` see `ingester.topics`. Raises SourceError on `check`.
+    """
+
+    url: str
+    topics: tuple[str, ...] = NATIVE_FILTERS
+    templates: tuple[str, ...] = NATIVE_TEMPLATES
+    client_id: str = "fleetgate"
+    version: str = "5"
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The address without user name or password, for logs and labels."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"
+
+    def client(self, queue_type: "type[asyncio.Queue[aiomqtt.Message]]") -> aiomqtt.Client:
+        """A client that is not connected yet. Raises SourceError with the setting that can't be."""
+        try:
+            parts = urlsplit(self.url)
+            port = parts.port or _PORTS[parts.scheme]
+            if not parts.hostname:
+                raise SourceError(f"source url {self.name}: no host")
+        except (KeyError, ValueError):
+            raise SourceError("source url: must be mqtt://host[:port] or mqtts://host[:port]") from None
+        if self.version not in {"5", "3.1.1"}:
+            raise SourceError(f"source version {self.version!r}: must be 5 or 3.1.1")
+        five = self.version == "5"
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+        properties.SessionExpiryInterval = _SESSION_SECONDS
+        properties.ReceiveMaximum = _RECEIVE_MAXIMUM
+        return aiomqtt.Client(
+            parts.hostname,
+            port,
+            identifier=self.client_id,
+            username=unquote(parts.username) if parts.username else None,
+            password=self.password or (unquote(parts.password) if parts.password else None),
+            protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,
+            clean_session=None if five else False,
+            clean_start=False if five else 3,
+            properties=properties if five else None,
+            tls_context=self._tls() if parts.scheme == "mqtts" else None,
+            queue_type=queue_type,
+        )
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except OSError as error:  # ssl.SSLError is one
+            raise SourceError(f"source TLS files: {error}") from error
+        return context
+
+
+class MqttSource:
+    """Keeps one subscription to a broker, and offers what comes. An async context manager.
+
+    QoS 1 and 2: acknowledged after the commit; what the pipeline refuses waits here, which the broker's window of
+    unacknowledged messages bounds. QoS 0: dropped and counted while the pipeline refuses.
+    """
+
+    def __init__(self, config: SourceConfig, pipeline: Pipeline, ledger: Ledger, clock: Clock = now_us) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._ledger = ledger
+        self._clock = clock
+        self._map = topic_map(config.templates)
+        self._open = _Gathered()
+        self._held: deque[_Gathered] = deque()
+        self._holding: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._outstanding = 0
+        self._settled = asyncio.Event()
+        self.connected = False
+        self.reconnects = 0
+
+    @property
+    def name(self) -> str:
+        """The broker's address."""
+        return self._config.name
+
+    async def __aenter__(self) -> Self:
+        self._config.client(asyncio.Queue)  # settings that can't work are an error now, not a retry for ever
+        self._task = asyncio.create_task(self._run(), name="source")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Take nothing more; wait a little until what was taken is committed and acknowledged; disconnect."""
+        self._stopping = True
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while self._outstanding:
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            log.warning("source not drained", source=self.name, messages=self._outstanding)
+        tasks = [task for task in (self._task, self._holding) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._session()
+            except (aiomqtt.MqttError, OSError) as error:
+                log.warning("source disconnected", source=self.name, error=str(error))
+            attempt = 0 if self.connected else attempt + 1
+            self.connected = False
+            self.reconnects += 1
+            pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+
+    async def _session(self) -> None:
+        generation: list[aiomqtt.Client] = []
+        gather = self._gather
+
+        class Gathering(asyncio.Queue[aiomqtt.Message]):
+            """Takes messages where the client puts them: no task is woken for each."""
+
+            def put_nowait(self, item: aiomqtt.Message) -> None:
+                gather(generation[0], item)
+
+        client = self._config.client(Gathering)
+        generation.append(client)
+        # aiomqtt has no switch for this and acknowledges on receipt; paho, which it wraps, has: tests/contracts.
+        client._client.manual_ack_set(True)  # noqa: SLF001
+        async with client:
+            codes = await client.subscribe([(topic, 1) for topic in self._config.topics])
+            refused = [topic for topic, code in zip(self._config.topics, codes, strict=True) if _code(code) >= 0x80]
+            if refused:
+                raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
+            self.connected = True
+            log.info("source connected", source=self.name, topics=list(self._config.topics))
+            async for _ in client.messages:
+                pass  # none come this way; it ends with the error that ends the connection
+
+    def _gather(self, client: aiomqtt.Client, message: aiomqtt.Message) -> None:
+        if self._stopping:
+            return
+        if not self._open.messages:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._open.messages.append((client, message, self._clock()))
+
+    def _flush(self) -> None:
+        gathered, self._open = self._open, _Gathered()
+        self._outstanding += len(gathered.messages)
+        for _client, message, received in gathered.messages:
+            device, _stream = self._map(message.topic.value) or (OTHER, "")
+            self._ledger.received(device, message.qos, len(message.payload), received)
+        if self._held or not self._offer(gathered):
+            self._hold(gathered)
+
+    def _hold(self, gathered: "_Gathered") -> None:
+        """The intake is full: QoS 0 is lost, the rest waits its turn."""
+        keep = _Gathered()
+        for entry in gathered.messages:
+            message = entry[1]
+            if message.qos:
+                keep.messages.append(entry)
+            else:
+                device, _stream = self._map(message.topic.value) or (OTHER, "")
+                self._ledger.dropped(device, "intake_full")
+                self._outstanding -= 1
+        if keep.messages:
+            self._held.append(keep)
+            if self._holding is None or self._holding.done():
+                self._holding = asyncio.create_task(self._offer_held(), name="source-held")
+
+    async def _offer_held(self) -> None:
+        while self._held:
+            if self._offer(self._held[0]):
+                self._held.popleft()
+            else:
+                await self._pipeline.room()
+
+    def _offer(self, gathered: "_Gathered") -> bool:
+        """Offer all of it, in order, or as far as it goes: then what is left stays in `gathered`."""
+        while gathered.messages:
+            taken = self._offer_run(gathered.messages)
+            if not taken:
+                return False
+            del gathered.messages[:taken]
+        return True
+
+    def _offer_run(self, messages: "list[tuple[aiomqtt.Client, aiomqtt.Message, int]]") -> int:
+        """Offer the longest run of messages whose topics are alike in being understood or not; how many were taken."""
+        batch = Batch()
+        to_ack: list[Callable[[], Any]] = []
+        for client, message, received in messages[:_OFFER]:
+            found = self._map(message.topic.value)
+            if found is None:
+                if len(batch):
+                    break
+                acks = Batch(acks=[partial(self._acknowledge, 1, [_ack(client, message)])])
+                item = Quarantined(
+                    received, "", "", "topic", "no device in this topic", message.payload, message.topic.value
+                )
+                return 1 if self._pipeline.offer_unmapped(item, acks) else 0
+            batch.append(*found, received, message.payload)
+            to_ack.append(_ack(client, message))
+        count = len(batch)
+        batch.acks.append(partial(self._acknowledge, count, to_ack))
+        return count if self._pipeline.offer(batch) else 0
+
+    def _acknowledge(self, count: int, acks: list[Callable[[], Any]]) -> None:
+        self._outstanding -= count
+        self._settled.set()
+        for ack in acks:
+            ack()
+
+
+_OFFER = 1000
+
+
+class _Gathered:
+    """Messages that came in one turn of the loop, with the client they came from and when."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[aiomqtt.Client, aiomqtt.Message, int]] = []
+
+
+def _code(reason: Any) -> int:
+    return int(getattr(reason, "value", reason))  # MQTT 5 reason codes are objects, 3.1.1 return codes numbers
+
+
+def _ack(client: aiomqtt.Client, message: aiomqtt.Message) -> Callable[[], Any]:
+    # On a connection that has gone it does nothing: the broker sends the message again on the next one.
+    return partial(client._client.ack, message.mid, message.qos)  # noqa: SLF001 - see manual_ack_set above

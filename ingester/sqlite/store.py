@@ -1,0 +1,317 @@
+"""SqliteStore: one writer connection, one transaction and one fsync a batch; a second connection reads."""
+
+import asyncio
+import heapq
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+
+from ingester.batch import Batch, Quarantined
+from ingester.errors import StoreError, StoreRejected, StoreUnavailable
+from ingester.sqlite.rows import JournalRow, pack, unpack
+from ingester.sqlite.schema import migrate
+from ingester.store import Row, Selection
+
+_REJECTED = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeEncodeError,
+)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_BUSY_SECONDS = 0.2
+"""How long SQLite itself waits for a lock; the pipeline goes on trying after that."""
+_WAL_PAGES = 4000
+"""16 MiB of write-ahead log before it is copied into the file."""
+_CHUNK_READINGS = 2000
+_KNOWN_SERIES = 1_000_000
+_COLUMNS = "id, device, stream, found_first, found_last, received_last, received, lengths, payloads"
+
+
+class SqliteStore:
+    """TelemetryStore in `folder`/journal.db. An async context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "journal.db"
+        self._writer: aiosqlite.Connection | None = None
+        self._reader: aiosqlite.Connection | None = None
+        self._writing = asyncio.Lock()
+        self._known: set[tuple[str, str]] = set()
+        self._next_row = self._next_quarantined = 1
+
+    async def __aenter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(migrate, self._path)
+        await self._open_writer()
+        self._reader = await aiosqlite.connect(self._path, timeout=5)
+        await self._reader.execute("PRAGMA query_only=ON")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+        async with self._writing:
+            await self._close_writer()
+
+    async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
+        """See TelemetryStore.write."""
+        async with self._writing:
+            await self._in_transaction(batch, quarantined, forget)
+
+    async def _in_transaction(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int]) -> None:
+        committing = False
+        try:
+            db = self._writer or await self._open_writer()
+            fresh = set(zip(batch.devices, batch.streams, strict=True)) - self._known
+            if fresh:
+                await db.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
+            if len(batch):
+                # The rows are made in the connection's thread, while this loop gathers the next batch.
+                await db.executemany(
+                    f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    pack(batch, self._next_row),
+                )
+            if quarantined:
+                await db.executemany(
+                    "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    _quarantine_rows(quarantined, self._next_quarantined),
+                )
+            if forget:
+                await db.executemany("DELETE FROM quarantine WHERE id = ?", [(entry,) for entry in forget])
+            committing = True
+            await db.commit()
+        except (sqlite3.Error, OverflowError, ValueError) as error:
+            mapped = await self._undo(error)
+            if committing and await self._is_committed(batch, quarantined):
+                return
+            raise mapped from error
+        if len(self._known) + len(fresh) > _KNOWN_SERIES:
+            self._known.clear()
+        self._known |= fresh
+        await self._number_on()
+
+    async def newest(self, selection: Selection, limit: int) -> list[Row]:
+        """See TelemetryStore.newest."""
+        newest: list[Row] = []
+        for stream in await self._streams(selection):
+            newest += await self._newest_of(stream, selection, limit)
+        newest.sort(key=attrgetter("found_at"))
+        return newest[-limit:]
+
+    async def _newest_of(self, stream: str, selection: Selection, limit: int) -> list[Row]:
+        where, values = _where(selection, stream)
+        # Each row holds at least the reading its found_last comes from: `limit` rows are always enough.
+        index = await self._read(
+            f"SELECT id, found_last FROM journal WHERE {where} ORDER BY found_last DESC, id DESC LIMIT ?",
+            (*values, limit),
+        )
+        best: list[Row] = []
+        for row_id, found_last in index:
+            if len(best) == limit and found_last < best[0].found_at:
+                break
+            fetched = await self._fetch([row_id])
+            best += await asyncio.to_thread(unpack, fetched, selection.start, selection.end)
+            best.sort(key=attrgetter("found_at"))
+            del best[:-limit]
+        return best
+
+    async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
+        """See TelemetryStore.rows."""
+        index: list[tuple[int, int]] = []
+        for stream in await self._streams(selection):
+            where, values = _where(selection, stream)
+            index += await self._read(f"SELECT found_first, id FROM journal WHERE {where}", values)
+        await asyncio.to_thread(index.sort)
+        waiting: list[tuple[int, int, Row]] = []
+        position, count, serial = 0, 1, 0
+        while position < len(index):
+            chunk = index[position : position + count]
+            position += count
+            fetched = await self._fetch([row_id for _, row_id in chunk])
+            found = await asyncio.to_thread(unpack, fetched, selection.start, selection.end)
+            for row in found:
+                heapq.heappush(waiting, (row.found_at, serial, row))
+                serial += 1
+            # Later rows may overlap this one: only what is older than all of them can be given out.
+            until = index[position][0] if position < len(index) else None
+            ready = []
+            while waiting and (until is None or waiting[0][0] < until):
+                ready.append(heapq.heappop(waiting)[2])
+            if ready:
+                yield ready
+            per_row = max(1, len(found)) / len(chunk)
+            count = max(1, min(500, int(_CHUNK_READINGS / per_row)))
+
+    async def last_values(self, device: str) -> list[Row]:
+        """See TelemetryStore.last_values."""
+        last = []
+        for stream in await self._streams(Selection(device)):
+            last += await self._newest_of(stream, Selection(device), 1)
+        return last
+
+    async def has(self, device: str) -> bool:
+        """See TelemetryStore.has."""
+        return bool(await self._streams(Selection(device)))
+
+    async def recent(self, limit: int) -> list[Row]:
+        """See TelemetryStore.recent."""
+        found: list[Row] = []
+        for (row_id,) in await self._read("SELECT id FROM journal ORDER BY id DESC LIMIT ?", (limit,)):
+            found = await asyncio.to_thread(unpack, await self._fetch([row_id]), None, None) + found
+            if len(found) >= limit:
+                break
+        return found[-limit:]
+
+    async def quarantined(self, after: int = 0, limit: int = 100, ids: list[int] | None = None) -> list[Quarantined]:
+        """See TelemetryStore.quarantined."""
+        chosen = "" if ids is None else f" AND id IN ({','.join(str(int(entry)) for entry in ids) or 'NULL'})"
+        found = await self._read(
+            "SELECT received, device, stream, reason, detail, payload, topic, id FROM quarantine"
+            f" WHERE id > ?{chosen} ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return [Quarantined(*row) for row in found]
+
+    async def expire(self, cutoff: int, limit: int) -> int:
+        """See TelemetryStore.expire. Ids follow the order of receipt, so the oldest rows are the first ones."""
+        return await self._delete(
+            [
+                (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT ?) AND {column} < ?",
+                 (limit, cutoff))
+                for table, column in (("journal", "received_last"), ("quarantine", "received"))
+            ]
+        )  # fmt: skip
+
+    async def purge(self, device: str, limit: int) -> int:
+        """See TelemetryStore.purge."""
+        self._known = {key for key in self._known if key[0] != device}
+        gone = await self._delete(
+            [
+                (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE device = ? LIMIT ?)", (device, limit))
+                for table in ("journal", "quarantine")
+            ]
+        )
+        return gone or await self._delete([("DELETE FROM series WHERE device = ?", (device,))])
+
+    def size_bytes(self) -> dict[str, int]:
+        """See TelemetryStore.size_bytes."""
+        total = 0
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                total += self._path.with_name(self._path.name + suffix).stat().st_size
+        return {"journal": total}
+
+    async def _open_writer(self) -> aiosqlite.Connection:
+        writer = await aiosqlite.connect(self._path, timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE")
+        self._writer = writer
+        for pragma in ("synchronous=FULL", f"wal_autocheckpoint={_WAL_PAGES}"):
+            await writer.execute(f"PRAGMA {pragma}")
+        await self._number_on()
+        return writer
+
+    async def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
+
+    async def _number_on(self) -> None:
+        """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
+        if self._writer is None:
+            return
+        found = await self._writer.execute_fetchall(
+            "SELECT (SELECT max(id) FROM journal), (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine')"
+        )
+        ((row, quarantined),) = found
+        self._next_row, self._next_quarantined = (row or 0) + 1, (quarantined or 0) + 1
+
+    async def _undo(self, error: Exception) -> StoreError:
+        """Roll back; after anything but a lock, start afresh with a new connection. Returns the error to raise."""
+        if isinstance(error, _REJECTED):
+            mapped: StoreError = StoreRejected(str(error))
+        else:
+            mapped = StoreUnavailable(f"{self._path}: {error}")
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        try:
+            if self._writer is not None:
+                await self._writer.rollback()
+            if isinstance(mapped, StoreUnavailable) and code not in _BUSY:
+                await self._close_writer()
+        except (sqlite3.Error, ValueError):
+            self._writer = None
+        return mapped
+
+    async def _is_committed(self, batch: Batch, quarantined: Sequence[Quarantined]) -> bool:
+        """Whether a commit that failed did reach the file after all, as it may when its fsync fails."""
+        if self._writer is not None:
+            return False  # a lock: the transaction was rolled back on a sound connection
+        row, entry = self._next_row, self._next_quarantined
+        try:
+            await self._open_writer()
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error
+        return bool(len(batch) and self._next_row > row) or bool(quarantined and self._next_quarantined > entry)
+
+    async def _delete(self, statements: Iterable[tuple[str, tuple[Any, ...]]]) -> int:
+        async with self._writing:
+            try:
+                db = self._writer or await self._open_writer()
+                gone = 0
+                for sql, values in statements:
+                    gone += (await db.execute(sql, values)).rowcount
+                await db.commit()
+            except (sqlite3.Error, ValueError) as error:
+                raise await self._undo(error) from error
+        return gone
+
+    async def _streams(self, selection: Selection) -> list[str]:
+        if selection.stream is not None:
+            return [selection.stream]
+        found = await self._read("SELECT stream FROM series WHERE device = ? ORDER BY stream", (selection.device,))
+        return [stream for (stream,) in found]
+
+    async def _fetch(self, ids: list[int]) -> list[JournalRow]:
+        """Rows in the order of `ids`; those deleted meanwhile are left out."""
+        marks = ",".join("?" * len(ids))
+        found = await self._read(f"SELECT {_COLUMNS} FROM journal WHERE id IN ({marks})", ids)
+        by_id = {row[0]: row for row in found}
+        return [by_id[row_id] for row_id in ids if row_id in by_id]
+
+    async def _read(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        if self._reader is None:
+            raise StoreUnavailable(f"{self._path}: closed")
+        try:
+            return list(await self._reader.execute_fetchall(sql, values))
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error
+
+
+def _where(selection: Selection, stream: str) -> tuple[str, tuple[Any, ...]]:
+    where, values = "device = ? AND stream = ?", [selection.device, stream]
+    bounds: list[Any] = []
+    if selection.start is not None:
+        where += " AND found_last >= ?"
+        bounds.append(selection.start)
+    if selection.end is not None:
+        where += " AND found_first <= ?"
+        bounds.append(selection.end)
+    return where, (*values, *bounds)
+
+
+def _quarantine_rows(quarantined: Sequence[Quarantined], first_id: int) -> list[tuple[Any, ...]]:
+    # Text that can't be stored must not keep its message out of quarantine.
+    return [
+        (entry_id, item.received, *map(_storable, (item.device, item.stream, item.topic)), item.reason,
+         _storable(item.detail), item.payload)
+        for entry_id, item in enumerate(quarantined, first_id)
+    ]  # fmt: skip
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,100 @@
+"""What every telemetry store must promise, and the values that queries give back."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from ingester.batch import Batch, Quarantined
+
+
+class Row(NamedTuple):
+    """One reading as a query gives it. Times in microseconds since 1970-01-01 UTC.
+
+    `time` is the device's own, or where it sent none the time of receipt. `plausible` is False when the device's time
+    can't be right; the reading is then found under its time of receipt, `found_at`.
+    """
+
+    device: str
+    stream: str
+    time: int
+    received: int
+    found_at: int
+    plausible: bool
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One field over one stretch of time. `minimum`, `maximum` and `average` are None when no value was a number."""
+
+    time: int
+    count: int
+    minimum: float | None
+    maximum: float | None
+    average: float | None
+    last: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which readings: one device, one stream or all, found at `start` <= time <= `end` (microseconds, None = open)."""
+
+    device: str
+    stream: str | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+class TelemetryStore(Protocol):
+    """Keeps telemetry. Used from one event loop; a store runs what blocks in threads of its own.
+
+    `write` may be called while queries run. Calls of `write` never overlap each other: the caller awaits one before the
+    next, or the store puts them in line.
+    """
+
+    async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
+        """Keep a decoded batch and what was quarantined with it, and drop quarantined ids `forget`: all or nothing.
+
+        Returns when everything is on stable storage. Raises StoreUnavailable when nothing was written and it may be
+        tried again; StoreRejected when nothing was written because of the data itself.
+        """
+        ...
+
+    async def newest(self, selection: Selection, limit: int) -> list[Row]:
+        """The newest readings, oldest first."""
+        ...
+
+    def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
+        """All readings, oldest first, in chunks. Holds no lock or snapshot between chunks."""
+        ...
+
+    async def last_values(self, device: str) -> list[Row]:
+        """The newest reading of each stream of a device."""
+        ...
+
+    async def has(self, device: str) -> bool:
+        """Whether anything is kept of a device."""
+        ...
+
+    async def recent(self, limit: int) -> list[Row]:
+        """What was stored last, of any device, in the order of storing."""
+        ...
+
+    async def quarantined(self, after: int = 0, limit: int = 100, ids: list[int] | None = None) -> list[Quarantined]:
+        """Quarantined messages with an id above `after`, in the order of ids; only `ids` when given."""
+        ...
+
+    async def expire(self, cutoff: int, limit: int) -> int:
+        """Delete one slice, of at most `limit` journal rows and as many quarantined ones, received before `cutoff`.
+
+        Returns how many went; 0 means that nothing is that old any more.
+        """
+        ...
+
+    async def purge(self, device: str, limit: int) -> int:
+        """Delete one slice of all that is kept of a device. Returns how many rows went; 0 means none are left."""
+        ...
+
+    def size_bytes(self) -> dict[str, int]:
+        """Bytes on disk by tier."""
+        ...
