@@ -2,9 +2,11 @@
 
 import logging
 import logging.handlers
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,13 @@ class IngestLogFile(logging.handlers.RotatingFileHandler):
 
     def __init__(self, path: Path, max_bytes: int, keep_files: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600, exist_ok=True)
         super().__init__(path, maxBytes=max_bytes, backupCount=keep_files, encoding="utf-8", errors="backslashreplace")
+
+    def _open(self) -> TextIOWrapper:
+        def private(name: str, flags: int) -> int:
+            return os.open(name, flags, 0o600)
+
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=private)
 
     def reopen(self) -> None:
         """Close the file and open it by its name again."""

@@ -65,13 +65,8 @@ class DeviceSeries:
 
     def refresh(self, now: int) -> Iterator[None]:
         """Decide who is shown at `now` (microseconds). Yields after each slice of work, for others to run."""
-        for names in _slices(list(self._ledger.accounts)[self._known :]):
-            for name in names:
-                if name != OTHER and len(self._shown) < self._max:
-                    self._show(name, self._ledger.accounts[name], (0, 0, 0))
-                elif name != OTHER:
-                    self._hidden[name] = self._ledger.accounts[name]
-            self._known += len(names)
+        while self._known < len(self._ledger.opened):
+            self._take_new(SLICE)
             yield
         for names in _slices(list(self._shown)):
             for name in names:
@@ -92,6 +87,7 @@ class DeviceSeries:
 
     def snapshot(self) -> Snapshot:
         """Everything at this instant: one pass over the devices shown, which nothing can interrupt."""
+        self._take_new(len(self._ledger.opened))  # the few that came since `refresh`: else _other would have them
         totals = self._ledger.totals
         rows = [
             DeviceRow(name, a.received, a.received_bytes, a.rejected, 1 if a.connections > 0 else 0, a.last_seen)
@@ -108,6 +104,15 @@ class DeviceSeries:
             size_bytes -= row.size_bytes - before[1]
             rejected -= row.rejected - before[2]
         return (messages, size_bytes, rejected) if messages or size_bytes or rejected else None
+
+    def _take_new(self, limit: int) -> None:
+        for name in self._ledger.opened[self._known : self._known + limit]:
+            self._known += 1
+            account = self._ledger.accounts[name]
+            if name != OTHER and len(self._shown) < self._max:
+                self._show(name, account, (0, 0, 0))
+            elif name != OTHER:
+                self._hidden[name] = account
 
     def _show(self, name: str, account: Account, in_other: tuple[int, int, int]) -> None:
         self._shown[name] = account

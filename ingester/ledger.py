@@ -50,6 +50,8 @@ class Ledger:
     def __init__(self, max_accounts: int = 1_000_000) -> None:
         self.totals = Totals()
         self.accounts: dict[str, Account] = {}
+        self.opened: list[str] = []
+        """Names of the accounts, in the order in which they were opened."""
         self._max_accounts = max_accounts
         self._other = Account()
 
@@ -61,6 +63,7 @@ class Ledger:
                 account = self.accounts.setdefault(OTHER, self._other)
             else:
                 account = self.accounts[device] = Account()
+                self.opened.append(device)
         return account
 
     def received(self, device: str, qos: int, size_bytes: int, now: int) -> None:

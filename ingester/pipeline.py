@@ -182,6 +182,16 @@ class Pipeline:
         self._wake.set()
 
     async def _run(self) -> None:
+        try:
+            await self._commit_all()
+        except Exception as error:
+            # Supervision point: a fault of ours must not look like a full queue. It surfaces when the pipeline is left.
+            log.exception("pipeline stopped")
+            self.failing = f"stopped by a fault: {error}"
+            self._closing = True
+            raise
+
+    async def _commit_all(self) -> None:
         while (unit := await self._next()) is not None:
             started = self._monotonic()
             stored, quarantined = await self._write(unit.batch, unit.quarantined)

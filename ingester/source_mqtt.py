@@ -131,6 +131,7 @@ class MqttSource:
     async def __aexit__(self, *_: object) -> None:
         """Take nothing more; wait a little until what was taken is committed and acknowledged; disconnect."""
         self._stopping = True
+        self._flush()
         try:
             async with asyncio.timeout(_DRAIN_SECONDS):
                 while self._outstanding:

@@ -16,6 +16,7 @@ from fleetgate.cli.output import print_json, print_table, progress_console, say
 from fleetgate.cli.serve import with_binds
 from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, is_served, run
 from fleetgate.cli.target import target as target_of
+from fleetgate.logs import logging_to
 from fleetgate.simulator import Report, SimulatedDevice
 from fleetgate.simulator import simulate as simulate_fleet
 
@@ -52,6 +53,7 @@ async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: in
     async with AsyncExitStack() as stack:
         if not await is_served(on):
             say(f"no server runs on {on.state.path}: one is started for the time of the simulation")
+            stack.enter_context(logging_to(on.state.log, "info", on.settings.log.max_bytes, on.settings.log.keep_files))
             await stack.enter_async_context(serving(with_binds(on, _ANY_PORT, _ANY_PORT).settings, on.state))
         owner = await stack.enter_async_context(api(on))
         served = on.state.server().get("mqtts")

@@ -54,18 +54,23 @@ class _Given:
     config: Path | None = None
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 def version_and_folder(
     context: typer.Context,
     state: Annotated[
         Path | None, typer.Option("--state", envvar="FLEETGATE_STATE", help="State folder (default ./var).")
     ] = None,
     config: ConfigOption = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,  # noqa: ARG001 - its callback answers
 ) -> None:
     """Take the options that stand before the command."""
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
     context.obj = _Given(state, config)
 
 

@@ -31,6 +31,7 @@ _BUSY_SECONDS = 0.2
 _WAL_PAGES = 4000
 """16 MiB of write-ahead log before it is copied into the file."""
 _CHUNK_READINGS = 2000
+_INDEX_PAGE = 100
 _KNOWN_SERIES = 1_000_000
 _COLUMNS = "id, device, stream, found_first, found_last, received_last, received, lengths, payloads"
 
@@ -106,14 +107,8 @@ class SqliteStore:
         return newest[-limit:]
 
     async def _newest_of(self, stream: str, selection: Selection, limit: int) -> list[Row]:
-        where, values = _where(selection, stream)
-        # Each row holds at least the reading its found_last comes from: `limit` rows are always enough.
-        index = await self._read(
-            f"SELECT id, found_last FROM journal WHERE {where} ORDER BY found_last DESC, id DESC LIMIT ?",
-            (*values, limit),
-        )
         best: list[Row] = []
-        for row_id, found_last in index:
+        async for row_id, found_last in self._latest_first(stream, selection):
             if len(best) == limit and found_last < best[0].found_at:
                 break
             fetched = await self._fetch([row_id])
@@ -121,6 +116,21 @@ class SqliteStore:
             best.sort(key=attrgetter("found_at"))
             del best[:-limit]
         return best
+
+    async def _latest_first(self, stream: str, selection: Selection) -> AsyncIterator[tuple[int, int]]:
+        """(id, found_last) of the rows that may hold something, the latest first, read page by page."""
+        where, values = _where(selection, stream)
+        last: tuple[int, int] = (2**62, 2**62)
+        page = [last]
+        while page:
+            page = await self._read(
+                f"SELECT id, found_last FROM journal WHERE {where} AND (found_last, id) < (?, ?)"
+                " ORDER BY found_last DESC, id DESC LIMIT ?",
+                (*values, *last, _INDEX_PAGE),
+            )
+            for row_id, found_last in page:
+                last = (found_last, row_id)
+                yield row_id, found_last
 
     async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
         """See TelemetryStore.rows."""
@@ -233,7 +243,7 @@ class SqliteStore:
 
     async def _undo(self, error: Exception) -> StoreError:
         """Roll back; after anything but a lock, start afresh with a new connection. Returns the error to raise."""
-        if isinstance(error, _REJECTED):
+        if isinstance(error, _REJECTED) and "closed database" not in str(error):
             mapped: StoreError = StoreRejected(str(error))
         else:
             mapped = StoreUnavailable(f"{self._path}: {error}")

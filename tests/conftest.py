@@ -1,0 +1,31 @@
+"""Options, and the servers that tests need."""
+
+import os
+import shutil
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="run fault cases in their long form")
+
+
+@pytest.fixture(scope="session")
+def long(request) -> bool:
+    """Whether fault cases run in their long form."""
+    return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def need():
+    """A check that a program is installed: without it a test skips at a desk and fails in CI."""
+
+    def check(*programs: str) -> None:
+        for program in programs:
+            if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
+                message = f"{program} is not installed"
+                if os.environ.get("CI") == "true":
+                    pytest.fail(message)
+                pytest.skip(message)
+
+    return check

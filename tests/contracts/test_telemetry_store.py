@@ -1,0 +1,167 @@
+"""What every telemetry store must promise: one suite over all of them."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from ingester.batch import Batch, Quarantined
+from ingester.decode import Limits, scan
+from ingester.memory import MemoryStore
+from ingester.quarantine import replay
+from ingester.query import buckets
+from ingester.sqlite import SqliteStore
+from ingester.store import Selection
+
+T = 1_795_392_000_000_000
+SECOND = 1_000_000
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request, tmp_path):
+    async with AsyncExitStack() as stack:
+        yield MemoryStore() if request.param == "memory" else await stack.enter_async_context(SqliteStore(tmp_path))
+
+
+def batch(*messages: tuple[str, str, int, bytes]) -> Batch:
+    made = Batch()
+    for message in messages:
+        made.append(*message)
+    made.times, made.ends, bad = scan(made.payloads, made.received, Limits())
+    assert not bad
+    return made
+
+
+def at(seconds: float, value: int) -> bytes:
+    return b'{"ts": %d, "v": %d}' % ((T + int(seconds * SECOND)) // 1000, value)
+
+
+async def values(store, selection: Selection) -> list[int]:
+    return [row.fields["v"] async for rows in store.rows(selection) for row in rows]
+
+
+async def test_rows_are_in_the_order_of_device_time(store):
+    """However they came, and over several batches, streams and overlapping times."""
+    await store.write(batch(("a", "s", T, at(5, 5)), ("b", "s", T, at(1, 99)), ("a", "s", T, at(1, 1))), [])
+    await store.write(batch(("a", "s", T, at(3, 3)), ("a", "t", T, at(2, 2)), ("a", "s", T, at(9, 9))), [])
+    await store.write(batch(("a", "t", T, at(4, 4))), [])
+    assert await values(store, Selection("a")) == [1, 2, 3, 4, 5, 9]
+    assert await values(store, Selection("a", "t")) == [2, 4]
+    assert await values(store, Selection("a", None, T + 2 * SECOND, T + 4 * SECOND)) == [2, 3, 4]
+    assert await values(store, Selection("nobody")) == []
+
+
+async def test_newest_are_the_newest_by_device_time(store):
+    """The last ones, oldest first, over batches that overlap."""
+    for first in (0, 3, 1):
+        await store.write(batch(*[("a", "s", T, at(first + step * 10, first + step * 10)) for step in range(4)]), [])
+    assert [row.fields["v"] for row in await store.newest(Selection("a"), 5)] == [21, 23, 30, 31, 33]
+    assert [row.fields["v"] for row in await store.newest(Selection("a", end=T + 21 * SECOND), 2)] == [20, 21]
+    assert [row.fields["v"] for row in await store.newest(Selection("a"), 100)] == sorted(
+        first + step * 10 for first in (0, 1, 3) for step in range(4)
+    )
+
+
+async def test_both_times_and_the_flag(store):
+    """Device time and time of receipt are both kept; an implausible one is flagged, and does not poison queries."""
+    await store.write(batch(("a", "s", T, b'{"ts": 9223372036, "v": 1}'), ("a", "s", T + 1, b'{"ts": 1, "v": 2}')), [])
+    await store.write(batch(("a", "s", T + 5, b'{"v": 3}')), [])
+    rows = await store.newest(Selection("a"), 10)
+    assert [(row.fields["v"], row.time, row.received, row.plausible) for row in rows] == [
+        (1, 9_223_372_036_000_000, T, False),
+        (2, 1_000_000, T + 1, False),
+        (3, T + 5, T + 5, True),
+    ]
+    assert [row.fields["v"] for row in await store.newest(Selection("a"), 1)] == [3]
+
+
+async def test_arrays_are_several_rows(store):
+    """One message with readings of different times is found by each of them."""
+    await store.write(batch(("a", "s", T, b"[" + at(50, 5) + b"," + at(10, 1) + b"]"), ("a", "s", T, at(20, 2))), [])
+    assert await values(store, Selection("a")) == [1, 2, 5]
+    assert await values(store, Selection("a", start=T + 45 * SECOND)) == [5]
+
+
+async def test_last_values_by_stream(store):
+    """The newest reading of each stream."""
+    await store.write(batch(("a", "x", T, at(5, 5)), ("a", "y", T, at(1, 1)), ("a", "x", T, at(3, 3))), [])
+    assert {row.stream: row.fields["v"] for row in await store.last_values("a")} == {"x": 5, "y": 1}
+
+
+async def test_recent_is_in_the_order_of_storing(store):
+    """What was stored last, of any device."""
+    await store.write(batch(("a", "s", T, at(5, 1)), ("b", "s", T, at(1, 2))), [])
+    await store.write(batch(("c", "s", T, at(0, 3))), [])
+    assert [row.fields["v"] for row in await store.recent(2)] == [2, 3]
+
+
+async def test_names_and_payloads_are_kept_byte_exact(store):
+    """Whatever a name means to SQL, formats, terminals or files, it means nothing here."""
+    odd = ["../x", "a'b\"c", "line\nbreak", "{}", "%s", "x; DROP TABLE journal", "\u202eright to left", "ключ"]
+    await store.write(batch(*[("a", stream, T, b'{"%d": 1}' % number) for number, stream in enumerate(odd)]), [])
+    assert sorted(row.stream for row in await store.newest(Selection("a"), 100)) == sorted(odd)
+    for number, stream in enumerate(odd):
+        (row,) = await store.newest(Selection("a", stream), 100)
+        assert row.fields == {str(number): 1}
+
+
+async def test_buckets(store):
+    """Count, minimum, maximum, average and last; text counts but has no average."""
+    payloads = [at(1, 4), at(59, 2), at(61, 10), b'{"ts": %d, "v": "open"}' % ((T + 65 * SECOND) // 1000), b'{"w": 1}']
+    await store.write(batch(*[("a", "s", T, payload) for payload in payloads]), [])
+    found = await buckets(store, Selection("a"), "v", 60 * SECOND)
+    assert [(b.time - T, b.count, b.minimum, b.maximum, b.average, b.last) for b in found] == [
+        (0, 2, 2, 4, 3, 2),
+        (60 * SECOND, 2, 10, 10, 10, "open"),
+    ]
+
+
+async def test_quarantine_and_replay(store):
+    """Replaying stores what can be read under today's limits, once, and keeps the rest."""
+    good = Quarantined(T, "a", "s", "size", "too large", b'{"v": 1}')
+    bad = Quarantined(T, "a", "s", "not_json", "no", b"\xff\x00")
+    unmapped = Quarantined(T, "", "", "topic", "no device", b'{"v": 2}', "x/y")
+    await store.write(Batch(), [good, bad, unmapped])
+    listed = await store.quarantined()
+    assert [(item.reason, item.payload, item.topic) for item in listed] == [
+        ("size", b'{"v": 1}', ""),
+        ("not_json", b"\xff\x00", ""),
+        ("topic", b'{"v": 2}', "x/y"),
+    ]
+    assert [item.id for item in await store.quarantined(after=listed[0].id, limit=1)] == [listed[1].id]
+    assert await replay(store, Limits(), [listed[1].id]) == type(await replay(store, Limits(), []))(0, 1)
+    result = await replay(store, Limits(), None)
+    assert (result.stored, result.kept) == (1, 2)
+    assert await values(store, Selection("a")) == [1]
+    assert [item.reason for item in await store.quarantined()] == ["not_json", "topic"]
+    assert (await replay(store, Limits(), None)).stored == 0
+
+
+async def test_expire_by_receipt_in_slices(store):
+    """Age counts from receipt, not from the device's time; slices end with 0."""
+    for number in range(10):
+        await store.write(batch(("a", "s", T + number * SECOND, at(-1000, number))), [])
+    await store.write(Batch(), [Quarantined(T, "a", "s", "not_json", "no", b"x")])
+    cutoff = T + 7 * SECOND
+    gone = 0
+    while count := await store.expire(cutoff, 3):
+        assert count <= 6
+        gone += count
+    assert gone == 8
+    assert await values(store, Selection("a")) == [7, 8, 9]
+    assert await store.quarantined() == []
+
+
+async def test_purge_takes_one_device(store):
+    """Everything of the device goes, nothing of the others."""
+    await store.write(
+        batch(*[(device, "s", T, at(number, number)) for number in range(3) for device in ("a", "b")]),
+        [Quarantined(T, "a", "s", "not_json", "no", b"x")],
+    )
+    while await store.purge("a", 1):
+        pass
+    assert await values(store, Selection("a")) == []
+    assert not await store.has("a")
+    assert await store.has("b")
+    assert await store.quarantined() == []
+    await store.write(batch(("a", "s", T, at(1, 1))), [])
+    assert await values(store, Selection("a")) == [1]

@@ -1,0 +1,144 @@
+"""Cases 4 and 5: a full disk, and a database that somebody else locks. Nothing acknowledged is lost; it heals itself."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+
+import pytest
+
+from ingester.ledger import Ledger
+from ingester.pipeline import Bounds, Pipeline
+from ingester.sqlite import SqliteStore
+from tests.faults.ledger import AckLedger, filler
+from tests.waiting import until
+
+BOUNDS = Bounds(queue_messages=2000)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MiB."""
+    if os.geteuid() != 0:
+        if os.environ.get("CI") == "true":
+            pytest.fail("mounting a small file system needs root")
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.fail(f"can't mount: {mounted.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+async def outage(store, pipeline, sender, begin, end, hold: float) -> None:
+    """Run through one outage: intake fills and pushes back, nothing is acknowledged, then everything goes on."""
+    await until(lambda: len(sender.acknowledged["d0"]) > 100)
+    begin()
+    await until(lambda: pipeline.failing is not None, 30)
+    acknowledged = sum(map(len, sender.acknowledged.values()))
+    refused = sender.refused
+    await until(lambda: sender.refused > refused, 30)
+    await asyncio.sleep(hold)
+    assert sum(map(len, sender.acknowledged.values())) == acknowledged
+    assert pipeline.failing is not None
+    assert pipeline.queue_messages <= BOUNDS.queue_messages
+    end()
+    await until(lambda: pipeline.failing is None, 30)
+    await until(lambda: sum(map(len, sender.acknowledged.values())) > acknowledged, 30)
+
+
+@pytest.mark.timeout(600)
+async def test_disk_full(small_disk, long):
+    """Case 4: no ack while the disk is full; after space is freed it resumes alone, with nothing lost or doubled."""
+    ledger = Ledger()
+    async with SqliteStore(small_disk) as store:
+        stop = asyncio.Event()
+        async with Pipeline(store, ledger, bounds=BOUNDS) as pipeline:
+            sender = AckLedger(pipeline, ledger)
+            sending = asyncio.create_task(sender.run(stop, 0.02 if long else 0.005))
+            for _ in range(6 if long else 1):
+                blocks: list = []
+                await outage(
+                    store,
+                    pipeline,
+                    sender,
+                    lambda: blocks.append(filler(small_disk)),
+                    lambda: blocks.pop().unlink(),
+                    30 if long else 0.5,
+                )
+                if long:
+                    while await store.expire(2**62, 1000):
+                        pass
+                    break_even = sum(sender.sent.values())
+                    assert break_even == ledger.totals.received
+                    sender.acknowledged = {device: [] for device in sender.acknowledged}
+            stop.set()
+            await sending
+        assert ledger.totals.in_flight == 0
+        await sender.check(store)
+
+
+@pytest.mark.timeout(600)
+async def test_locked_by_another_process(tmp_path, long):
+    """Case 5: somebody else holds the write lock; the sender is held back, and nothing is lost."""
+    ledger = Ledger()
+    async with SqliteStore(tmp_path) as store:
+        stop = asyncio.Event()
+        other = sqlite3.connect(tmp_path / "journal.db", isolation_level=None, timeout=5)
+        async with Pipeline(store, ledger, bounds=BOUNDS) as pipeline:
+            sender = AckLedger(pipeline, ledger)
+            sending = asyncio.create_task(sender.run(stop))
+            for _ in range(3 if long else 1):
+                await outage(
+                    store,
+                    pipeline,
+                    sender,
+                    lambda: other.execute("BEGIN IMMEDIATE"),
+                    lambda: other.execute("ROLLBACK"),
+                    60 if long else 0.5,
+                )
+            stop.set()
+            await sending
+        other.close()
+        assert ledger.totals.in_flight == 0
+        assert await sender.check(store) == ledger.totals.stored
+
+
+async def test_a_lost_connection_is_opened_anew(tmp_path):
+    """An I/O error costs the connection, not the data: the next write has a new one, and ids go on."""
+    ledger = Ledger()
+    async with SqliteStore(tmp_path) as store:
+        stop = asyncio.Event()
+        async with Pipeline(store, ledger, bounds=BOUNDS) as pipeline:
+            sender = AckLedger(pipeline, ledger)
+            sending = asyncio.create_task(sender.run(stop))
+            await until(lambda: ledger.totals.stored > 500)
+            await store._writer.close()
+            await until(lambda: pipeline.retries >= 1)
+            await until(lambda: pipeline.failing is None)
+            stop.set()
+            await sending
+        assert ledger.totals.in_flight == 0
+        assert await sender.check(store) == ledger.totals.stored
+
+
+@pytest.mark.timeout(600)
+async def test_stopped_under_load(tmp_path, long):
+    """Case 19 on the pipeline: leaving it commits and acknowledges all that was accepted, and takes no more."""
+    for round_ in range(30 if long else 2):
+        ledger = Ledger()
+        async with SqliteStore(tmp_path / str(round_)) as store:
+            stop = asyncio.Event()
+            async with Pipeline(store, ledger, bounds=BOUNDS) as pipeline:
+                sender = AckLedger(pipeline, ledger)
+                sending = asyncio.create_task(sender.run(stop, 0))
+                await until(lambda ledger=ledger: ledger.totals.stored > 1000)
+            stop.set()
+            await sending
+            assert ledger.totals.in_flight == 0
+            assert sum(map(len, sender.acknowledged.values())) == ledger.totals.received
+            assert await sender.check(store) == ledger.totals.stored

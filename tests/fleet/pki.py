@@ -1,0 +1,66 @@
+"""Certificates of every kind, made for tests."""
+
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+NOW = datetime.now(UTC)
+
+
+def key():
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def name(cn: str | None) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn)] if cn is not None else [])
+
+
+def certificate(
+    *,
+    uris: tuple[str, ...] = ("spiffe://fleetgate.local/device/pump-1",),
+    dns: tuple[str, ...] = (),
+    cn: str | None = "pump-1",
+    usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+    ca: bool | None = False,
+    start: datetime = NOW - timedelta(days=1),
+    days: float = 30,
+    serial: int | None = None,
+    issuer=None,
+    issuer_key=None,
+    public_key=None,
+) -> x509.Certificate:
+    own = key()
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name(cn))
+        .issuer_name(issuer.subject if issuer is not None else name(cn))
+        .public_key(public_key or own.public_key())
+        .serial_number(serial or x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=days))
+    )
+    names = [*map(x509.UniformResourceIdentifier, uris), *map(x509.DNSName, dns)]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    if usage is not None:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    if ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    return builder.sign(issuer_key or own, hashes.SHA256())
+
+
+def der(made: x509.Certificate) -> bytes:
+    return made.public_bytes(serialization.Encoding.DER)
+
+
+def pem(made: x509.Certificate) -> bytes:
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+def key_pem(private) -> bytes:
+    return private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,111 @@
+"""Who a certificate is, or why it is nobody."""
+
+from datetime import timedelta
+
+import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from fleet.identity import Identity, IdentityError, Kind, Rules, Source, fingerprint_of, identify
+from tests.fleet.pki import NOW, certificate, der
+
+DOMAIN = "spiffe://fleetgate.local"
+
+
+def reason(made, rules: Rules = Rules(), now=NOW) -> str:  # noqa: B008
+    with pytest.raises(IdentityError) as caught:
+        identify(der(made) if made is not None else None, rules, now)
+    return caught.value.reason
+
+
+def test_a_device_and_an_application():
+    """The URI names the kind and the name; the fingerprint is of the whole certificate."""
+    made = certificate()
+    assert identify(der(made), Rules(), NOW) == Identity(Kind.DEVICE, "pump-1", fingerprint_of(made))
+    made = certificate(uris=(f"{DOMAIN}/application/back.end",))
+    assert identify(der(made), Rules(), NOW).kind is Kind.APPLICATION
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (Source.SAN_DNS, "pump.example"),
+        (Source.SUBJECT_CN, "common"),
+        (Source.SERIAL, "abc123"),
+    ],
+)
+def test_other_sources(source: Source, expected: str):
+    """The setting chooses where the name stands; such a name is always a device's."""
+    made = certificate(dns=("pump.example",), cn="common", serial=0xABC123)
+    found = identify(der(made), Rules(source), NOW)
+    assert (found.kind, found.name) == (Kind.DEVICE, expected)
+
+
+def test_fingerprint_as_name():
+    """The fingerprint itself can be the name."""
+    made = certificate(cn=None, uris=())
+    assert identify(der(made), Rules(Source.FINGERPRINT), NOW).name == fingerprint_of(made)
+
+
+def test_no_and_unreadable_certificate():
+    """Nothing, and garbage, are nobody."""
+    assert reason(None) == "no_certificate"
+    with pytest.raises(IdentityError) as caught:
+        identify(b"\x30\x03abc", Rules(), NOW)
+    assert caught.value.reason == "unreadable_certificate"
+
+
+def test_dates():
+    """Valid from its first to its last moment."""
+    made = certificate(start=NOW, days=1)
+    assert reason(made, now=NOW - timedelta(minutes=1)) == "not_yet_valid"
+    assert reason(made, now=NOW + timedelta(days=2)) == "expired"
+    assert identify(der(made), Rules(), NOW + timedelta(hours=23)).name == "pump-1"
+
+
+def test_purpose():
+    """Made for TLS clients, and no CA; a certificate without these extensions is good for everything."""
+    assert reason(certificate(usage=ExtendedKeyUsageOID.SERVER_AUTH)) == "key_usage"
+    assert reason(certificate(ca=True)) == "ca_certificate"
+    assert identify(der(certificate(usage=None, ca=None)), Rules(), NOW).name == "pump-1"
+    assert identify(der(certificate(usage=ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)), Rules(), NOW).name == "pump-1"
+
+
+@pytest.mark.parametrize(
+    ("uris", "expected"),
+    [
+        ((), "no_identity"),
+        ((f"{DOMAIN}/device/a", f"{DOMAIN}/device/b"), "several_identities"),
+        ((f"{DOMAIN}/device/a", "https://x.example/"), "several_identities"),
+        (("spiffe://other.local/device/a",), "no_identity"),
+        ((f"{DOMAIN}.evil/device/a",), "no_identity"),
+        ((f"x{DOMAIN}/device/a",), "no_identity"),
+        ((f"{DOMAIN}/operator/a",), "no_identity"),
+        ((f"{DOMAIN}/device/",), "bad_identity"),
+        ((f"{DOMAIN}/device/a/b",), "bad_identity"),
+        ((f"{DOMAIN}/device/../application/a",), "bad_identity"),
+        ((f"{DOMAIN}/device/+",), "bad_identity"),
+        ((f"{DOMAIN}/device/a#",), "bad_identity"),
+        ((f"{DOMAIN}/device/a%2Fb",), "bad_identity"),
+        ((f"{DOMAIN}/device/a\nb",), "bad_identity"),
+        ((f"{DOMAIN}/device/a\x00",), "bad_identity"),
+        ((f"{DOMAIN}/device/a b",), "bad_identity"),
+        ((f"{DOMAIN}/device/" + "x" * 129,), "identity_too_long"),
+    ],
+)
+def test_uris_that_name_nobody(uris: tuple[str, ...], expected: str):
+    """Exactly one URI, matching from its first to its last character, with a name in it that means nothing elsewhere."""
+    assert reason(certificate(uris=uris)) == expected
+
+
+def test_the_longest_name():
+    """128 characters are still a name."""
+    name = "x" * 128
+    assert identify(der(certificate(uris=(f"{DOMAIN}/device/{name}",))), Rules(), NOW).name == name
+
+
+def test_other_sources_refuse_alike():
+    """None, several and bad names are refused from every source."""
+    assert reason(certificate(), Rules(Source.SAN_DNS)) == "no_identity"
+    assert reason(certificate(dns=("a", "b")), Rules(Source.SAN_DNS)) == "several_identities"
+    assert reason(certificate(cn=None), Rules(Source.SUBJECT_CN)) == "no_identity"
+    assert reason(certificate(cn="a/b"), Rules(Source.SUBJECT_CN)) == "bad_identity"

@@ -1,0 +1,140 @@
+"""Who belongs to the fleet."""
+
+import pytest
+
+from fleet.errors import ConflictError, InvalidNameError, NotFoundError, StateError
+from fleet.identity import Kind, Rules, identify
+from fleet.policy.rights import InvalidFilterError
+from fleet.registry import Refused, Registry, Status
+from tests.fleet.pki import NOW, certificate, der
+
+
+def named(name: str, kind: Kind = Kind.DEVICE):
+    return certificate(uris=(f"spiffe://fleetgate.local/{kind}/{name}",))
+
+
+def who(made):
+    return identify(der(made), Rules(), NOW)
+
+
+def refusal(registry: Registry, made) -> str:
+    with pytest.raises(Refused) as caught:
+        registry.admit(who(made))
+    return caught.value.reason
+
+
+@pytest.fixture
+async def registry(tmp_path):
+    async with Registry(tmp_path / "fleet.db") as opened:
+        yield opened
+
+
+async def test_a_registered_certificate_is_let_in_by_its_fingerprint(registry):
+    """The name alone admits nobody."""
+    mine, forged = named("a"), named("a")
+    assert refusal(registry, mine) == "unknown_device"
+    await registry.add(Kind.DEVICE, "a", mine)
+    assert registry.admit(who(mine)).name == "a"
+    assert refusal(registry, forged) == "unknown_certificate"
+
+
+async def test_a_certificate_counts_for_its_own_name_only(registry):
+    """Registered for one name, it is nobody under another: by kind too."""
+    mine = named("a")
+    await registry.add(Kind.DEVICE, "b", mine)
+    assert refusal(registry, mine) == "unknown_certificate"
+    await registry.add(Kind.APPLICATION, "c", named("c"))
+    assert refusal(registry, named("c", Kind.APPLICATION)) == "unknown_certificate"
+
+
+async def test_life_of_a_device(tmp_path):
+    """Disable, enable, revoke, delete: each takes effect at once, and after a restart."""
+    first, second = named("a"), named("a")
+    seen = []
+    async with Registry(tmp_path / "fleet.db") as registry:
+        registry.changed.append(lambda member: seen.append((member.name, member.status)))
+        await registry.add(Kind.DEVICE, "a", first)
+        await registry.set_status(Kind.DEVICE, "a", Status.DISABLED)
+        assert refusal(registry, first) == "disabled"
+    async with Registry(tmp_path / "fleet.db") as registry:
+        assert refusal(registry, first) == "disabled"
+        await registry.set_status(Kind.DEVICE, "a", Status.ACTIVE)
+        assert registry.admit(who(first)).name == "a"
+        await registry.revoke(Kind.DEVICE, "a")
+        assert refusal(registry, first) == "revoked"
+        await registry.delete(Kind.DEVICE, "a")
+        assert refusal(registry, first) == "revoked"
+        await registry.add(Kind.DEVICE, "a", second)
+        await registry.delete(Kind.DEVICE, "a")
+    async with Registry(tmp_path / "fleet.db") as registry:
+        assert (refusal(registry, first), refusal(registry, second)) == ("revoked", "deleted")
+        with pytest.raises(ConflictError, match="registered already"):
+            await registry.add(Kind.DEVICE, "a", second)
+        with pytest.raises(NotFoundError):
+            registry.get(Kind.DEVICE, "a")
+    assert seen == [("a", Status.ACTIVE), ("a", Status.DISABLED)]
+
+
+async def test_conflicts_and_bad_input_change_nothing(registry):
+    """A name taken, a bad name, a bad filter."""
+    await registry.add(Kind.DEVICE, "a", named("a"))
+    with pytest.raises(ConflictError):
+        await registry.add(Kind.DEVICE, "a", named("a"))
+    with pytest.raises(InvalidNameError):
+        await registry.add(Kind.DEVICE, "a/b", named("x"))
+    with pytest.raises(InvalidFilterError):
+        await registry.add(Kind.APPLICATION, "back", named("back"), publish=["a/#/b"])
+    for change in (registry.revoke, registry.delete):
+        with pytest.raises(NotFoundError):
+            await change(Kind.DEVICE, "nobody")
+    assert [member.name for member in registry.page(Kind.DEVICE, "", 10)] == ["a"]
+    assert registry.page(Kind.APPLICATION, "", 10) == []
+
+
+async def test_pages_are_by_name(registry):
+    """A page begins behind the name it is given."""
+    for name in ("c", "a", "d", "b"):
+        await registry.add(Kind.DEVICE, name, named(name))
+    assert [member.name for member in registry.page(Kind.DEVICE, "", 2)] == ["a", "b"]
+    assert [member.name for member in registry.page(Kind.DEVICE, "b", 10)] == ["c", "d"]
+
+
+async def test_an_application_keeps_its_filters(tmp_path):
+    """Over a restart too; its client ids begin with its name."""
+    async with Registry(tmp_path / "fleet.db") as registry:
+        await registry.add(Kind.APPLICATION, "back", named("back", Kind.APPLICATION), ["a/+"], ["b/#"])
+    async with Registry(tmp_path / "fleet.db") as registry:
+        member = registry.get(Kind.APPLICATION, "back")
+        assert (member.rights.publish, member.rights.subscribe) == (("a/+",), ("b/#",))
+        assert member.may_use_client_id("back-7")
+        assert not member.may_use_client_id("other")
+
+
+async def test_a_newer_schema_is_refused(tmp_path):
+    """With a line that says so, and nothing touched."""
+    import sqlite3
+
+    async with Registry(tmp_path / "fleet.db"):
+        pass
+    with sqlite3.connect(tmp_path / "fleet.db") as db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+    db.close()
+    with pytest.raises(StateError, match="newer"):
+        async with Registry(tmp_path / "fleet.db"):
+            pass
+
+
+async def test_the_migrations_make_the_schema_of_the_tables(tmp_path):
+    """What Alembic builds is what the code uses."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from sqlalchemy import create_engine
+
+    from fleet.registry.schema import metadata, migrate
+
+    migrate(tmp_path / "fleet.db")
+    migrate(tmp_path / "fleet.db")
+    engine = create_engine(f"sqlite:///{tmp_path / 'fleet.db'}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()

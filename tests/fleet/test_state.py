@@ -1,0 +1,50 @@
+"""The state folder."""
+
+import pytest
+
+from fleet.errors import StateError, StateInUseError
+from fleet.state import StateFolder, StateLock
+
+
+def test_one_owner_at_a_time(tmp_path):
+    """The second is told who the first is; afterwards the folder is free again."""
+    state = StateFolder(tmp_path / "state")
+    with StateLock(state):
+        import os
+
+        with pytest.raises(StateInUseError, match=str(os.getpid())), StateLock(state):
+            pass
+    with StateLock(state):
+        pass
+
+
+def test_secrets_are_the_owners(tmp_path):
+    """Folder 0700, token 0600 and not guessable; making it again changes nothing."""
+    state = StateFolder(tmp_path / "state")
+    state.make()
+    token = state.token()
+    state.make()
+    assert state.token() == token
+    assert len(token) >= 40
+    assert state.path.stat().st_mode & 0o777 == 0o700
+    assert state.token_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_killed_servers_file_is_not_believed(tmp_path):
+    """Whoever owns the folder removes what the last owner left; damaged text is nothing."""
+    state = StateFolder(tmp_path)
+    state.server_file.write_text('{"pid": 1, "http": "127.0.0.1:1"}')
+    assert state.server()["pid"] == 1
+    with StateLock(state):
+        assert state.server() == {}
+    state.server_file.write_text("{cut o")
+    assert state.server() == {}
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    """A clear error names it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="file"):
+        StateFolder(tmp_path / "file" / "state").make()
+    with pytest.raises(StateError, match=r"admin\.token"):
+        StateFolder(tmp_path).token()

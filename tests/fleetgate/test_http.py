@@ -1,0 +1,217 @@
+"""The API, in this process over a Unix socket."""
+
+import asyncio
+import base64
+
+import httpx
+import pytest
+
+from fleet.authority import signing_request
+from fleet.state import StateFolder
+from fleetgate.core import open_core
+from fleetgate.http.api import create_api
+from fleetgate.http.server import HttpServer
+from fleetgate.settings import Settings
+from ingester.batch import Batch
+from ingester.clock import now_us
+from tests.fleet.pki import certificate, pem
+from tests.waiting import until
+
+T = 1_795_392_000_000_000
+
+
+@pytest.fixture
+async def core(tmp_path):
+    async with open_core(Settings(), StateFolder(tmp_path / "state")) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client(core, tmp_path):
+    token = core.state.token()
+    async with (
+        HttpServer(create_api(core), unix=tmp_path / "api", closing=core.tail.close),
+        httpx.AsyncClient(
+            base_url="http://x",
+            transport=httpx.AsyncHTTPTransport(uds=str(tmp_path / "api")),
+            headers={"Authorization": f"Bearer {token}"},
+        ) as made,
+    ):
+        yield made
+
+
+async def store(core, device: str, *payloads: bytes) -> None:
+    batch = Batch()
+    for number, payload in enumerate(payloads):
+        batch.append(device, "default", T + number, payload)
+    before = core.ledger.totals.stored + core.ledger.totals.quarantined
+    assert core.pipeline.offer(batch)
+    await until(lambda: core.ledger.totals.stored + core.ledger.totals.quarantined == before + len(payloads))
+
+
+async def test_a_token_is_needed(client):
+    """For every path of the API, and a wrong one is as good as none; operations are open."""
+    for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
+        answer = await client.get("/api/v1/devices", headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    for path in ("/healthz", "/readyz", "/metrics", "/api/v1/openapi.json"):
+        assert (await client.get(path, headers={"Authorization": ""})).status_code == 200
+
+
+async def test_errors_are_problem_documents(client):
+    """Each with its status, and a detail that names what is wrong."""
+    _key, csr = signing_request("a")
+    cases = [
+        ("GET", "/api/v1/nothing", None, 404, "Not Found"),
+        ("PUT", "/api/v1/devices", None, 405, "Method Not Allowed"),
+        ("GET", "/api/v1/devices/nobody", None, 404, "nobody"),
+        ("GET", "/api/v1/devices/nobody/telemetry", None, 404, "nobody"),
+        ("POST", "/api/v1/devices", {}, 422, "name"),
+        ("POST", "/api/v1/devices", {"name": "a", "cst": "x"}, 422, "cst"),
+        ("POST", "/api/v1/devices", {"name": "a"}, 422, "exactly one"),
+        ("POST", "/api/v1/devices", {"name": "a/b", "csr": csr.decode()}, 422, "not a device name"),
+        ("POST", "/api/v1/devices", {"name": "a", "csr": "x"}, 422, "signing request"),
+        ("POST", "/api/v1/devices", {"name": "a", "certificate": pem(certificate()).decode()}, 422, "pump-1"),
+        ("POST", "/api/v1/devices", {"name": "a", "certificate": pem(certificate(ca=True)).decode()}, 422, "CA"),
+        ("GET", "/api/v1/devices?limit=0", None, 422, "limit"),
+        ("GET", "/api/v1/quarantine/7", None, 404, "7"),
+    ]
+    for method, path, body, status, detail in cases:
+        answer = await client.request(method, path, json=body)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path
+        assert detail in answer.json()["detail"], (path, answer.text)
+        assert answer.json()["status"] == status
+
+
+async def test_a_device_from_csr_to_deletion(client, core):
+    """Add, list, show, disable, enable, revoke, delete with its telemetry."""
+    _key, csr = signing_request("pump-1")
+    added = await client.post("/api/v1/devices", json={"name": "pump-1", "csr": csr.decode()})
+    assert added.status_code == 201
+    assert added.json()["ca"] == core.authority.ca_pem.decode()
+    again = await client.post("/api/v1/devices", json={"name": "pump-1", "csr": csr.decode()})
+    assert again.status_code == 409
+    await client.post("/api/v1/devices", json={"name": "pump-2", "csr": csr.decode()})
+    page = (await client.get("/api/v1/devices", params={"limit": 1})).json()
+    assert ([item["name"] for item in page["items"]], page["next"]) == (["pump-1"], "pump-1")
+    page = (await client.get("/api/v1/devices", params={"after": "pump-1"})).json()
+    assert ([item["name"] for item in page["items"]], page["next"]) == (["pump-2"], None)
+    for action, status in (("disable", "disabled"), ("enable", "active"), ("revoke", "active")):
+        assert (await client.post(f"/api/v1/devices/pump-1/{action}")).json()["status"] == status
+    shown = (await client.get("/api/v1/devices/pump-1")).json()
+    assert [entry["status"] for entry in shown["certificates"]] == ["revoked"]
+    await store(core, "pump-1", b'{"v": 1}', b'{"v": 2}')
+    assert (await client.delete("/api/v1/devices/pump-1")).json() == {"name": "pump-1", "purged": 0}
+    assert len((await client.get("/api/v1/devices/pump-1/telemetry")).json()) == 2
+    await client.post("/api/v1/devices", json={"name": "pump-1", "csr": csr.decode()})
+    assert (await client.delete("/api/v1/devices/pump-1", params={"purge": True})).json()["purged"] >= 1
+    assert (await client.get("/api/v1/devices/pump-1/telemetry")).status_code == 404
+
+
+async def test_an_application(client):
+    """Has exactly the filters it was given."""
+    _key, csr = signing_request("back")
+    body = {"name": "back", "csr": csr.decode(), "publish": ["a/+"], "subscribe": ["b/#"]}
+    added = (await client.post("/api/v1/applications", json=body)).json()["device"]
+    assert (added["kind"], added["publish"], added["subscribe"]) == ("application", ["a/+"], ["b/#"])
+    assert (await client.post("/api/v1/applications", json={**body, "publish": ["a#"]})).status_code == 422
+
+
+async def test_telemetry(client, core):
+    """Rows, one field, buckets; as an array and as JSON lines; arguments are checked."""
+    await store(core, "a", *[b'{"ts": %d, "t": {"c": %d}}' % (T // 1000 + n * 1000, n) for n in range(250)])
+    url = "/api/v1/devices/a/telemetry"
+    newest = (await client.get(url)).json()
+    assert [row["fields"] for row in newest] == [{"t.c": n} for n in range(150, 250)]
+    assert newest[0] == {
+        "device": "a",
+        "stream": "default",
+        "time": "2026-11-23T00:02:30Z",
+        "received": "2026-11-23T00:00:00.000150Z",
+        "fields": {"t.c": 150},
+    }
+    everything = await client.get(url, params={"from": "2026-11-23"}, headers={"Accept": "application/x-ndjson"})
+    assert len(everything.text.splitlines()) == 250
+    field = (await client.get(url, params={"field": "t.c", "to": "2026-11-23T00:00:01Z"})).json()
+    assert [(row["value"], row["field"]) for row in field] == [(0, "t.c"), (1, "t.c")]
+    buckets = (await client.get(url, params={"field": "t.c", "bucket": "2m"})).json()
+    assert [(b["time"], b["count"], b["min"], b["max"], b["avg"], b["last"]) for b in buckets] == [
+        ("2026-11-23T00:00:00Z", 120, 0, 119, 59.5, 119),
+        ("2026-11-23T00:02:00Z", 120, 120, 239, 179.5, 239),
+        ("2026-11-23T00:04:00Z", 10, 240, 249, 244.5, 249),
+    ]
+    assert (await client.get(url, params={"stream": "other"})).text == "[]\n"
+    assert (await client.get(f"{url}/last")).json()[0]["fields"] == {"t.c": 249}
+    for bad in ({"from": "x"}, {"to": "-1x"}, {"bucket": "1m"}, {"field": "f", "bucket": "0m"}):
+        assert (await client.get(url, params=bad)).status_code == 422
+
+
+async def test_quarantine(client, core):
+    """List, show with the exact bytes, replay."""
+    await store(core, "a", b"\xff{", b'{"ok": 1}', b"")
+    listed = (await client.get("/api/v1/quarantine")).json()
+    assert [(item["reason"], item["bytes"]) for item in listed] == [("utf8", 2), ("empty", 0)]
+    shown = (await client.get(f"/api/v1/quarantine/{listed[0]['id']}")).json()
+    assert base64.b64decode(shown["payload_base64"]) == b"\xff{"
+    assert (await client.post("/api/v1/quarantine/replay", json={"ids": None})).json() == {"stored": 0, "kept": 2}
+
+
+async def test_tail_streams_until_the_server_stops(client, core):
+    """Lines come as they happen."""
+    async with client.stream("GET", "/api/v1/tail", params={"device": "a"}) as answer:
+        lines = answer.aiter_lines()
+        assert "watching" in await anext(lines)
+        await store(core, "a", b'{"v": 1}')
+        assert '"fields":{"v":1}' in await anext(lines)
+        await asyncio.to_thread(lambda: None)
+        core.tail.close()
+        assert [line async for line in lines] == []
+
+
+async def test_readyz_says_why_not(client, core):
+    """While the store can't write, nothing should be sent here."""
+    core.pipeline.failing = "the disk is full"
+    answer = await client.get("/readyz")
+    assert (answer.status_code, "the disk is full" in answer.text) == (503, True)
+    core.pipeline.failing = None
+    assert (await client.get("/readyz")).text == "ready\n"
+
+
+async def test_one_scrape_is_one_instant(client, core):
+    """The accounting identity holds in every scrape while messages come in."""
+
+    async def load():
+        for _ in range(200):
+            batch = Batch()
+            for n in range(50):
+                core.ledger.received("a", 1, 2, now_us())
+                batch.append("a", "default", T, b"{}" if n % 7 else b"x")
+            assert core.pipeline.offer(batch)
+            await asyncio.sleep(0)
+
+    loading = asyncio.create_task(load())
+    while not loading.done():
+        found = metrics((await client.get("/metrics")).text)
+        received = sum(value for name, value in found.items() if name.startswith("fleetgate_messages_received"))
+        ends = sum(
+            value
+            for name, value in found.items()
+            if name.startswith(
+                tuple(
+                    f"fleetgate_messages_{end}" for end in ("stored", "quarantined", "in_flight", "rejected", "dropped")
+                )
+            )
+        )
+        assert received == ends
+        assert found.get('fleetgate_device_messages_total{device="a"}', 0.0) == received
+    await loading
+
+
+def metrics(text: str) -> dict[str, float]:
+    """Sample lines of a scrape."""
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line and not line.startswith("#")
+    }

@@ -1,0 +1,82 @@
+"""Settings."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fleetgate.errors import SettingsError
+from fleetgate.settings import Settings, load, to_toml
+
+ROOT = Path(__file__).parents[2]
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "f.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_file_in_config_is_up_to_date():
+    """config/fleetgate.toml is what the settings generate: run `make config`."""
+    assert (ROOT / "config/fleetgate.toml").read_text() == to_toml()
+
+
+def test_the_file_in_config_says_the_defaults():
+    """Reading it changes nothing; and every key of every section is in it."""
+    assert load(ROOT / "config/fleetgate.toml", {}) == Settings()
+    text = to_toml()
+    for section, field in Settings.model_fields.items():
+        assert f"[{section}]" in text
+    assert set(tomllib.loads(text)) == set(Settings.model_fields) - {"source"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[stor]", "unknown key 'stor', did you mean 'store'"),
+        ("[store]\nkeepdays = 1", "unknown key 'store.keepdays', did you mean 'keep_days'"),
+        ("[store]\nzzz = 1", "known are keep_days"),
+        ("[store]\nkeep_days = -1", "store.keep_days"),
+        ("[store]\nkeep_days = 'x'", "store.keep_days"),
+        ("[mqtt]\nbind = '8883'", "mqtt.bind"),
+        ("[mqtt]\nbind = 'localhost:99999'", "mqtt.bind"),
+        ("[identity]\nsource = 'name'", "identity.source"),
+        ("[[source]]\nurl = 'mqtt://x'\ntopisc = []", "did you mean 'topics'"),
+        ("[[source]]", "source.0.url"),
+        ("[store", "f.toml"),
+    ],
+)
+def test_what_cannot_be_is_named(tmp_path: Path, text: str, message: str):
+    """One line with the file, the key, and the near miss."""
+    with pytest.raises(SettingsError, match="f.toml") as caught:
+        load(written(tmp_path, text), {})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path):
+    """A file that was asked for has to be there; the default one need not."""
+    with pytest.raises(SettingsError, match="nowhere"):
+        load(tmp_path / "nowhere.toml", {})
+
+
+def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A key of the environment counts more than the file; the section's other keys stay."""
+    path = written(tmp_path, "[ingest]\nbatch_rows = 7\nbatch_age_ms = 5")
+    monkeypatch.setenv("FLEETGATE__INGEST__BATCH_ROWS", "9")
+    assert (load(path).ingest.batch_rows, load(path).ingest.batch_age_ms) == (9, 5)
+    monkeypatch.setenv("FLEETGATE__INGEST__BATCH_ROW", "9")
+    with pytest.raises(SettingsError, match="did you mean 'batch_rows'"):
+        load(path)
+    monkeypatch.delenv("FLEETGATE__INGEST__BATCH_ROW")
+    monkeypatch.setenv("FLEETGATE__INGST__BATCH_ROWS", "9")
+    with pytest.raises(SettingsError, match="FLEETGATE__INGST__BATCH_ROWS.*did you mean 'ingest'"):
+        load(path)
+
+
+def test_secrets_are_stars(tmp_path: Path):
+    """A password is in no printed form of the settings."""
+    settings = load(written(tmp_path, "[[source]]\nurl = 'mqtt://u@x'\npassword = 'geheim'"), {})
+    assert settings.source[0].password.get_secret_value() == "geheim"
+    assert "geheim" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"

@@ -1,0 +1,259 @@
+"""Telemetry out of a real Mosquitto: mapped, stored, acknowledged after the commit, over every interruption."""
+
+import asyncio
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from ingester.errors import SourceError, StoreUnavailable
+from ingester.ledger import Ledger
+from ingester.memory import MemoryStore
+from ingester.pipeline import Bounds, Pipeline
+from ingester.source_mqtt import MqttSource, SourceConfig
+from tests.system.gate import Gate
+from tests.waiting import until, wait_until
+
+pytestmark = pytest.mark.system
+
+
+class Mosquitto:
+    """A broker on a port of its own, which remembers sessions over a restart."""
+
+    def __init__(self, folder: Path, settings: str = "") -> None:
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        (folder / "m.conf").write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 100000\n"
+            f"persistence true\npersistence_location {folder}/\n{settings}"
+        )
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            ["mosquitto", "-c", self._folder / "m.conf"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/usr/sbin:/bin:/sbin"},
+        )
+        wait_until(self._answers)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@pytest.fixture
+def mosquitto(need, tmp_path):
+    need("mosquitto")
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+async def publish(broker: Mosquitto, messages: list[tuple[str, bytes]], qos: int = 1) -> None:
+    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+        for topic, payload in messages:
+            await client.publish(topic, payload, qos=qos)
+
+
+def config(broker: Mosquitto, **more) -> SourceConfig:
+    return SourceConfig(
+        **{
+            "url": f"mqtt://127.0.0.1:{broker.port}",
+            "topics": ("plant/#",),
+            "templates": ("plant/{device}/{stream}",),
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_mapped_stored_and_the_rest_quarantined(mosquitto, version: str):
+    """Device and stream come out of the topic; a topic that means neither is quarantined with its name."""
+    store, ledger = MemoryStore(), Ledger()
+    async with (
+        Pipeline(store, ledger) as pipeline,
+        MqttSource(config(mosquitto, version=version), pipeline, ledger) as source,
+    ):
+        await until(lambda: source.connected)
+        messages = [
+            ("plant/p1/temp/a", b'{"v": 1}'),
+            ("plant/p2", b'{"v": 2}'),
+            ("plant/p2/x", b"bad"),
+            ("plant/p1/temp", b'{"v": 3}'),
+        ]
+        await publish(mosquitto, messages)
+        await publish(mosquitto, [("plant/q0/x", b'{"v": 4}')], qos=0)
+        await publish(mosquitto, [("plant/q2/x", b'{"v": 5}')], qos=2)
+        await until(lambda: ledger.totals.received == 6 and ledger.totals.in_flight == 0)
+    assert list(zip(store.messages.devices, store.messages.streams, strict=True)) == [
+        ("p1", "temp/a"),
+        ("p1", "temp"),
+        ("q0", "x"),
+        ("q2", "x"),
+    ]
+    assert [(item.reason, item.topic) for item in await store.quarantined()] == [
+        ("topic", "plant/p2"),
+        ("not_json", ""),
+    ]
+    assert ledger.totals.received_by_qos == [1, 5, 0]
+
+
+async def test_acknowledged_after_the_commit(mosquitto):
+    """What was not committed is sent again by the broker after a crash of ours; what was is not."""
+    down = MemoryStore([StoreUnavailable("disk full")] * 10_000)
+    ledger = Ledger()
+    async with (
+        Pipeline(down, ledger, drain_seconds=0) as pipeline,
+        MqttSource(config(mosquitto), pipeline, ledger) as source,
+    ):
+        await until(lambda: source.connected)
+        await publish(mosquitto, [("plant/a/s", b'{"n": %d}' % n) for n in range(10)])
+        await until(lambda: ledger.totals.received == 10)
+    assert ledger.totals.stored == 0
+    store, ledger = MemoryStore(), Ledger()
+    async with Pipeline(store, ledger) as pipeline, MqttSource(config(mosquitto), pipeline, ledger):
+        await until(lambda: ledger.totals.stored == 10)
+    assert store.messages.payloads == [b'{"n": %d}' % n for n in range(10)]
+    store, ledger = MemoryStore(), Ledger()
+    async with Pipeline(store, ledger) as pipeline, MqttSource(config(mosquitto), pipeline, ledger) as source:
+        await until(lambda: source.connected)
+        await publish(mosquitto, [("plant/a/s", b'{"n": 99}')])
+        await until(lambda: ledger.totals.stored)
+    assert store.messages.payloads == [b'{"n": 99}']
+
+
+async def test_reconnects_and_misses_nothing(mosquitto):
+    """The broker goes away and comes back with what it kept for the session."""
+    store, ledger = MemoryStore(), Ledger()
+    async with Pipeline(store, ledger) as pipeline, MqttSource(config(mosquitto), pipeline, ledger) as source:
+        await until(lambda: source.connected)
+        await publish(mosquitto, [("plant/a/s", b'{"n": 0}')])
+        await until(lambda: ledger.totals.stored == 1)
+        await asyncio.to_thread(mosquitto.stop)
+        await until(lambda: not source.connected)
+        await asyncio.to_thread(mosquitto.start)
+        await publish(mosquitto, [("plant/a/s", b'{"n": %d}' % n) for n in range(1, 20)])
+        await until(lambda: ledger.totals.stored == 20, 20)
+        assert source.reconnects >= 1
+    assert sorted(store.messages.payloads) == sorted(b'{"n": %d}' % n for n in range(20))
+
+
+async def test_a_full_intake_holds_qos_1_back_and_drops_qos_0(mosquitto):
+    """Case 5 at the source: nothing with QoS 1 is lost, order is kept, memory is bounded, the account is exact."""
+    store, ledger = MemoryStore([StoreUnavailable("locked")] * 12), Ledger()
+    bounds = Bounds(queue_messages=50)
+    async with (
+        Pipeline(store, ledger, bounds=bounds) as pipeline,
+        MqttSource(config(mosquitto), pipeline, ledger) as source,
+    ):
+        await until(lambda: source.connected)
+        await publish(mosquitto, [("plant/a/one", b'{"n": %d}' % n) for n in range(300)])
+        await publish(mosquitto, [("plant/a/zero", b'{"n": %d}' % n) for n in range(300)], qos=0)
+        await until(lambda: ledger.totals.in_flight == 0 and ledger.totals.received > 300, 30)
+        await until(lambda: ledger.totals.stored + ledger.totals.dropped == 600, 30)
+    kept = [
+        payload
+        for stream, payload in zip(store.messages.streams, store.messages.payloads, strict=True)
+        if stream == "one"
+    ]
+    assert kept == [b'{"n": %d}' % n for n in range(300)]
+    assert ledger.totals.dropped == ledger.totals.dropped_by.get("intake_full", 0)
+
+
+async def test_leaving_commits_and_acknowledges_what_was_taken(mosquitto):
+    """Case 19: stopped under load, what was stored is not sent again."""
+    stores = []
+    for round_ in range(2):
+        store, ledger = MemoryStore(), Ledger()
+        stores.append(store)
+        async with Pipeline(store, ledger) as pipeline, MqttSource(config(mosquitto), pipeline, ledger) as source:
+            await until(lambda source=source: source.connected)
+            if round_ == 0:
+                sending = asyncio.create_task(publish(mosquitto, [("plant/a/s", b'{"n": %d}' % n) for n in range(500)]))
+                await until(lambda ledger=ledger: ledger.totals.stored > 50)
+                began = time.monotonic()
+            else:
+                await sending
+                await until(lambda: sum(len(made.messages) for made in stores) == 500)
+        if round_ == 0:
+            assert time.monotonic() - began < 5
+            assert ledger.totals.in_flight == 0
+    assert stores[0].messages.payloads + stores[1].messages.payloads == [b'{"n": %d}' % n for n in range(500)]
+
+
+async def test_a_shared_subscription(mosquitto):
+    """Two sources of one group share the messages between them."""
+    store, ledger = MemoryStore(), Ledger()
+    async with Pipeline(store, ledger) as pipeline:
+        one, two = (config(mosquitto, topics=("$share/g/plant/#",), client_id=name) for name in ("one", "two"))
+        async with MqttSource(one, pipeline, ledger) as first, MqttSource(two, pipeline, ledger) as second:
+            await until(lambda: first.connected and second.connected)
+            await publish(mosquitto, [("plant/a/s", b'{"n": %d}' % n) for n in range(50)])
+            await until(lambda: ledger.totals.stored == 50)
+    assert sorted(store.messages.payloads) == sorted(b'{"n": %d}' % n for n in range(50))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"url": "http://x"},
+        {"url": "mqtt://"},
+        {"url": "mqtt://x:y"},
+        {"version": "4"},
+        {"url": "mqtts://x", "ca": Path("/nowhere")},
+    ],
+)
+async def test_settings_that_cannot_work(more):
+    """They are an error at the start, not a retry for ever."""
+    ledger = Ledger()
+    async with Pipeline(MemoryStore(), ledger) as pipeline:
+        with pytest.raises(SourceError, match="source"):
+            async with MqttSource(SourceConfig(**{"url": "mqtt://127.0.0.1:1", **more}), pipeline, ledger):
+                pass
+
+
+async def test_the_ingest_command(mosquitto, tmp_path):
+    """A server of its own over its own state, with /metrics; the message is found with query."""
+    command = (
+        "ingest",
+        "--from",
+        f"mqtt://127.0.0.1:{mosquitto.port}",
+        "--topic",
+        "plant/#",
+        "--map",
+        "plant/{device}/{stream}",
+    )
+    with Gate(tmp_path / "gate", command=command) as gate:
+        assert "mqtts" not in gate.addresses
+        await asyncio.to_thread(
+            wait_until, lambda: gate.get("/healthz") == "ok\n" and gate.logged(event="source connected")
+        )
+        await publish(mosquitto, [("plant/p1/temp", b'{"v": 1}'), ("plant/p1", b"x")])
+        await asyncio.to_thread(gate.wait_for, "fleetgate_messages_stored_total", 1)
+        await asyncio.to_thread(gate.wait_for, "fleetgate_messages_quarantined_total", 1, reason="topic")
+        assert gate.json("query", "p1")[0]["stream"] == "temp"
+        assert gate.metrics()['fleetgate_device_messages_total{device="p1"}'] == 1
+        gate.check_account()
+
+
+async def test_a_source_in_the_settings_feeds_a_running_server(mosquitto, tmp_path):
+    """[[source]] beside the devices of the server itself; readyz says when it is not connected."""
+    settings = tmp_path / "f.toml"
+    settings.write_text(f'[[source]]\nurl = "mqtt://127.0.0.1:{mosquitto.port}"\n')
+    with Gate(tmp_path / "gate", command=("serve", "--config", str(settings))) as gate:
+        await asyncio.to_thread(wait_until, lambda: gate.logged(event="source connected"))
+        await publish(mosquitto, [("devices/native/telemetry/a/b", b'{"v": 1}')])
+        await asyncio.to_thread(gate.wait_for, "fleetgate_messages_stored_total", 1)
+        assert gate.json("query", "native")[0]["stream"] == "a/b"

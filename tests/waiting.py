@@ -1,0 +1,26 @@
+"""Waiting for a condition, never for a time."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], seconds: float = 10, what: str = "") -> T:
+    """Return the condition's first true value; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.01)
+    return value
+
+
+async def until(condition: Callable[[], T], seconds: float = 10, what: str = "") -> T:
+    """Return the condition's first true value, letting the loop run; fails after so many seconds."""
+    async with asyncio.timeout(seconds):
+        while not (value := condition()):
+            await asyncio.sleep(0.001)
+        return value
