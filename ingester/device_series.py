@@ -4,7 +4,7 @@ prometheus-client takes 300 ms for 10,000 devices and holds the interpreter mean
 slice. The text is the same, and a test holds it to that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from prometheus_client.utils import floatToGoString
@@ -24,24 +24,19 @@ GAUGES = (
 )
 
 
-class DeviceRow(NamedTuple):
-    """What is shown of one device. `last_seen` is microseconds since 1970-01-01 UTC."""
-
-    device: str
-    messages: int
-    size_bytes: int
-    rejected: int
-    connected: int
-    last_seen: int
-
-
 class Snapshot(NamedTuple):
-    """All devices with series of their own at one instant, and the counts of everything at the same instant."""
+    """All devices with series of their own at one instant, as columns; times in microseconds since 1970-01-01 UTC.
 
-    rows: list[DeviceRow]
-    messages: int
-    size_bytes: int
-    rejected: int
+    `other` is messages, bytes and rejected of `_other`, or None while it never counted anything.
+    """
+
+    labels: list[str]
+    messages: list[int]
+    size_bytes: list[int]
+    rejected: list[int]
+    connected: list[int]
+    last_seen: list[int]
+    other: tuple[int, int, int] | None
 
 
 class DeviceSeries:
@@ -56,8 +51,10 @@ class DeviceSeries:
         self._max = max_devices
         self._stale_after = stale_after_us
         self._shown: dict[str, Account] = {}
+        self._labels: dict[str, str] = {}
         self._in_other: dict[str, tuple[int, int, int]] = {}
-        """What of a shown device's counts is in `_other` already."""
+        """What of a shown device's counts is in `_other` already; summed up in `_in_other_sum`."""
+        self._in_other_sum = (0, 0, 0)
         self._hidden: dict[str, Account] = {}
         self._known = 0
         self.not_shown = 0
@@ -71,8 +68,7 @@ class DeviceSeries:
         for names in _slices(list(self._shown)):
             for name in names:
                 if not self._is_there(self._shown[name], now):
-                    self._hidden[name] = self._shown.pop(name)
-                    del self._in_other[name]
+                    self._hide(name)
             yield
         waiting = 0
         for names in _slices(list(self._hidden)):
@@ -88,22 +84,26 @@ class DeviceSeries:
     def snapshot(self) -> Snapshot:
         """Everything at this instant: one pass over the devices shown, which nothing can interrupt."""
         self._take_new(len(self._ledger.opened))  # the few that came since `refresh`: else _other would have them
+        accounts = self._shown.values()
         totals = self._ledger.totals
-        rows = [
-            DeviceRow(name, a.received, a.received_bytes, a.rejected, 1 if a.connections > 0 else 0, a.last_seen)
-            for name, a in self._shown.items()
-        ]
-        return Snapshot(rows, totals.received, totals.received_bytes, totals.rejected)
-
-    def other(self, snapshot: Snapshot) -> tuple[int, int, int] | None:
-        """Messages, bytes and rejected of `_other`; None while it never counted anything."""
-        messages, size_bytes, rejected = snapshot[1:]
-        for row in snapshot.rows:
-            before = self._in_other[row.device]
-            messages -= row.messages - before[0]
-            size_bytes -= row.size_bytes - before[1]
-            rejected -= row.rejected - before[2]
-        return (messages, size_bytes, rejected) if messages or size_bytes or rejected else None
+        messages = [account.received for account in accounts]
+        size_bytes = [account.received_bytes for account in accounts]
+        rejected = [account.rejected for account in accounts]
+        already = self._in_other_sum
+        other = (
+            totals.received - sum(messages) + already[0],
+            totals.received_bytes - sum(size_bytes) + already[1],
+            totals.rejected - sum(rejected) + already[2],
+        )
+        return Snapshot(
+            list(self._labels.values()),
+            messages,
+            size_bytes,
+            rejected,
+            [1 if account.connections > 0 else 0 for account in accounts],
+            [account.last_seen for account in accounts],
+            other if any(other) else None,
+        )
 
     def _take_new(self, limit: int) -> None:
         for name in self._ledger.opened[self._known : self._known + limit]:
@@ -116,35 +116,44 @@ class DeviceSeries:
 
     def _show(self, name: str, account: Account, in_other: tuple[int, int, int]) -> None:
         self._shown[name] = account
+        self._labels[name] = f'{{device="{_escaped(name)}"}}'
         self._in_other[name] = in_other
+        self._in_other_sum = _sum(self._in_other_sum, in_other, 1)
+
+    def _hide(self, name: str) -> None:
+        self._hidden[name] = self._shown.pop(name)
+        del self._labels[name]
+        self._in_other_sum = _sum(self._in_other_sum, self._in_other.pop(name), -1)
 
     def _is_there(self, account: Account, now: int) -> bool:
         return account.connections > 0 or account.last_seen > now - self._stale_after
 
 
-def text(snapshot: Snapshot, other: tuple[int, int, int] | None) -> Iterator[str]:
+def text(snapshot: Snapshot) -> Iterator[str]:
     """The device families as Prometheus text, slice by slice."""
-    labels = [f'{{device="{_escaped(row.device)}"}}' for row in snapshot.rows]
-    columns = (
-        [row.messages for row in snapshot.rows],
-        [row.size_bytes for row in snapshot.rows],
-        [row.rejected for row in snapshot.rows],
-    )
+    labels = snapshot.labels
+    columns = (snapshot.messages, snapshot.size_bytes, snapshot.rejected)
     for position, (name, documentation) in enumerate(COUNTERS):
         yield from _family(name, documentation, "counter", labels, columns[position])
-        if other is not None:
-            yield f'{name}{{device="{OTHER}"}} {_number(other[position])}\n'
-    yield from _family(*GAUGES[0], "gauge", labels, [row.connected for row in snapshot.rows])
-    yield from _family(*GAUGES[1], "gauge", labels, [row.last_seen / 1e6 for row in snapshot.rows])
+        if snapshot.other is not None:
+            yield f'{name}{{device="{OTHER}"}} {_number(snapshot.other[position])}\n'
+    yield from _family(*GAUGES[0], "gauge", labels, snapshot.connected)
+    yield from _family(*GAUGES[1], "gauge", labels, snapshot.last_seen, 1e6)
 
 
-def _family(name: str, documentation: str, kind: str, labels: list[str], values: Sequence[float]) -> Iterator[str]:
+def _family(
+    name: str, documentation: str, kind: str, labels: list[str], values: list[int], unit: float = 1
+) -> Iterator[str]:
     yield f"# HELP {name} {documentation}\n# TYPE {name} {kind}\n"
     for start in range(0, len(labels), SLICE):
         yield "".join(
-            f"{name}{label} {_number(value)}\n"
+            f"{name}{label} {_number(value / unit)}\n"
             for label, value in zip(labels[start : start + SLICE], values[start : start + SLICE], strict=True)
         )
+
+
+def _sum(left: tuple[int, int, int], right: tuple[int, int, int], sign: int) -> tuple[int, int, int]:
+    return left[0] + sign * right[0], left[1] + sign * right[1], left[2] + sign * right[2]
 
 
 def _number(value: float) -> str:

@@ -14,8 +14,8 @@ from ingester.store import Row, Selection
 class MemoryStore:
     """TelemetryStore that keeps its promises until the process ends.
 
-    `failures` are raised by the next writes, one each (None: let it through); `rejects` makes it refuse every batch that
-    holds this payload, as a store refuses a row it can't hold.
+    `failures` are raised by the next writes, one each (None: let it through); `rejects` makes it refuse every batch
+    that holds this payload, as a store refuses a row it can't hold.
     """
 
     def __init__(self, failures: Sequence[StoreError | None] = (), rejects: bytes | None = None) -> None:

@@ -73,9 +73,8 @@ class Exposition:
                 await asyncio.sleep(0)
         snapshot = self._series.snapshot()
         totals = generate_latest(self._registry)
-        other = self._series.other(snapshot)
         yield totals
-        for chunk in text(snapshot, other):
+        for chunk in text(snapshot):
             yield chunk.encode()
             await asyncio.sleep(0)
 

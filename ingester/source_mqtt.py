@@ -29,6 +29,8 @@ _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SESSION_SECONDS = 7 * 86_400
 _RECEIVE_MAXIMUM = 10_000
 _DRAIN_SECONDS = 1.5
+_NOTHING = "fleetgate/nothing"
+"""A filter nobody subscribes to."""
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -112,6 +114,7 @@ class MqttSource:
         self._held: deque[_Gathered] = deque()
         self._holding: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._client: aiomqtt.Client | None = None
         self._stopping = False
         self._outstanding = 0
         self._settled = asyncio.Event()
@@ -137,8 +140,12 @@ class MqttSource:
                 while self._outstanding:
                     self._settled.clear()
                     await self._settled.wait()
-        except TimeoutError:
-            log.warning("source not drained", source=self.name, messages=self._outstanding)
+                if self._client is not None:
+                    # A round trip behind the acknowledgements: closing a socket with unread messages in it resets the
+                    # connection, and the broker would lose what it has not read yet.
+                    await self._client.unsubscribe(_NOTHING)
+        except (TimeoutError, aiomqtt.MqttError) as error:
+            log.warning("source not drained", source=self.name, messages=self._outstanding, error=str(error))
         tasks = [task for task in (self._task, self._holding) if task is not None]
         for task in tasks:
             task.cancel()
@@ -153,6 +160,7 @@ class MqttSource:
                 log.warning("source disconnected", source=self.name, error=str(error))
             attempt = 0 if self.connected else attempt + 1
             self.connected = False
+            self._client = None
             self.reconnects += 1
             pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
@@ -177,6 +185,7 @@ class MqttSource:
             if refused:
                 raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
             self.connected = True
+            self._client = client
             log.info("source connected", source=self.name, topics=list(self._config.topics))
             async for _ in client.messages:
                 pass  # none come this way; it ends with the error that ends the connection

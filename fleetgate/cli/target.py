@@ -1,6 +1,7 @@
 """What a command works on: the state folder and its settings, and the API of its owner, running or opened here."""
 
 import asyncio
+import gc
 import sys
 import tempfile
 import time
@@ -54,7 +55,7 @@ class _Given:
     config: Path | None = None
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
@@ -66,9 +67,9 @@ def version_and_folder(
         Path | None, typer.Option("--state", envvar="FLEETGATE_STATE", help="State folder (default ./var).")
     ] = None,
     config: ConfigOption = None,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
-    ] = False,  # noqa: ARG001 - its callback answers
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Take the options that stand before the command."""
     context.obj = _Given(state, config)
@@ -83,8 +84,11 @@ def target(context: typer.Context, state: Path | None, config: Path | None) -> T
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine on uvloop."""
-    # Threads that decode for queries must not keep the loop waiting for the interpreter: its default is 5 ms.
-    sys.setswitchinterval(0.001)
+    # The loop must not wait long for a thread that decodes for a query (the default is 5 ms), nor for a collection of
+    # garbage that looks at all that was there at the start, or at every device, again and again.
+    sys.setswitchinterval(0.0005)
+    gc.set_threshold(50_000, 50, 100)
+    gc.freeze()
     return uvloop.run(main)
 
 

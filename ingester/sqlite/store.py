@@ -68,6 +68,7 @@ class SqliteStore:
 
     async def _in_transaction(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int]) -> None:
         committing = False
+        rows = 0
         try:
             db = self._writer or await self._open_writer()
             fresh = set(zip(batch.devices, batch.streams, strict=True)) - self._known
@@ -75,10 +76,11 @@ class SqliteStore:
                 await db.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
             if len(batch):
                 # The rows are made in the connection's thread, while this loop gathers the next batch.
-                await db.executemany(
+                inserted = await db.executemany(
                     f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     pack(batch, self._next_row),
                 )
+                rows = inserted.rowcount
             if quarantined:
                 await db.executemany(
                     "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -96,7 +98,8 @@ class SqliteStore:
         if len(self._known) + len(fresh) > _KNOWN_SERIES:
             self._known.clear()
         self._known |= fresh
-        await self._number_on()
+        self._next_row += rows
+        self._next_quarantined += len(quarantined)
 
     async def newest(self, selection: Selection, limit: int) -> list[Row]:
         """See TelemetryStore.newest."""
@@ -223,7 +226,7 @@ class SqliteStore:
         self._writer = writer
         for pragma in ("synchronous=FULL", f"wal_autocheckpoint={_WAL_PAGES}"):
             await writer.execute(f"PRAGMA {pragma}")
-        await self._number_on()
+        await self._number_on(writer)
         return writer
 
     async def _close_writer(self) -> None:
@@ -231,11 +234,9 @@ class SqliteStore:
         if writer is not None:
             await writer.close()
 
-    async def _number_on(self) -> None:
+    async def _number_on(self, writer: aiosqlite.Connection) -> None:
         """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
-        if self._writer is None:
-            return
-        found = await self._writer.execute_fetchall(
+        found = await writer.execute_fetchall(
             "SELECT (SELECT max(id) FROM journal), (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine')"
         )
         ((row, quarantined),) = found

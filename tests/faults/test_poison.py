@@ -73,7 +73,7 @@ async def test_garbage_times_do_not_poison_queries(tmp_path):
             batch = Batch()
             for number, text in enumerate(TIMES):
                 batch.append("d", "s", now + number, b'{"ts": %s, "n": %d}' % (text, number))
-            batch.append("d", "s", now + 100, b'{"ts": %d, "n": 100}' % ((now + 100) // 1000))
+            batch.append("d", "s", now + 100, b'{"ts": %d, "n": 100}' % (now + 100))
             assert pipeline.offer(batch)
         rows = await store.newest(Selection("d"), 100)
         assert [row.plausible for row in rows].count(False) == len(TIMES)

@@ -93,7 +93,7 @@ def test_purpose():
     ],
 )
 def test_uris_that_name_nobody(uris: tuple[str, ...], expected: str):
-    """Exactly one URI, matching from its first to its last character, with a name in it that means nothing elsewhere."""
+    """Exactly one URI, matching from its first to its last character, with a name that means nothing elsewhere."""
     assert reason(certificate(uris=uris)) == expected
 
 

@@ -3,28 +3,29 @@
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from ingester.device_series import COUNTERS, GAUGES, DeviceSeries, Snapshot, text
+from ingester.device_series import COUNTERS, GAUGES, DeviceSeries, text
 from ingester.ledger import OTHER, Ledger
 
 
 class Reference:
-    """The same families, as prometheus-client writes them."""
+    """The same families, as prometheus-client writes them, from the ledger."""
 
-    def __init__(self, snapshot: Snapshot, other) -> None:
-        self._snapshot, self._other = snapshot, other
+    def __init__(self, ledger: Ledger, shown: list[str], other) -> None:
+        self._rows = [(name, ledger.accounts[name]) for name in shown]
+        self._other = other
 
     def collect(self):
         for position, (name, documentation) in enumerate(COUNTERS):
             family = CounterMetricFamily(name.removesuffix("_total"), documentation, labels=["device"])
-            for row in self._snapshot.rows:
-                family.add_metric([row.device], row[position + 1])
+            for device, a in self._rows:
+                family.add_metric([device], (a.received, a.received_bytes, a.rejected)[position])
             if self._other is not None:
                 family.add_metric([OTHER], self._other[position])
             yield family
-        for column, (name, documentation) in zip((4, 5), GAUGES, strict=True):
+        for position, (name, documentation) in enumerate(GAUGES):
             family = GaugeMetricFamily(name, documentation, labels=["device"])
-            for row in self._snapshot.rows:
-                family.add_metric([row.device], row[column] / (1e6 if column == 5 else 1))
+            for device, a in self._rows:
+                family.add_metric([device], (min(a.connections, 1), a.last_seen / 1e6)[position])
             yield family
 
 
@@ -33,9 +34,9 @@ def scrape(series: DeviceSeries, now: int) -> dict[str, int]:
     for _ in series.refresh(now):
         pass
     snapshot = series.snapshot()
-    other = series.other(snapshot)
-    found = {row.device: row.messages for row in snapshot.rows}
-    return found if other is None else {**found, OTHER: other[0]}
+    names = [label.removeprefix('{device="').removesuffix('"}') for label in snapshot.labels]
+    found = dict(zip(names, snapshot.messages, strict=True))
+    return found if snapshot.other is None else {**found, OTHER: snapshot.other[0]}
 
 
 def receive(ledger: Ledger, device: str, count: int, now: int) -> None:
@@ -56,12 +57,11 @@ def test_the_text_is_prometheus_clients():
     for _ in series.refresh(1_795_392_000_000_000):
         pass
     snapshot = series.snapshot()
-    other = series.other(snapshot)
-    assert len(snapshot.rows) == 1100
+    assert len(snapshot.labels) == 1100
     assert series.not_shown == 110
     registry = CollectorRegistry()
-    registry.register(Reference(snapshot, other))
-    assert "".join(text(snapshot, other)) == generate_latest(registry).decode()
+    registry.register(Reference(ledger, ledger.opened[:1100], snapshot.other))
+    assert "".join(text(snapshot)) == generate_latest(registry).decode()
 
 
 def test_the_ceiling_and_what_is_beyond_it():

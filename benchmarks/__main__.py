@@ -1,0 +1,15 @@
+"""Run one benchmark, or all of them."""
+
+import sys
+
+from benchmarks import broker, ingest, metrics
+
+BENCHMARKS = {"ingest": ingest.main, "broker": broker.main, "metrics": metrics.main}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or BENCHMARKS:
+        if name not in BENCHMARKS:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+        print(f"## {name}")
+        BENCHMARKS[name]()
+        print()

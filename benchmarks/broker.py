@@ -1,0 +1,116 @@
+"""The whole way, MQTT over mTLS, QoS 1: ours against amqtt as it comes, over the same listener, in turns."""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import cpu_seconds, describe
+from fleet.authority import read_request, signing_request
+from fleet.files import write_private, write_public
+from fleet.identity import Kind
+from fleet.state import StateFolder
+from fleetgate.core import open_core
+from fleetgate.settings import Settings
+
+ROUNDS = 3
+CONNECTIONS = 1000
+SHAPES = (
+    # name, connections, in flight each, messages, messages a second (0: closed-loop)
+    ("gateway, closed-loop", 8, 500, 40_000, 0),
+    ("gateway, open-loop", 8, 500, 10_000, 1500),
+    ("fleet, closed-loop", CONNECTIONS, 1, 15_000, 0),
+    ("fleet, open-loop", CONNECTIONS, 1, 10_000, 1000),
+)
+
+
+def main() -> None:
+    """Measure every shape in both brokers, in turns."""
+    print(describe())
+    print("| shape | broker | messages/s | p50 ms | p95 ms | p99 ms | server CPU µs a message | against stock |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
+        state = StateFolder(Path(folder) / "state")
+        clients = Path(folder) / "clients"
+        clients.mkdir()
+        asyncio.run(provision(state, clients))
+        for shape in SHAPES:
+            found: dict[str, list[dict[str, Any]]] = {"stock amqtt": [], "fleetgate": []}
+            for _ in range(ROUNDS):
+                for name, command in (
+                    ("stock amqtt", ["-m", "benchmarks.stock_broker", str(state.path)]),
+                    ("fleetgate", ["-m", "fleetgate", "--state", str(state.path), "serve", *BINDS]),
+                ):
+                    found[name].append(measure(command, clients, *shape[1:]))
+            report(shape[0], found)
+
+
+BINDS = ["--mqtt-bind", "127.0.0.1:0", "--http-bind", "127.0.0.1:0"]
+
+
+async def provision(state: StateFolder, clients: Path) -> None:
+    """Register a device, with a certificate of its own, for each connection."""
+    async with open_core(Settings(), state) as core:
+        write_public(clients / "ca.pem", core.authority.ca_pem)
+        for number in range(1, CONNECTIONS + 1):
+            name = f"sim-{number:05}"
+            key, request = signing_request(name)
+            issued = core.authority.issue(Kind.DEVICE, name, read_request(request))
+            await core.registry.add(Kind.DEVICE, name, issued.certificate)
+            write_private(clients / f"{name}-key.pem", key)
+            write_public(clients / f"{name}.pem", issued.pem)
+
+
+def measure(
+    command: list[str], clients: Path, connections: int, window: int, messages: int, rate: float
+) -> dict[str, Any]:
+    """Start a broker and a generator; what the generator saw, and the broker's CPU time a message."""
+    with process(command) as (server, ready):
+        address = ready.split("mqtts=")[1].split()[0]
+        arguments = [address, str(clients), str(connections), str(window), str(messages), str(rate)]
+        with process(["-m", "benchmarks.generator", *arguments]) as (generator, _connected):
+            before = cpu_seconds(server.pid)
+            assert generator.stdin is not None
+            assert generator.stdout is not None
+            generator.stdin.write("go\n")
+            generator.stdin.flush()
+            result: dict[str, Any] = json.loads(generator.stdout.readline())
+            result["cpu_us"] = (cpu_seconds(server.pid) - before) / result["messages"] * 1e6
+            generator.wait(30)
+    return result
+
+
+@contextmanager
+def process(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python process and its first line; ended with the block."""
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as started:
+        try:
+            assert started.stdout is not None
+            yield started, started.stdout.readline()
+        finally:
+            started.terminate()
+            started.wait(30)
+
+
+def report(shape: str, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the medians of both, and ours against theirs."""
+    stock = statistics.median(result["rate"] for result in found["stock amqtt"])
+    for name, results in found.items():
+        middle = {key: statistics.median(result[key] for result in results) for key in results[0]}
+        print(
+            f"| {shape} | {name} | {middle['rate']:,.0f} | {middle['p50_ms']:.1f} | {middle['p95_ms']:.1f} |"
+            f" {middle['p99_ms']:.1f} | {middle['cpu_us']:.0f} | {middle['rate'] / stock:.2f} |",
+            flush=True,
+        )

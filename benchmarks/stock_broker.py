@@ -1,0 +1,79 @@
+"""amqtt as it comes, with a plugin that counts and one that permits everything, behind our TLS listener.
+
+Run as a process: `python -m benchmarks.stock_broker STATE`; prints its address when it listens.
+"""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
+from amqtt.broker import Broker
+from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
+
+from broker_plugins.connections import Connects
+from broker_plugins.listener import TlsListener
+from broker_plugins.refusals import Refusals
+from broker_plugins.tls import server_context
+from ingester.decode import Limits
+from ingester.ledger import Ledger
+from ingester.tail import Tail
+
+
+class CountingPlugin(BasePlugin[Any]):
+    """Counts messages, and does nothing else."""
+
+    count = 0
+
+    async def on_broker_message_received(self, **_: Any) -> None:
+        """Count one."""
+        self.count += 1
+
+
+class AlwaysPlugin(BaseTopicPlugin):
+    """Permits everything."""
+
+    async def topic_filtering(self, **_: Any) -> bool:
+        """Say yes."""
+        return True
+
+
+async def serve(state: Path) -> None:
+    """Serve until SIGTERM."""
+    broker = Broker(
+        {
+            "listeners": {"default": {"type": "external"}},
+            "plugins": {
+                "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True},
+                "benchmarks.stock_broker.CountingPlugin": {},
+                "benchmarks.stock_broker.AlwaysPlugin": {},
+            },
+        }
+    )
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), "default")
+
+    await broker.start()
+    context = server_context(state / "pki/server.pem", state / "pki/server-key.pem", [state / "pki/ca.pem"])
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with TlsListener(
+        ("127.0.0.1", 0),
+        context,
+        connected,
+        Connects(Ledger()),
+        Refusals(Tail(Limits())),
+        handshake_seconds=30,
+        max_connections=100_000,
+    ) as listener:
+        print(f"ready mqtts={listener.address[0]}:{listener.address[1]}", flush=True)
+        await stop.wait()
+        await broker.shutdown()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Path(sys.argv[1])))

@@ -1,0 +1,52 @@
+"""The distribution and the documents."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from fleetgate.settings import Settings, _model_of
+from tests.system.gate import ROOT, Gate
+
+
+def test_the_wheel_holds_exactly_the_four_packages(tmp_path: Path):
+    """Nothing else, and every module of them."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    (wheel,) = tmp_path.glob("fleetgate-*.whl")
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    packages = ("fleetgate", "broker_plugins", "fleet", "ingester")
+    expected = {str(path.relative_to(ROOT)) for package in packages for path in (ROOT / package).rglob("*.py")}
+    assert set(names) == expected
+
+
+def test_every_metric_is_in_the_readme(gate: Gate):
+    """A metric that nobody can look up is half a metric."""
+    readme = (ROOT / "README.md").read_text()
+    for line in gate.get("/metrics", token=False).splitlines():
+        if line.startswith("# TYPE fleetgate_"):
+            name = line.split()[2]
+            assert f"`{name}" in readme, name
+
+
+def test_every_section_of_the_settings_is_in_the_readme():
+    """With each of its keys."""
+    readme = (ROOT / "README.md").read_text()
+    for section, field in Settings.model_fields.items():
+        for key in _model_of(field).model_fields:
+            assert re.search(rf"`{section}\.[a-z_, ]*\b{key}\b|`{key}`", readme), f"{section}.{key}"
+
+
+def test_every_command_is_in_the_readme():
+    """As `fleetgate COMMAND`."""
+    readme = (ROOT / "README.md").read_text()
+    from fleetgate.cli import app
+
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    for name in [*names, *(group.name for group in app.registered_groups)]:
+        assert f"fleetgate {name}" in readme, name
