@@ -1,8 +1,8 @@
 """The load generator, a process of its own: raw MQTT 3.1.1 over mTLS, QoS 1, one certificate a client.
 
-`python -m benchmarks.generator HOST:PORT FOLDER CONNECTIONS WINDOW MESSAGES RATE` prints one JSON object. RATE 0 is
-closed-loop: a message leaves when one is acknowledged. Else open-loop: each message is due at a time of its own, and
-latency counts from that time, however late it left.
+`python -m benchmarks.generator HOST:PORT FOLDER CONNECTIONS WINDOW MESSAGES RATE` prints "connected", and when told to
+go one JSON object. RATE 0 is closed-loop: a message leaves when one is acknowledged. Else open-loop: each message is
+due at a time of its own, and latency counts from that time, however late it left.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -37,11 +38,10 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send CONNECT."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but its bases
         name = self.name.encode()
         body = b"\x00\x04MQTT\x04\x02\x00\x00" + struct.pack("!H", len(name)) + name
-        transport.write(bytes([0x10, len(body)]) + body)
+        self._transport.write(bytes([0x10, len(body)]) + body)
 
     def data_received(self, data: bytes) -> None:
         """Take CONNACK and PUBACKs: four bytes each."""
@@ -117,8 +117,8 @@ async def connect(host: str, port: int, folder: Path, name: str, window: int) ->
     return client
 
 
-async def run(host: str, port: int, folder: Path, connections: int, window: int, messages: int, rate: float) -> dict:
-    """Connect, wait for a line on stdin, send, and report."""
+async def run(host: str, port: int, folder: Path, connections: int, window: int, messages: int, rate: float) -> None:
+    """Connect, wait for a line on stdin, send, report, and wait for another."""
     gate = asyncio.Semaphore(_CONNECTING_AT_ONCE)
 
     async def one(number: int) -> Client:
@@ -144,28 +144,25 @@ async def run(host: str, port: int, folder: Path, connections: int, window: int,
     await asyncio.gather(*(client.finished for client in clients))
     took = time.perf_counter() - started
     latencies = sorted(latency for client in clients for latency in client.latencies)
-    for client in clients:
-        client.close()
-    await asyncio.sleep(0.1)
 
     def quantile(share: float) -> float:
         return round(latencies[min(len(latencies) - 1, int(len(latencies) * share))] * 1000, 2)
 
-    return {
+    result = {
         "messages": len(latencies),
-        "seconds": took,
         "rate": len(latencies) / took,
         "p50_ms": quantile(0.5),
         "p95_ms": quantile(0.95),
         "p99_ms": quantile(0.99),
     }
+    print(json.dumps(result), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)  # stay connected until the server is done
+    for client in clients:
+        client.close()
 
 
 if __name__ == "__main__":
     address, at, *numbers = sys.argv[1:]
     server, _, listening = address.rpartition(":")
     count, ahead, total = map(int, numbers[:3])
-    print(
-        json.dumps(uvloop.run(run(server, int(listening), Path(at), count, ahead, total, float(numbers[3])))),
-        flush=True,
-    )
+    uvloop.run(run(server, int(listening), Path(at), count, ahead, total, float(numbers[3])))

@@ -1,6 +1,7 @@
 """amqtt as it comes, with a plugin that counts and one that permits everything, behind our TLS listener.
 
-Run as a process: `python -m benchmarks.stock_broker STATE`; prints its address when it listens.
+Run as a process: `python -m benchmarks.stock_broker STATE`; prints its address when it listens, and on SIGUSR1 how
+many messages were counted.
 """
 
 import asyncio
@@ -60,7 +61,10 @@ async def serve(state: Path) -> None:
     await broker.start()
     context = server_context(state / "pki/server.pem", state / "pki/server-key.pem", [state / "pki/ca.pem"])
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    counter: Any = broker.plugins_manager.get_plugin("CountingPlugin")
+    loop.add_signal_handler(signal.SIGUSR1, lambda: print(counter.count, flush=True))
     async with TlsListener(
         ("127.0.0.1", 0),
         context,

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import Self, cast
 
 import structlog
 
@@ -85,8 +85,8 @@ class TlsListener:
     def pause_reading(self) -> None:
         """Take nothing more from any connection."""
         for writer in self._writers:
-            transport = writer.transport
-            if isinstance(transport, asyncio.ReadTransport) and transport.is_reading():
+            transport = cast("asyncio.ReadTransport", writer.transport)  # uvloop's is one in all but its bases
+            if transport.is_reading():
                 transport.pause_reading()
 
     async def _accept(self, listening: socket.socket) -> None:
