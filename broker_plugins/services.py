@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from amqtt.session import Session
 
 from broker_plugins.connections import Connects
 from broker_plugins.refusals import Refusals
-from fleet.identity import Rules
+from fleet.identity import Kind, Rules
 from fleet.registry import Member, Registry
 from ingester.clock import Clock, now_us
 from ingester.ledger import Ledger
@@ -16,6 +17,10 @@ from ingester.topics import TopicMap, topic_map
 
 MEMBER = "fleetgate.member"
 """Key of the authenticated member in amqtt's Session.attributes. A session without it is nobody's."""
+
+
+_TOPICS = 10_000
+_TOPIC_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Services:
     refusals: Refusals
     rules: Rules
     clock: Clock = now_us
-    telemetry: TopicMap = field(default_factory=topic_map)
+    telemetry: TopicMap = field(default_factory=lambda: _remembered(topic_map()))
 
     def now(self) -> datetime:
         """Wall time, which certificate dates are judged by."""
@@ -39,10 +44,22 @@ class Services:
         """Whose account a message is booked on: the device's it is telemetry of, else the sender's."""
         if member is None:
             return client_id
+        if member.kind is Kind.DEVICE:
+            return member.name
         found = self.telemetry(topic)
-        if found is not None and found[0] != member.name and member.rights.may_publish(topic):
+        if found is not None and member.rights.may_publish(topic):
             return found[0]
         return member.name
+
+
+def _remembered(route: TopicMap) -> TopicMap:
+    """Devices use few topics, again and again: a look-up instead of two regular expressions. Long ones are not kept."""
+    remembered = lru_cache(_TOPICS)(route)
+
+    def look_up(topic: str) -> tuple[str, str] | None:
+        return remembered(topic) if len(topic) <= _TOPIC_LENGTH else route(topic)
+
+    return look_up
 
 
 def member_of(session: Session | None) -> Member | None:

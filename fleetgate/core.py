@@ -45,12 +45,8 @@ class Core:
 
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
-        if self.pipeline.failing is not None:
-            return f"the store can't write: {self.pipeline.failing}"
-        for source in self.sources:
-            if not source.connected:
-                return f"source {source.name} is not connected"
-        return None
+        failing = self.pipeline.failing
+        return None if failing is None else f"the store can't write: {failing}"
 
 
 @asynccontextmanager
@@ -70,8 +66,9 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
         connects = Connects(ledger)
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
+        sources: list[MqttSource] = []
         metrics = CollectorRegistry()
-        metrics.register(IngestCollector(ledger, pipeline, store, series))
+        metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
         metrics.register(connects)
         ProcessCollector(registry=metrics)
         yield Core(
@@ -88,7 +85,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             limits,
             metrics,
             Exposition(metrics, series),
-            [],
+            sources,
         )
 
 

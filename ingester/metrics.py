@@ -1,7 +1,7 @@
 """The ledger, the pipeline and the store as Prometheus families; all of the ingester's are declared here."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -12,17 +12,26 @@ from ingester.device_series import DeviceSeries, text
 from ingester.histogram import Histogram
 from ingester.ledger import Ledger
 from ingester.pipeline import Pipeline
+from ingester.source_mqtt import MqttSource
 from ingester.store import TelemetryStore
 
 
 class IngestCollector(Collector):
     """The families without a device label."""
 
-    def __init__(self, ledger: Ledger, pipeline: Pipeline, store: TelemetryStore, series: DeviceSeries) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pipeline: Pipeline,
+        store: TelemetryStore,
+        series: DeviceSeries,
+        sources: Sequence[MqttSource] = (),
+    ) -> None:
         self._ledger = ledger
         self._pipeline = pipeline
         self._store = store
         self._series = series
+        self._sources = sources
 
     def collect(self) -> Iterable[Metric]:
         """Read everything at this instant."""
@@ -42,6 +51,14 @@ class IngestCollector(Collector):
         for tier, size_bytes in self._store.size_bytes().items():
             size.add_metric([tier], size_bytes)
         yield size
+        connected = GaugeMetricFamily(
+            "fleetgate_source_connected", "Whether another broker is read from now: 1 or 0.", labels=["source"]
+        )
+        for source in self._sources:
+            connected.add_metric([source.name], 1 if source.connected else 0)
+        yield connected
+        reconnects = {source.name: source.reconnects for source in self._sources}
+        yield _counters("source_reconnects", "Connections to another broker that were lost.", "source", reconnects)
         yield _gauge("devices_not_shown", "Devices counted in _other for want of room.", self._series.not_shown)
 
     def _messages(self) -> Iterator[Metric]:

@@ -12,7 +12,7 @@ from fleet.authority import signing_request
 from fleet.files import write_private, write_public
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
-from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.output import print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
 
@@ -85,7 +85,8 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
     ) -> None:
         """Take it out of the fleet. Its certificate stays refused; its telemetry stays, unless --purge."""
         on = target(context, state, config)
-        found = run(_call(on, "DELETE", f"/{plural}/{name}", params={"purge": purge}, timeout=None))
+        with progress_console.status(f"deleting {name}"):
+            found = run(_call(on, "DELETE", f"/{plural}/{name}", params={"purge": purge}, timeout=None))
         if as_json:
             print_json(found)
         else:

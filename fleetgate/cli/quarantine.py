@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fleetgate.cli.output import Format, Rows, print_json, print_table, say
+from fleetgate.cli.output import Format, Rows, print_json, print_table, progress_console, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
 
@@ -66,7 +66,8 @@ def _replay(
     if bool(ids) == everything:
         raise ArgumentError("give ids, or --all")
     on = target(context, state, config)
-    found = run(_call(on, "POST", "/quarantine/replay", json={"ids": ids or None}, timeout=None))
+    with progress_console.status("reading again"):
+        found = run(_call(on, "POST", "/quarantine/replay", json={"ids": ids or None}, timeout=None))
     if json:
         print_json(found)
     else:

@@ -3,8 +3,9 @@
 import asyncio
 import heapq
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
@@ -67,38 +68,21 @@ class SqliteStore:
             await self._in_transaction(batch, quarantined, forget)
 
     async def _in_transaction(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int]) -> None:
-        committing = False
-        rows = 0
+        fresh = set(zip(batch.devices, batch.streams, strict=True)) - self._known
+        progress = _Progress()
         try:
-            db = self._writer or await self._open_writer()
-            fresh = set(zip(batch.devices, batch.streams, strict=True)) - self._known
-            if fresh:
-                await db.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
-            if len(batch):
-                # The rows are made in the connection's thread, while this loop gathers the next batch.
-                inserted = await db.executemany(
-                    f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    pack(batch, self._next_row),
-                )
-                rows = inserted.rowcount
-            if quarantined:
-                await db.executemany(
-                    "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    _quarantine_rows(quarantined, self._next_quarantined),
-                )
-            if forget:
-                await db.executemany("DELETE FROM quarantine WHERE id = ?", [(entry,) for entry in forget])
-            committing = True
-            await db.commit()
+            writer = self._writer or await self._open_writer()
+            first = (self._next_row, self._next_quarantined)
+            await _in_thread(writer, _write, batch, quarantined, forget, fresh, first, progress)
         except (sqlite3.Error, OverflowError, ValueError) as error:
             mapped = await self._undo(error)
-            if committing and await self._is_committed(batch, quarantined):
+            if progress.committing and await self._is_committed(batch, quarantined):
                 return
             raise mapped from error
         if len(self._known) + len(fresh) > _KNOWN_SERIES:
             self._known.clear()
         self._known |= fresh
-        self._next_row += rows
+        self._next_row += progress.rows
         self._next_quarantined += len(quarantined)
 
     async def newest(self, selection: Selection, limit: int) -> list[Row]:
@@ -301,6 +285,43 @@ class SqliteStore:
             return list(await self._reader.execute_fetchall(sql, values))
         except sqlite3.Error as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a transaction came in the writer's thread."""
+
+    rows: int = 0
+    committing: bool = False
+
+
+async def _in_thread(writer: aiosqlite.Connection, function: Callable[..., None], *arguments: Any) -> None:
+    # aiosqlite runs one statement a call, a thread hop each; its worker takes any function: tests/contracts.
+    await writer._execute(function, writer._conn, *arguments)  # type: ignore[no-untyped-call]  # noqa: SLF001
+
+
+def _write(
+    connection: sqlite3.Connection,
+    batch: Batch,
+    quarantined: Sequence[Quarantined],
+    forget: Sequence[int],
+    fresh: set[tuple[str, str]],
+    first: tuple[int, int],
+    progress: _Progress,
+) -> None:
+    """One transaction, in the writer's thread, while the loop gathers the next batch. `first` ids: row, quarantined."""
+    if fresh:
+        connection.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
+    if len(batch):
+        sql = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        progress.rows = connection.executemany(sql, pack(batch, first[0])).rowcount
+    if quarantined:
+        rows = _quarantine_rows(quarantined, first[1])
+        connection.executemany("INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    if forget:
+        connection.executemany("DELETE FROM quarantine WHERE id = ?", [(entry,) for entry in forget])
+    progress.committing = True
+    connection.commit()
 
 
 def _where(selection: Selection, stream: str) -> tuple[str, tuple[Any, ...]]:

@@ -1,8 +1,10 @@
 """Private names of other people's packages that we use: an upgrade that moves one fails here first, and says which."""
 
 import inspect
+import sqlite3
 
 import aiomqtt
+import aiosqlite
 import paho.mqtt.client
 from amqtt.broker import Broker, BrokerContext
 from amqtt.session import Session
@@ -31,6 +33,14 @@ def test_amqtt_generates_client_ids_that_no_device_has():
 
     assert gen_client_id().startswith(_GENERATED)
     assert not is_name(_GENERATED)
+
+
+async def test_aiosqlite_runs_any_function_in_its_thread(tmp_path):
+    """sqlite/store.py runs a whole transaction in one hop with Connection._execute and _conn."""
+    async with aiosqlite.connect(tmp_path / "x.db") as connection:
+        raw = connection._conn
+        assert isinstance(raw, sqlite3.Connection)
+        assert await connection._execute(lambda db, value: db.execute("SELECT ?", (value,)).fetchone(), raw, 7) == (7,)
 
 
 async def test_aiomqtt_wraps_a_paho_client_that_can_ack_by_hand():

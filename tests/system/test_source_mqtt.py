@@ -249,11 +249,12 @@ async def test_the_ingest_command(mosquitto, tmp_path):
 
 
 async def test_a_source_in_the_settings_feeds_a_running_server(mosquitto, tmp_path):
-    """[[source]] beside the devices of the server itself; readyz says when it is not connected."""
+    """[[source]] beside the devices of the server itself; /metrics says whether it is connected."""
     settings = tmp_path / "f.toml"
     settings.write_text(f'[[source]]\nurl = "mqtt://127.0.0.1:{mosquitto.port}"\n')
     with Gate(tmp_path / "gate", command=("serve", "--config", str(settings))) as gate:
         await asyncio.to_thread(wait_until, lambda: gate.logged(event="source connected"))
+        assert gate.total("fleetgate_source_connected") == 1
         await publish(mosquitto, [("devices/native/telemetry/a/b", b'{"v": 1}')])
         await asyncio.to_thread(gate.wait_for, "fleetgate_messages_stored_total", 1)
         assert gate.json("query", "native")[0]["stream"] == "a/b"
