@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 import structlog
@@ -22,7 +23,8 @@ _PLUGINS = (
     "broker_plugins.presence.PresencePlugin",
 )
 _DELIVER_SECONDS = 1.0
-_DELIVER_POLL_SECONDS = 0.01
+_DELIVER_POLL_SECONDS = 0.002
+_DISCONNECT = b"\xe0"
 
 
 class EmbeddedBroker:
@@ -72,18 +74,48 @@ class EmbeddedBroker:
     async def __aexit__(self, *_: object) -> None:
         await self._listener.stop_accepting()
         self._listener.pause_reading()
-        await self._delivered()
+        await self._handed_on()
         await self._broker.shutdown()
         await self._listener.__aexit__()
 
-    async def _delivered(self) -> None:
-        """Wait until the broker has handed its plugins what it has read and acknowledged."""
+    async def _handed_on(self, reader: StreamReaderAdapter | None = None) -> None:
+        """Wait until the broker has handed its plugins what it acknowledged: on one connection, or on all."""
         deadline = time.monotonic() + _DELIVER_SECONDS
-        while any(session.delivered_message_queue.qsize() for session, _ in self._broker.sessions.values()):
+        await asyncio.sleep(0)  # what was read last is on its way to the session now
+        while any(
+            session.delivered_message_queue.qsize() or session.inflight_in
+            for session, handler in self._broker.sessions.values()
+            if reader is None or handler.reader is reader
+        ):
             if time.monotonic() > deadline:
                 log.warning("messages left in the broker", sessions=len(self._broker.sessions))
                 return
             await asyncio.sleep(_DELIVER_POLL_SECONDS)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), _LISTENER)
+        stream = _PoliteReader(reader, self._handed_on)
+        await self._broker.external_connected(stream, StreamWriterAdapter(writer), _LISTENER)
+
+
+class _PoliteReader(StreamReaderAdapter):
+    """Shows the broker the end of a connection only after it has handed on what it acknowledged there.
+
+    A broker that ends a connection at once forgets what waits in its session.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, handed_on: Callable[[StreamReaderAdapter], Awaitable[None]]
+    ) -> None:
+        super().__init__(reader)
+        self._handed_on = handed_on
+
+    async def read(self, n: int = -1) -> bytes:
+        """Read as the stream does; the broker reads a packet's first byte alone."""
+        try:
+            data = await super().read(n)
+        except asyncio.IncompleteReadError:
+            await self._handed_on(self)
+            raise
+        if data == _DISCONNECT:  # a byte of a length that looks alike costs a wait, nothing else
+            await self._handed_on(self)
+        return data

@@ -109,9 +109,9 @@ class DeviceSeries:
         for name in self._ledger.opened[self._known : self._known + limit]:
             self._known += 1
             account = self._ledger.accounts[name]
-            if name != OTHER and len(self._shown) < self._max:
+            if len(self._shown) < self._max:
                 self._show(name, account, (0, 0, 0))
-            elif name != OTHER:
+            else:
                 self._hidden[name] = account
 
     def _show(self, name: str, account: Account, in_other: tuple[int, int, int]) -> None:

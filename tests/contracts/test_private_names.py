@@ -21,6 +21,7 @@ def test_amqtt_session_has_what_plugins_use():
     session = Session()
     assert session.attributes == {}
     assert session.delivered_message_queue.qsize() == 0
+    assert len(session.inflight_in) == 0
     assert session.ssl_object is None
 
 

@@ -45,7 +45,7 @@ async def test_poison_between_good_messages(tmp_path, long):
     good = bad = 0
     async with SqliteStore(tmp_path) as store:
         async with Pipeline(store, ledger) as pipeline:
-            for _ in range(2000 if long else 20):
+            for _ in range(200 if long else 20):
                 batch = Batch()
                 for _ in range(20):
                     poisoned = choice.random() < 0.3

@@ -47,6 +47,17 @@ async def test_a_certificate_counts_for_its_own_name_only(registry):
     assert refusal(registry, named("c", Kind.APPLICATION)) == "unknown_certificate"
 
 
+async def test_a_certificate_without_its_member_is_nobody():
+    """Should the two ever part, the answer is no."""
+    from fleet.registry.model import Certificate, CertificateStatus, admit
+
+    made = named("a")
+    entry = Certificate(who(made).fingerprint, Kind.DEVICE, "a", "1", 0, 1, CertificateStatus.ACTIVE, 0)
+    with pytest.raises(Refused) as caught:
+        admit(who(made), entry, None)
+    assert caught.value.reason == "unknown_device"
+
+
 async def test_life_of_a_device(tmp_path):
     """Disable, enable, revoke, delete: each takes effect at once, and after a restart."""
     first, second = named("a"), named("a")

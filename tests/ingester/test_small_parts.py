@@ -1,8 +1,11 @@
 """Histogram, line limit, batch, decode of values: the small pure parts."""
 
+import pytest
+
 from ingester.batch import Batch
 from ingester.histogram import Histogram
 from ingester.ratelimit import LineLimit
+from ingester.sqlite.rows import CorruptRowError, unpack
 
 
 def test_histogram_counts_cumulatively():
@@ -55,3 +58,9 @@ def test_batch_columns_stay_aligned():
     assert batch.slice(1, 3).devices == ["d1", "d2"]
     assert batch.slice(1, 3).acks == []
     assert batch.size_bytes() == 4
+
+
+def test_a_stored_payload_that_no_longer_reads_is_no_empty_answer():
+    """Damage is an error, never a row that is silently missing."""
+    with pytest.raises(CorruptRowError):
+        unpack([(1, "d", "s", 0, 0, 0, None, None, b"{damaged")], None, None)

@@ -99,6 +99,20 @@ async def test_an_application_hears_devices(need, gate: Gate):
     gate.wait_for("fleetgate_messages_stored_total", before + 1)
 
 
+@pytest.mark.parametrize("qos", ["0", "1", "2"])
+def test_a_client_that_leaves_at_once_loses_nothing(need, gate: Gate, qos: str):
+    """Many messages and a DISCONNECT right behind them: every one is stored, in order."""
+    need("mosquitto_pub")
+    name = f"leaves-{qos}"
+    gate.add(name)
+    lines = "".join(f'{{"n": {number}}}\n' for number in range(300))
+    command = gate.mosquitto(name, "-q", qos, "-t", f"devices/{name}/telemetry", "-l")
+    subprocess.run(command, input=lines.encode(), check=True, timeout=30)
+    wait_until(lambda: len(gate.json("query", name, "--from", "-1h")) == 300)
+    assert [row["fields"]["n"] for row in gate.json("query", name, "--from", "-1h")] == list(range(300))
+    gate.check_account()
+
+
 def test_kill_and_restart_lose_nothing_that_was_committed(need, fresh: Gate):
     """kill -9 under load: every row that a query saw before is there afterwards, without any repair."""
     need("mosquitto_pub")
