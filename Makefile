@@ -13,9 +13,7 @@ run: $(READY)
 	@exec $(BIN)/fleetgate serve
 
 demo: $(READY)
-	@rm -f var/server.json; $(BIN)/fleetgate serve & server=$$!; trap 'kill $$server; wait $$server' EXIT; \
-	until [ -f var/server.json ]; do kill -0 $$server || exit 1; sleep 0.1; done; \
-	$(BIN)/fleetgate simulate --devices 20 --rate 20 --duration 31536000
+	@exec $(BIN)/fleetgate simulate --serve --devices 20 --rate 20 --duration 31536000
 
 test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -4,9 +4,9 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from fleetgate.errors import ArgumentError
+from ingester.decode import DecodeError, iso_us
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _duration = re.compile(r"(\d{1,9})([smhdw])").fullmatch
 
@@ -28,9 +28,6 @@ def parse_time(text: str, name: str, now_us: int) -> int:
     if text.startswith("-"):
         return now_us - parse_duration(text[1:], name)
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // _MICROSECOND
-    except (ValueError, OverflowError):
+        return iso_us(text)
+    except DecodeError:
         raise ArgumentError(f"{name}: {text!r} is neither ISO 8601 nor a time ago such as -1h") from None

@@ -175,7 +175,7 @@ def time_us(ts: Any) -> int:
         )
         time = round(ts * factor)
     elif type(ts) is str:
-        time = _iso(ts)
+        time = iso_us(ts)
     else:
         raise DecodeError("timestamp", f"ts is {type(ts).__name__}, not a number or ISO 8601 text")
     if not _TIME_MIN <= time <= _TIME_MAX:
@@ -204,14 +204,15 @@ def _span(objects: list[dict[str, Any]], received: int) -> tuple[int, int]:
     return min(times), max(times)
 
 
-def _iso(text: str) -> int:
+def iso_us(text: str) -> int:
+    """Read ISO 8601, UTC where no offset is given, as microseconds since 1970-01-01 UTC. Raises DecodeError."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         return (moment - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):
-        raise DecodeError("timestamp", "ts is text but not ISO 8601") from None
+        raise DecodeError("timestamp", f"{text[:100]!r} is not ISO 8601") from None
 
 
 def _maybe_big(shape: bytes) -> bool:

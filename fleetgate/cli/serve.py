@@ -54,7 +54,7 @@ def serve_target(on: Target, *, mqtt: bool = True, sources: tuple[SourceConfig, 
     state.make()
     log = on.settings.log
     with logging_to(state.log, log.level, log.max_bytes, log.keep_files) as log_file:
-        run(run_server(on.settings, state, _ready, log_file, mqtt=mqtt, sources=sources))
+        run(run_server(on.settings, state, print_ready, log_file, mqtt=mqtt, sources=sources))
 
 
 def with_binds(on: Target, mqtt_bind: str | None, http_bind: str | None) -> Target:
@@ -67,7 +67,8 @@ def with_binds(on: Target, mqtt_bind: str | None, http_bind: str | None) -> Targ
     return Target(on.state, on.settings.model_copy(update=changed))
 
 
-def _ready(addresses: Addresses) -> None:
+def print_ready(addresses: Addresses) -> None:
+    """Print the line that says where everything listens."""
     listening = " ".join(f"{scheme}={address}" for scheme, address in addresses.by_scheme().items())
     sys.stdout.write(f"ready {listening}\n")
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.app import serving
 from fleetgate.cli.device import list_all
 from fleetgate.cli.output import print_json, print_table, progress_console, say
-from fleetgate.cli.serve import with_binds
+from fleetgate.cli.serve import print_ready, with_binds
 from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, is_served, run
 from fleetgate.cli.target import target as target_of
 from fleetgate.logs import logging_to
@@ -37,10 +37,13 @@ def simulate(
     state: StateOption = None,
     config: ConfigOption = None,
     *,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="With no server running, serve on the addresses of the settings meanwhile.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Send plausible readings from simulated devices; report rate, latency of acknowledgement, and errors."""
-    summary = run(_simulate(target_of(context, state, config), devices, rate, duration, qos)).summary()
+    summary = run(_simulate(target_of(context, state, config), devices, rate, duration, qos, serve=serve)).summary()
     if json:
         print_json(summary)
     else:
@@ -49,12 +52,15 @@ def simulate(
         raise typer.Exit(1)
 
 
-async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: int) -> Report:
+async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: int, *, serve: bool) -> Report:
     async with AsyncExitStack() as stack:
         if not await is_served(on):
             say(f"no server runs on {on.state.path}: one is started for the time of the simulation")
             stack.enter_context(logging_to(on.state.log, "info", on.settings.log.max_bytes, on.settings.log.keep_files))
-            await stack.enter_async_context(serving(with_binds(on, _ANY_PORT, _ANY_PORT).settings, on.state))
+            settings = on.settings if serve else with_binds(on, _ANY_PORT, _ANY_PORT).settings
+            _core, addresses = await stack.enter_async_context(serving(settings, on.state))
+            if serve:
+                print_ready(addresses)
         owner = await stack.enter_async_context(api(on))
         served = on.state.server().get("mqtts")
         if served is None:

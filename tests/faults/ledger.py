@@ -1,7 +1,6 @@
 """The oracle of fault cases: what was sent, what was acknowledged, and that the store agrees."""
 
 import asyncio
-import time
 from pathlib import Path
 
 from ingester.batch import Batch
@@ -64,16 +63,6 @@ class AckLedger:
         assert totals.received == totals.stored + totals.quarantined + totals.in_flight
         assert totals.in_flight == self._pipeline.queue_messages
         return total
-
-
-async def longest_pause(stop: asyncio.Event, step: float = 0.001) -> float:
-    """How long the loop was held up at the most, in seconds."""
-    longest = 0.0
-    while not stop.is_set():
-        before = time.monotonic()
-        await asyncio.sleep(step)
-        longest = max(longest, time.monotonic() - before - step)
-    return longest
 
 
 def filler(folder: Path) -> Path:
