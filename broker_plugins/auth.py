@@ -5,7 +5,7 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
 from broker_plugins.attached import Attached
-from broker_plugins.services import MEMBER, Services
+from broker_plugins.services import CONNECTION, MEMBER, Services
 from fleet.identity import IdentityError, identify
 from fleet.registry import Member, Refused
 
@@ -40,9 +40,9 @@ def _judge(services: Services, session: Session) -> bool:
     peer = f"{session.remote_address}:{session.remote_port}"
     client_id = session.client_id or ""
     known_as = ""
-    session.attributes.pop(MEMBER, None)
     try:
-        der = session.ssl_object.getpeercert(True) if session.ssl_object is not None else None
+        tls = CONNECTION.get() or session.ssl_object
+        der = tls.getpeercert(True) if tls is not None else None
         identity = identify(der, services.rules, services.now())
         known_as = identity.name
         member = services.registry.admit(identity)

@@ -11,7 +11,7 @@ from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 
 from broker_plugins.listener import TlsListener
-from broker_plugins.services import Services
+from broker_plugins.services import CONNECTION, Services
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -93,6 +93,7 @@ class EmbeddedBroker:
             await asyncio.sleep(_DELIVER_POLL_SECONDS)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        CONNECTION.set(writer.get_extra_info("ssl_object"))
         stream = _PoliteReader(reader, self._handed_on)
         await self._broker.external_connected(stream, StreamWriterAdapter(writer), _LISTENER)
 

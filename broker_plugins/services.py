@@ -1,5 +1,7 @@
 """What the plugins need of the rest of the program, in one value."""
 
+import ssl
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,6 +20,8 @@ from ingester.topics import TopicMap, topic_map
 MEMBER = "fleetgate.member"
 """Key of the authenticated member in amqtt's Session.attributes. A session without it is nobody's."""
 
+CONNECTION: ContextVar[ssl.SSLObject | None] = ContextVar("connection", default=None)
+"""TLS of the connection that is being served, where our listener serves it. A session may be older than that."""
 
 _TOPICS = 10_000
 _TOPIC_LENGTH = 200

@@ -107,6 +107,17 @@ async def test_connects_that_are_refused(fleet: Gate, name: str, client_id: str,
     assert fleet.logged(event="refused", refused="connect", reason=reason)
 
 
+async def test_a_kept_session_is_nobody_elses(fleet: Gate):
+    """A device's certificate does not open another's session, though that was let in before."""
+    async with fleet.client("other", clean_session=False):
+        pass
+    before = fleet.total("fleetgate_connects_total", reason="client_id")
+    with pytest.raises(aiomqtt.MqttError, match="(?i)not authori"):
+        async with fleet.client("good", identifier="other", clean_session=False):
+            pass
+    fleet.wait_for("fleetgate_connects_total", before + 1, reason="client_id")
+
+
 async def test_an_empty_client_id_becomes_the_name(fleet: Gate):
     """The certificate names the device anyway."""
     before = fleet.total("fleetgate_device_messages_total", device="other")
@@ -203,7 +214,8 @@ def raw_connect(client_id: bytes) -> bytes:
 
 
 async def test_an_invalid_utf8_topic_harms_nobody(fleet: Gate):
-    """Bytes that are no topic: nothing is stored, the account stays exact, and others go on."""
+    """Bytes that are no topic: rejected, counted, logged; nothing is stored, the account is exact, others go on."""
+    rejected = fleet.total("fleetgate_messages_rejected_total")
     context = ssl.create_default_context(cafile=fleet.out / "ca.pem")
     context.load_cert_chain(fleet.out / "good.pem", fleet.out / "good-key.pem")
     stored = fleet.total("fleetgate_messages_stored_total")
@@ -219,6 +231,8 @@ async def test_an_invalid_utf8_topic_harms_nobody(fleet: Gate):
         writer.close()
     fleet.wait_for("fleetgate_messages_stored_total", stored + 1)
     wait_until(lambda: fleet.total("fleetgate_messages_in_flight") == 0)
+    fleet.wait_for("fleetgate_messages_rejected_total", rejected + 1)
+    assert [line for line in fleet.logged(event="refused", device="good") if "xff" in line["topic"]]
     fleet.check_account()
 
 
