@@ -4,6 +4,10 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("machines are noisy", deadline=None)
+settings.load_profile("machines are noisy")
 
 
 def pytest_addoption(parser):
