@@ -72,11 +72,13 @@ class EmbeddedBroker:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._listener.stop_accepting()
-        self._listener.pause_reading()
-        await self._handed_on()
-        await self._broker.shutdown()
-        await self._listener.__aexit__()
+        try:
+            await self._listener.stop_accepting()
+            self._listener.pause_reading()
+            await self._handed_on()
+            await self._broker.shutdown()
+        finally:  # a second signal interrupts what is before
+            await self._listener.__aexit__()
 
     async def _handed_on(self, reader: StreamReaderAdapter | None = None) -> None:
         """Wait until the broker has handed its plugins what it acknowledged: on one connection, or on all."""
@@ -108,12 +110,13 @@ class _PoliteReader(StreamReaderAdapter):
         self, reader: asyncio.StreamReader, handed_on: Callable[[StreamReaderAdapter], Awaitable[None]]
     ) -> None:
         super().__init__(reader)
+        self._stream = reader
         self._handed_on = handed_on
 
     async def read(self, n: int = -1) -> bytes:
         """Read as the stream does; the broker reads a packet's first byte alone."""
         try:
-            data = await super().read(n)
+            data = await (self._stream.read(n) if n == -1 else self._stream.readexactly(n))
         except asyncio.IncompleteReadError:
             await self._handed_on(self)
             raise

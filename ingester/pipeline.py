@@ -118,11 +118,13 @@ class Pipeline:
         self._wake.set()
         if self._task is None:
             return
-        done, _pending = await asyncio.wait([self._task], timeout=self._drain_seconds)
-        if not done:
-            log.error("not drained", messages=self.queue_messages, store=self.failing)
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        try:
+            await asyncio.wait([self._task], timeout=self._drain_seconds)
+        finally:  # it took too long, or a second signal interrupts the wait
+            if not self._task.done():
+                log.error("not drained", messages=self.queue_messages, store=self.failing)
+                self._task.cancel()
+                await asyncio.wait([self._task])
         if not self._task.cancelled() and (error := self._task.exception()):
             raise error
 

@@ -57,10 +57,14 @@ class HttpServer:
         self._closing()
         self._server.should_exit = True
         if self._task is not None:
-            _done, pending = await asyncio.wait([self._task], timeout=_CLOSE_SECONDS + 1)
-            for task in pending:
-                task.cancel()
-                await asyncio.wait([task])
+            try:
+                await asyncio.wait([self._task], timeout=_CLOSE_SECONDS + 1)
+            finally:  # it took too long, or a second signal interrupts the wait
+                if not self._task.done():
+                    self._task.cancel()
+                    await asyncio.wait([self._task])
+                    for server in self._server.servers:
+                        server.close()
 
     def _listen(self) -> socket.socket:
         if self._unix is not None:

@@ -174,6 +174,28 @@ def test_sigterm_under_load_drains(need, fresh: Gate, number: int):
     assert len(fresh.json("query", "t", "--from", "-1h")) >= received
 
 
+def test_a_second_signal_does_not_wait(need, fresh: Gate):
+    """Two SIGTERM under load: the end comes at once, and the folder is free."""
+    need("mosquitto_pub")
+    fresh.start()
+    fresh.add("t")
+    publisher = subprocess.Popen(
+        fresh.mosquitto("t", "-q", "1", "-t", "devices/t/telemetry", "-l"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    writer = threading.Thread(target=feed, args=(publisher, b'{"v": 1}\n' * 20_000))
+    writer.start()
+    wait_until(lambda: fresh.total("fleetgate_messages_stored_total") > 500, 30)
+    fresh.process.send_signal(signal.SIGTERM)
+    fresh.process.send_signal(signal.SIGTERM)
+    assert fresh.stop(signal.SIGTERM, seconds=5) is not None
+    publisher.kill()
+    publisher.wait(10)
+    writer.join(10)
+    assert len(fresh.json("query", "t", "--from", "-1h")) >= 500
+
+
 def test_sighup_reopens_the_log(need, fresh: Gate):
     """After the log was moved away, lines go to a new one."""
     need("mosquitto_pub")
