@@ -3,13 +3,14 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Self
 
 import structlog
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 
+from broker_plugins.ending import EndingReader
 from broker_plugins.listener import TlsListener
 from broker_plugins.services import CONNECTION, Services
 
@@ -24,7 +25,6 @@ _PLUGINS = (
 )
 _DELIVER_SECONDS = 1.0
 _DELIVER_POLL_SECONDS = 0.002
-_DISCONNECT = b"\xe0"
 
 
 class EmbeddedBroker:
@@ -96,30 +96,7 @@ class EmbeddedBroker:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         CONNECTION.set(writer.get_extra_info("ssl_object"))
-        stream = _PoliteReader(reader, self._handed_on)
+        stream = StreamReaderAdapter(reader)
+        if isinstance(reader, EndingReader):
+            reader.handed_on = partial(self._handed_on, stream)
         await self._broker.external_connected(stream, StreamWriterAdapter(writer), _LISTENER)
-
-
-class _PoliteReader(StreamReaderAdapter):
-    """Shows the broker the end of a connection only after it has handed on what it acknowledged there.
-
-    A broker that ends a connection at once forgets what waits in its session.
-    """
-
-    def __init__(
-        self, reader: asyncio.StreamReader, handed_on: Callable[[StreamReaderAdapter], Awaitable[None]]
-    ) -> None:
-        super().__init__(reader)
-        self._stream = reader
-        self._handed_on = handed_on
-
-    async def read(self, n: int = -1) -> bytes:
-        """Read as the stream does; the broker reads a packet's first byte alone."""
-        try:
-            data = await (self._stream.read(n) if n == -1 else self._stream.readexactly(n))
-        except asyncio.IncompleteReadError:
-            await self._handed_on(self)
-            raise
-        if data == _DISCONNECT:  # a byte of a length that looks alike costs a wait, nothing else
-            await self._handed_on(self)
-        return data

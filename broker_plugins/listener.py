@@ -9,6 +9,7 @@ from typing import Self, cast
 import structlog
 
 from broker_plugins.connections import Connects
+from broker_plugins.ending import EndingReader
 from broker_plugins.refusals import Refusals
 from broker_plugins.tls import why_failed
 
@@ -109,7 +110,7 @@ class TlsListener:
 
     async def _serve(self, connection: socket.socket, peer: tuple[str, int]) -> None:
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(loop=loop)
+        reader = EndingReader()
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             async with self._handshakes:
