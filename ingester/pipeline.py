@@ -177,11 +177,13 @@ class Pipeline:
         unit.size_bytes += size
         self.queue_messages += count
         self.queue_bytes += size
-        if self._batcher.add(count, size, self._monotonic()):
+        full = self._batcher.add(count, size, self._monotonic())
+        if full:
             self._full.append(unit)
             self._open = _Unit()
             self._batcher.flush()
-        self._wake.set()
+        if full or unit.messages == count:
+            self._wake.set()  # only the first offer of a unit sets its deadline, only the last one ends the wait
 
     async def _run(self) -> None:
         try:
