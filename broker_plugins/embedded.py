@@ -94,9 +94,8 @@ class EmbeddedBroker:
                 return
             await asyncio.sleep(_DELIVER_POLL_SECONDS)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connected(self, reader: EndingReader, writer: asyncio.StreamWriter) -> None:
         CONNECTION.set(writer.get_extra_info("ssl_object"))
         stream = StreamReaderAdapter(reader)
-        if isinstance(reader, EndingReader):
-            reader.handed_on = partial(self._handed_on, stream)
+        reader.handed_on = partial(self._handed_on, stream)
         await self._broker.external_connected(stream, StreamWriterAdapter(writer), _LISTENER)

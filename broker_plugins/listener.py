@@ -19,7 +19,7 @@ _BACKLOG = 4096
 _CONCURRENT_HANDSHAKES = 256
 _ACCEPT_PAUSE_SECONDS = 0.1
 
-Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Connected = Callable[[EndingReader, asyncio.StreamWriter], Awaitable[None]]
 """Serves one connection whose handshake is complete; returns when it is over."""
 
 

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -149,25 +151,34 @@ def feed(publisher: subprocess.Popen, payloads: bytes) -> None:
         pass
 
 
+@contextmanager
+def load(gate: Gate, name: str) -> Iterator[None]:
+    """A device that publishes for the time of the block; begins when 500 messages are stored."""
+    publisher = subprocess.Popen(
+        gate.mosquitto(name, "-q", "1", "-t", f"devices/{name}/telemetry", "-l"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    writer = threading.Thread(target=feed, args=(publisher, b'{"v": 1}\n' * 20_000))
+    writer.start()
+    try:
+        wait_until(lambda: gate.total("fleetgate_messages_stored_total") > 500, 30)
+        yield
+    finally:
+        publisher.kill()
+        publisher.wait(10)
+        writer.join(10)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_under_load_drains(need, fresh: Gate, number: int):
     """Within 5 seconds, exit code 0; the last scrape's messages are stored, server.json is gone, nothing was raised."""
     need("mosquitto_pub")
     fresh.start()
     fresh.add("t")
-    publisher = subprocess.Popen(
-        fresh.mosquitto("t", "-q", "1", "-t", "devices/t/telemetry", "-l"),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    writer = threading.Thread(target=feed, args=(publisher, b'{"v": 1}\n' * 20_000))
-    writer.start()
-    wait_until(lambda: fresh.total("fleetgate_messages_stored_total") > 500, 30)
-    received = fresh.total("fleetgate_messages_received_total")
-    assert fresh.stop(number, seconds=5) == 0
-    publisher.kill()
-    publisher.wait(10)
-    writer.join(10)
+    with load(fresh, "t"):
+        received = fresh.total("fleetgate_messages_received_total")
+        assert fresh.stop(number, seconds=5) == 0
     assert not (fresh.state / "server.json").exists()
     assert fresh.logged(event="stopped")
     assert "Traceback" not in fresh.errors()
@@ -179,20 +190,10 @@ def test_a_second_signal_does_not_wait(need, fresh: Gate):
     need("mosquitto_pub")
     fresh.start()
     fresh.add("t")
-    publisher = subprocess.Popen(
-        fresh.mosquitto("t", "-q", "1", "-t", "devices/t/telemetry", "-l"),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    writer = threading.Thread(target=feed, args=(publisher, b'{"v": 1}\n' * 20_000))
-    writer.start()
-    wait_until(lambda: fresh.total("fleetgate_messages_stored_total") > 500, 30)
-    fresh.process.send_signal(signal.SIGTERM)
-    fresh.process.send_signal(signal.SIGTERM)
-    assert fresh.stop(signal.SIGTERM, seconds=5) is not None
-    publisher.kill()
-    publisher.wait(10)
-    writer.join(10)
+    with load(fresh, "t"):
+        fresh.process.send_signal(signal.SIGTERM)
+        fresh.process.send_signal(signal.SIGTERM)
+        assert fresh.stop(signal.SIGTERM, seconds=5) is not None
     assert len(fresh.json("query", "t", "--from", "-1h")) >= 500
 
 
