@@ -153,7 +153,8 @@ class MqttSource:
 
     async def _run(self) -> None:
         attempt = 0
-        while True:
+        # Python 3.11's wait_for, which the client uses, can swallow the cancellation: so it is not relied on alone.
+        while not self._stopping:
             try:
                 await self._session()
             except (aiomqtt.MqttError, OSError) as error:
@@ -186,6 +187,8 @@ class MqttSource:
                 raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
             self.connected = True
             self._client = client
+            if self._stopping:
+                return
             log.info("source connected", source=self.name, topics=list(self._config.topics))
             async for _ in client.messages:
                 pass  # none come this way; it ends with the error that ends the connection

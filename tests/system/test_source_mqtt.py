@@ -134,6 +134,15 @@ async def test_acknowledged_after_the_commit(mosquitto):
     assert store.messages.payloads == [b'{"n": 99}']
 
 
+async def test_ends_at_any_moment(mosquitto):
+    """Leaving it ends it, also while it connects and subscribes: a cancellation is never lost on the way."""
+    async with Pipeline(MemoryStore(), Ledger()) as pipeline:
+        for step in range(150):
+            async with asyncio.timeout(5):
+                async with MqttSource(config(mosquitto), pipeline, Ledger()):
+                    await asyncio.sleep(step * 0.0001)
+
+
 async def test_reconnects_and_misses_nothing(mosquitto):
     """The broker goes away and comes back with what it kept for the session."""
     store, ledger = MemoryStore(), Ledger()
