@@ -1,4 +1,4 @@
-"""amqtt as it comes, with a plugin that counts and one that permits everything, behind our TLS listener.
+"""amqtt as it comes, with a plugin that counts and one that permits everything, behind our TLS context.
 
 Run as a process: `python -m benchmarks.stock_broker STATE`; prints its address when it listens, and on SIGUSR1 how
 many messages were counted.
@@ -15,13 +15,7 @@ from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
 
-from broker_plugins.connections import Connects
-from broker_plugins.listener import TlsListener
-from broker_plugins.refusals import Refusals
-from broker_plugins.tls import server_context
-from ingester.decode import Limits
-from ingester.ledger import Ledger
-from ingester.tail import Tail
+from broker_plugins.engine.handshakes import server_context
 
 
 class CountingPlugin(BasePlugin[Any]):
@@ -65,18 +59,12 @@ async def serve(state: Path) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     counter: Any = broker.plugins_manager.get_plugin("CountingPlugin")
     loop.add_signal_handler(signal.SIGUSR1, lambda: print(counter.count, flush=True))
-    async with TlsListener(
-        ("127.0.0.1", 0),
-        context,
-        connected,
-        Connects(Ledger()),
-        Refusals(Tail(Limits())),
-        handshake_seconds=30,
-        max_connections=100_000,
-    ) as listener:
-        print(f"ready mqtts={listener.address[0]}:{listener.address[1]}", flush=True)
-        await stop.wait()
-        await broker.shutdown()
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=30, backlog=4096)
+    host, port = server.sockets[0].getsockname()[:2]
+    print(f"ready mqtts={host}:{port}", flush=True)
+    await stop.wait()
+    server.close()
+    await broker.shutdown()
 
 
 if __name__ == "__main__":

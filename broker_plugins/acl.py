@@ -7,12 +7,28 @@ from amqtt.session import Session
 
 from broker_plugins.attached import Attached
 from broker_plugins.services import Services, member_of
+from fleet.identity import Kind
+from fleet.policy import Rights
+from fleet.registry import CertificateStatus, Status
 
 log = structlog.get_logger("fleetgate.mqtt")
+
+_KINDS = {str(kind): kind for kind in Kind}
 
 
 class TopicRightsPlugin(Attached, BaseTopicPlugin):
     """Decides on publish, subscribe and delivery by the rights of the member that the connection was let in as."""
+
+    def still(self, owner: str) -> Rights | None:
+        """What our engine calls: the rights of an identity now, None when it may not be connected any more."""
+        kind, _, name = owner.partition(":")
+        if self.services is None or kind not in _KINDS:
+            return None
+        member = self.services.registry.find(_KINDS[kind], name)
+        if member is None or member.status is not Status.ACTIVE:
+            return None
+        known = self.services.registry.certificates(member)
+        return member.rights if any(entry.status is CertificateStatus.ACTIVE for entry in known) else None
 
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None

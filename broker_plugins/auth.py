@@ -5,7 +5,10 @@ from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
 from broker_plugins.attached import Attached
-from broker_plugins.services import CONNECTION, MEMBER, Services
+from broker_plugins.engine.errors import Denied
+from broker_plugins.engine.hooks import Candidate, Principal
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.services import MEMBER, Services
 from fleet.identity import IdentityError, identify
 from fleet.registry import Member, Refused
 
@@ -30,28 +33,50 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
             self.services.connects.refused("failed")
             return False
 
+    def admit(self, candidate: Candidate) -> Principal:
+        """What our engine calls: judge a connection by its certificate and client id. Raises Denied."""
+        if self.services is None:
+            raise Denied("failed", "not started", Reason.SERVER_UNAVAILABLE)
+        member, client_id = _admit(self.services, candidate.peer.certificate, candidate.connect.client_id)
+        return Principal(owner_of(member), member.name, member.rights, client_id)
+
+
+def owner_of(member: Member) -> str:
+    """The key of an identity: to whom sessions belong."""
+    return f"{member.kind}:{member.name}"
+
 
 def _check_client_id(member: Member, client_id: str) -> None:
     if not member.may_use_client_id(client_id):
         raise Refused("client_id", f"client id {client_id[:200]!r} is not {member.name}'s")
 
 
+def _admit(services: Services, certificate: bytes | None, client_id: str) -> tuple[Member, str]:
+    """The member that a certificate belongs to, and its client id: an empty one becomes its name. Raises Denied."""
+    known_as = ""
+    try:
+        identity = identify(certificate, services.rules, services.now())
+        known_as = identity.name
+        if certificate is not None and services.revoked is not None:
+            services.revoked(certificate, services.now())
+        member = services.registry.admit(identity)
+        client_id = client_id or member.name
+        _check_client_id(member, client_id)
+    except (IdentityError, Refused) as refusal:
+        raise Denied(refusal.reason, str(refusal), name=known_as) from refusal
+    return member, client_id
+
+
 def _judge(services: Services, session: Session) -> bool:
     peer = f"{session.remote_address}:{session.remote_port}"
     client_id = session.client_id or ""
-    known_as = ""
     try:
-        tls = CONNECTION.get() or session.ssl_object
+        tls = session.ssl_object
         der = tls.getpeercert(True) if tls is not None else None
-        identity = identify(der, services.rules, services.now())
-        known_as = identity.name
-        member = services.registry.admit(identity)
-        if client_id.startswith(_GENERATED) or not client_id:
-            client_id = member.name
-        _check_client_id(member, client_id)
-    except (IdentityError, Refused) as refusal:
-        services.connects.refused(refusal.reason)
-        services.refusals.refused("connect", known_as, refusal.reason, str(refusal), peer=peer)
+        member, client_id = _admit(services, der, "" if client_id.startswith(_GENERATED) else client_id)
+    except Denied as denied:
+        services.connects.refused(denied.why)
+        services.refusals.refused("connect", denied.name, denied.why, str(denied), peer=peer)
         return False
     session.client_id = client_id
     session.attributes[MEMBER] = member

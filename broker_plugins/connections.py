@@ -7,12 +7,37 @@ from prometheus_client.registry import Collector
 
 from fleet.identity import REASONS as NO_IDENTITY
 from fleet.registry.model import REFUSALS
+from fleet.revocation import REASONS as REVOCATION
 from ingester.ledger import Ledger
 
-HANDSHAKE_REASONS = ("no_certificate", "unknown_ca", "expired", "not_yet_valid", "tls", "timeout", "too_many")
-"""Why a TLS handshake does not come to its end."""
+HANDSHAKE_REASONS = (
+    "no_certificate",
+    "unknown_ca",
+    "expired",
+    "not_yet_valid",
+    "tls",
+    "timeout",
+    "too_many",
+    "too_many_from_address",
+)
+"""Why a connection does not come to the end of its TLS handshake."""
 
-REASONS = tuple(dict.fromkeys((*HANDSHAKE_REASONS, *NO_IDENTITY, *REFUSALS, "client_id", "failed")))
+CONNECT_REASONS = (
+    "client_id",
+    "will",
+    "flapping",
+    "authentication_method",
+    "plugin",
+    "malformed",
+    "protocol",
+    "version",
+    "packet_too_large",
+    "origin",
+    "failed",
+)
+"""Why a CONNECT is refused, besides what is wrong with its certificate."""
+
+REASONS = tuple(dict.fromkeys((*HANDSHAKE_REASONS, *NO_IDENTITY, *REFUSALS, *REVOCATION, *CONNECT_REASONS)))
 """Every reason a connect is refused for. Closed: each is a label value."""
 
 

@@ -1,7 +1,6 @@
 """What the plugins need of the rest of the program, in one value."""
 
-import ssl
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -20,8 +19,7 @@ from ingester.topics import TopicMap, topic_map
 MEMBER = "fleetgate.member"
 """Key of the authenticated member in amqtt's Session.attributes. A session without it is nobody's."""
 
-CONNECTION: ContextVar[ssl.SSLObject | None] = ContextVar("connection", default=None)
-"""TLS of the connection that is being served, where our listener serves it. A session may be older than that."""
+Revoked = Callable[[bytes, datetime], None]
 
 _TOPICS = 10_000
 _TOPIC_LENGTH = 200
@@ -38,6 +36,8 @@ class Services:
     refusals: Refusals
     rules: Rules
     clock: Clock = now_us
+    revoked: Revoked | None = None
+    """Raises IdentityError for a certificate that its issuer revoked."""
     telemetry: TopicMap = field(default_factory=lambda: _remembered(topic_map()))
 
     def now(self) -> datetime:

@@ -30,6 +30,11 @@ class StateFolder:
         return self.path / "fleet.db"
 
     @property
+    def mqtt_db(self) -> Path:
+        """Sessions, queues and retained messages."""
+        return self.path / "mqtt.db"
+
+    @property
     def telemetry(self) -> Path:
         """What devices sent."""
         return self.path / "telemetry"

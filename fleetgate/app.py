@@ -12,16 +12,18 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from broker_plugins.embedded import EmbeddedBroker
-from broker_plugins.refusals import Refusals
-from broker_plugins.services import Services
-from broker_plugins.tls import server_context
+from broker_plugins.engine.admission import Admission
+from broker_plugins.engine.listener import Listener
+from broker_plugins.errors import BrokerStartError
+from broker_plugins.sys_topics import SysTopics
 from fleet.files import write_private
 from fleet.state import StateFolder
+from fleetgate import __version__
 from fleetgate.addresses import format_address, is_loopback, parse_bind
 from fleetgate.core import Core, open_core
 from fleetgate.errors import SettingsError
@@ -37,15 +39,13 @@ log = structlog.get_logger("fleetgate")
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the program listens. None: it does not."""
+    """Where the program listens, by scheme: mqtts first."""
 
-    mqtts: tuple[str, int] | None
-    http: tuple[str, int] | None
+    found: dict[str, tuple[str, int]]
 
     def by_scheme(self) -> dict[str, str]:
-        """As in server.json and the ready line, mqtts first."""
-        found = {"mqtts": self.mqtts, "http": self.http}
-        return {scheme: format_address(address) for scheme, address in found.items() if address is not None}
+        """As in server.json and the ready line."""
+        return {scheme: format_address(address) for scheme, address in self.found.items()}
 
 
 @asynccontextmanager
@@ -65,8 +65,11 @@ async def serving(
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):
             core.sources.append(await stack.enter_async_context(MqttSource(config, core.pipeline, core.ledger)))
-        broker = await stack.enter_async_context(_broker(core)) if mqtt else None
-        addresses = Addresses(broker.address if broker else None, http.address)
+        found = await stack.enter_async_context(_listening(core)) if mqtt else {}
+        await stack.enter_async_context(SysTopics(core.broker.engine, __version__, settings.mqtt.sys_seconds))
+        mqtts = {"mqtts": found.pop("mqtts")} if found else {}
+        at = {"http": http.address} if http.address is not None else {}
+        addresses = Addresses({**mqtts, **at, **found})
         about = {"pid": os.getpid(), **addresses.by_scheme()}
         write_private(state.server_file, json.dumps(about).encode() + b"\n")
         stack.callback(state.server_file.unlink, missing_ok=True)
@@ -96,36 +99,43 @@ async def run(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    if log_file is not None:
-        loop.add_signal_handler(signal.SIGHUP, log_file.reopen)
     with contextlib.suppress(asyncio.CancelledError):
-        async with serving(settings, state, mqtt=mqtt, sources=sources) as (_core, addresses):
+        async with serving(settings, state, mqtt=mqtt, sources=sources) as (core, addresses):
+
+            def on_hangup() -> None:
+                if log_file is not None:
+                    log_file.reopen()
+                core.tls.try_reload()
+
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
             ready(addresses)
             await stop.wait()
     log.info("stopped")
 
 
-def _broker(core: Core) -> EmbeddedBroker:
-    settings = core.settings
-    pki = core.state.pki
-    context = server_context(pki / "server.pem", pki / "server-key.pem", _client_cas(settings, pki / "ca.pem"))
-    services = Services(core.registry, core.pipeline, core.ledger, core.connects, Refusals(core.tail), core.rules)
-    return EmbeddedBroker(
-        services,
-        parse_bind(settings.mqtt.bind),
-        context,
-        handshake_seconds=settings.mqtt.handshake_seconds,
-        max_connections=settings.mqtt.max_connections,
-    )
-
-
-def _client_cas(settings: Settings, own: Path) -> list[Path]:
-    if not settings.tls.client_ca:
-        return [own]
-    other = Path(settings.tls.client_ca)
-    if not other.is_file():
-        raise SettingsError(f"tls.client_ca: no file {other}")
-    return [own, other]
+@asynccontextmanager
+async def _listening(core: Core) -> AsyncIterator[dict[str, tuple[str, int]]]:
+    """Serve MQTT on all listeners of the settings; gives their addresses by scheme."""
+    mqtt, broker = core.settings.mqtt, core.broker
+    admission = Admission(mqtt.connect_rate, mqtt.connect_burst, mqtt.max_per_address, mqtt.max_connections)
+    listener = partial(Listener, engine=broker.engine, admission=admission, handshake_seconds=mqtt.handshake_seconds)
+    broker.listeners = [listener("mqtts", parse_bind(mqtt.bind), context=core.tls.context)]
+    if mqtt.wss_bind:
+        origins = tuple(mqtt.wss_origins)
+        broker.listeners.append(listener("wss", parse_bind(mqtt.wss_bind), context=core.tls.context, origins=origins))
+    if mqtt.plain_bind:
+        bind = parse_bind(mqtt.plain_bind)
+        if not is_loopback(bind[0]):
+            raise SettingsError(f"mqtt.plain_bind {mqtt.plain_bind}: MQTT without TLS is for loopback only")
+        broker.listeners.append(listener("mqtt", bind, context=lambda: None))
+    try:
+        await broker.start()
+    except BrokerStartError as error:
+        raise SettingsError(f"MQTT: {error}") from error
+    try:
+        yield {found.scheme: found.address for found in broker.listeners}
+    finally:
+        await broker.shutdown()
 
 
 def _source(source: SourceSettings) -> SourceConfig:

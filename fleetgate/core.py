@@ -7,12 +7,21 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from broker_plugins.auth import owner_of
+from broker_plugins.broker import Broker
 from broker_plugins.connections import Connects
+from broker_plugins.engine.engine import Engine
+from broker_plugins.engine.limits import Limits as EngineLimits
+from broker_plugins.engine.session import QueueLimits
+from broker_plugins.engine_metrics import EngineCollector
+from broker_plugins.refusals import Refusals
+from broker_plugins.services import Services
 from fleet.authority import Authority
 from fleet.identity import Rules
-from fleet.registry import Registry
+from fleet.registry import Member, Registry
 from fleet.state import StateFolder, StateLock
 from fleetgate.settings import Settings
+from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
 from ingester.device_series import DeviceSeries
 from ingester.ingest_log import IngestLog
@@ -38,6 +47,8 @@ class Core:
     pipeline: Pipeline
     tail: Tail
     connects: Connects
+    broker: Broker
+    tls: DeviceTls
     limits: Limits
     metrics: CollectorRegistry
     exposition: Exposition
@@ -45,7 +56,7 @@ class Core:
 
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
-        failing = self.pipeline.failing
+        failing = self.pipeline.failing or self.broker.engine.store.failing
         return None if failing is None else f"the store can't write: {failing}"
 
 
@@ -65,28 +76,57 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             )
         )
         connects = Connects(ledger)
+        rules = Rules(settings.identity.source, settings.identity.trust_domain)
+        tls = await stack.enter_async_context(DeviceTls(settings, state, authority))
+        services = Services(registry, pipeline, ledger, connects, Refusals(tail), rules, revoked=tls.check)
+        broker = await stack.enter_async_context(
+            Broker(
+                {"plugins": settings.mqtt.plugins},
+                services=services,
+                store=store,
+                path=state.mqtt_db,
+                limits=engine_limits(settings),
+            )
+        )
+        _follow(registry, tls, broker.engine)
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
         sources: list[MqttSource] = []
         metrics = CollectorRegistry()
         metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
         metrics.register(connects)
+        metrics.register(EngineCollector(broker))
         ProcessCollector(registry=metrics)
         yield Core(
             settings,
             state,
             authority,
-            Rules(settings.identity.source, settings.identity.trust_domain),
+            rules,
             registry,
             store,
             ledger,
             pipeline,
             tail,
             connects,
+            broker,
+            tls,
             limits,
             metrics,
             Exposition(metrics, series),
             sources,
         )
+
+
+def _follow(registry: Registry, tls: DeviceTls, engine: Engine) -> None:
+    """What changes in the registry, or in the TLS files, counts for the connections that are there."""
+
+    def changed(member: Member) -> None:
+        if registry.find(member.kind, member.name) is None:
+            engine.forget(owner_of(member))
+        else:
+            engine.reconsider(owner_of(member))
+
+    registry.changed.append(changed)
+    tls.reloaded.append(engine.reconsider_all)
 
 
 def make_authority(settings: Settings, state: StateFolder) -> Authority:
@@ -96,6 +136,29 @@ def make_authority(settings: Settings, state: StateFolder) -> Authority:
     )
     authority.ensure_server(settings.tls.names)
     return authority
+
+
+def engine_limits(settings: Settings) -> EngineLimits:
+    """The settings of [mqtt] as the engine takes them."""
+    mqtt = settings.mqtt
+    return EngineLimits(
+        connect_seconds=mqtt.connect_seconds,
+        packet_seconds=mqtt.packet_seconds,
+        max_keep_alive=mqtt.max_keep_alive,
+        packet_bytes=mqtt.max_packet_bytes,
+        window=mqtt.window,
+        queue=QueueLimits(mqtt.queue_messages, mqtt.queue_bytes, int(mqtt.queue_seconds * 1e6)),
+        session_seconds=mqtt.session_seconds,
+        subscriptions=mqtt.max_subscriptions,
+        levels=mqtt.max_levels,
+        topic_aliases=mqtt.topic_aliases,
+        retained_messages=mqtt.retained_messages,
+        retained_bytes=mqtt.retained_bytes,
+        close_on_denied=mqtt.close_on_denied,
+        device_rate=mqtt.device_rate,
+        flapping_connects=mqtt.flapping_connects,
+        flapping_seconds=mqtt.flapping_seconds,
+    )
 
 
 def _bounds(settings: Settings) -> Bounds:

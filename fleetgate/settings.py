@@ -35,14 +35,59 @@ def _checked_bind(bind: str) -> str:
     return bind
 
 
-class MqttSettings(_Section):
-    """MQTT over TLS, for devices."""
+def _checked_optional_bind(bind: str) -> str:
+    return _checked_bind(bind) if bind else bind
 
-    bind: str = Field("127.0.0.1:8883", description="host:port to listen on")
+
+class MqttSettings(_Section):
+    """MQTT, for devices and applications."""
+
+    bind: str = Field("127.0.0.1:8883", description="host:port to listen on, TLS with client certificate")
+    wss_bind: str = Field("", description="host:port for MQTT over WebSocket with TLS, path /mqtt; empty: off")
+    wss_origins: list[str] = Field([], description="origins (https://host[:port]) that browsers may come from there")
+    plain_bind: str = Field(
+        "",
+        description="host:port on loopback for MQTT without TLS; the plugins below alone decide who may do what there;"
+        " empty: off",
+    )
+    plugins: dict[str, dict[str, Any]] = Field(
+        {},
+        description="amqtt plugins by dotted path, each with its configuration; with a certificate they can only narrow"
+        ' what it permits. As a section: [mqtt.plugins."my.module.Plugin"]',
+    )
     handshake_seconds: float = Field(10, gt=0, description="seconds a TLS handshake may take")
+    connect_seconds: float = Field(10, gt=0, description="seconds from the handshake to a CONNECT that is let in")
+    packet_seconds: float = Field(60, gt=0, description="seconds from the first byte of a packet to its last")
     max_connections: int = Field(100_000, gt=0, description="connections at a time; more are closed unread")
+    max_per_address: int = Field(0, ge=0, description="connections of one address at a time; 0: any number")
+    connect_rate: float = Field(500, gt=0, description="new connections a second, on average; more wait")
+    connect_burst: int = Field(5000, gt=0, description="new connections that may come at once")
+    flapping_connects: int = Field(
+        60, ge=0, description="connects of one identity in a minute; one more, and it is refused for a while; 0: any"
+    )
+    flapping_seconds: float = Field(60, gt=0, description="how long it is then refused")
+    max_packet_bytes: int = Field(
+        260 * 1024, ge=1024, le=268_435_455, description="largest packet: 256 KiB of payload, and what is around it"
+    )
+    max_keep_alive: int = Field(0, ge=0, le=65_535, description="longest keep-alive in seconds; 0: as the client asks")
+    device_rate: float = Field(0, ge=0, description="messages a second read from one connection; 0: any number")
+    close_on_denied: bool = Field(
+        False, description="a publish without a right ends a 3.1.1 connection; false: it is acknowledged and dropped"
+    )
+    session_seconds: int = Field(30 * 86_400, ge=0, description="how long a session outlives its connection at most")
+    window: int = Field(100, gt=0, le=65_535, description="messages on their way to a client, not acknowledged yet")
+    queue_messages: int = Field(1000, gt=0, description="messages that may wait for a client; newer ones are dropped")
+    queue_bytes: int = Field(1024 * 1024, gt=0, description="bytes that may wait for a client")
+    queue_seconds: float = Field(7 * 86_400, gt=0, description="how long a message waits for a client")
+    max_subscriptions: int = Field(1000, gt=0, description="subscriptions of one client")
+    max_levels: int = Field(128, gt=0, description="levels of a topic or filter")
+    topic_aliases: int = Field(32, ge=0, le=65_535, description="topic aliases of a connection, each way (MQTT 5)")
+    retained_messages: int = Field(100_000, gt=0, description="retained messages, of all topics")
+    retained_bytes: int = Field(64 * 1024 * 1024, gt=0, description="bytes of retained messages")
+    sys_seconds: float = Field(10, ge=0, description="seconds between two rounds of $SYS messages; 0: none")
 
     _bind = field_validator("bind")(_checked_bind)
+    _optional_binds = field_validator("wss_bind", "plain_bind")(_checked_optional_bind)
 
 
 class HttpSettings(_Section):
@@ -64,6 +109,9 @@ class TlsSettings(_Section):
         " (default: localhost, 127.0.0.1, ::1 and the host name)",
     )
     client_ca: str = Field("", description="PEM file with further CAs whose client certificates are accepted")
+    crl: str = Field(
+        "", description="PEM file with the revocation lists of these CAs; then no list that counts means no entry"
+    )
 
 
 class IdentitySettings(_Section):
@@ -256,6 +304,8 @@ def _toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, dict):
+        return "{}"
     if isinstance(value, list):
         if value and value[0] == "localhost":
             value = [*value[:3], "<host name>"]

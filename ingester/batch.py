@@ -6,6 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+NO_PACKET_ID = b"\0\0"
+
 Ack = Callable[[], None]
 """Called once, on the event loop, after the commit that holds the messages it stands for. Must not block."""
 
@@ -15,6 +17,9 @@ class Batch:
     """Columns of equal length, one entry a message, in the order of arrival; `acks` stands apart.
 
     A producer fills devices, streams, received and payloads; the pipeline fills times and ends when it decodes.
+    A producer whose messages may come a second time fills `connections` and `packet_ids` too, else they stay empty: the
+    number of the connection each message came by, unlike any other's, and its packet identifier there, two bytes, zero
+    for none.
     `times` and `ends` are where the message's earliest and latest reading are found: the device's time where that is
     plausible, else the time of receipt. All times are microseconds since 1970-01-01 UTC.
     """
@@ -25,6 +30,8 @@ class Batch:
     payloads: list[bytes] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    connections: list[int] = field(default_factory=list)
+    packet_ids: list[bytes] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -45,6 +52,8 @@ class Batch:
         self.payloads += other.payloads
         self.times += other.times
         self.ends += other.ends
+        self.connections += other.connections
+        self.packet_ids += other.packet_ids
         self.acks += other.acks
 
     def size_bytes(self) -> int:
@@ -60,6 +69,8 @@ class Batch:
             self.payloads[start:stop],
             self.times[start:stop],
             self.ends[start:stop],
+            self.connections[start:stop],
+            self.packet_ids[start:stop],
         )
 
     def without(self, indices: set[int]) -> "Batch":
@@ -76,6 +87,8 @@ class Batch:
             kept(self.payloads),
             kept(self.times),
             kept(self.ends),
+            kept(self.connections),
+            kept(self.packet_ids),
             self.acks,
         )
 

@@ -77,6 +77,17 @@ class Ledger:
         account.received_bytes += size_bytes
         account.last_seen = now
 
+    def received_run(self, account: Account, qos_0: int, qos_1: int, size_bytes: int, now: int) -> None:
+        """Messages of one device came in, so many with QoS 0 and 1."""
+        totals, count = self.totals, qos_0 + qos_1
+        totals.received += count
+        totals.received_by_qos[0] += qos_0
+        totals.received_by_qos[1] += qos_1
+        totals.received_bytes += size_bytes
+        account.received += count
+        account.received_bytes += size_bytes
+        account.last_seen = now
+
     def stored(self, counts: Mapping[str, int]) -> None:
         """A commit holds so many messages of each device."""
         for device, count in counts.items():

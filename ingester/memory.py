@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from ingester.batch import Batch, Quarantined
+from ingester.batch import NO_PACKET_ID, Batch, Quarantined
 from ingester.decode import Limits, readings
 from ingester.errors import StoreError, StoreRejected
 from ingester.store import Row, Selection
@@ -31,7 +31,10 @@ class MemoryStore:
             raise failure
         if self.rejects is not None and self.rejects in batch.payloads:
             raise StoreRejected(f"{self.rejects!r} is not to be stored")
-        self.messages.extend(batch.slice(0, len(batch)))
+        taken = batch.slice(0, len(batch))
+        if not taken.connections:
+            taken.connections, taken.packet_ids = [0] * len(taken), [NO_PACKET_ID] * len(taken)
+        self.messages.extend(taken)
         for item in quarantined:
             self._quarantine[self._next] = replace(item, id=self._next)
             self._next += 1
@@ -54,6 +57,13 @@ class MemoryStore:
     async def has(self, device: str) -> bool:
         """See TelemetryStore.has."""
         return device in self.messages.devices
+
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
+        """See TelemetryStore.by_packet_id."""
+        kept = self.messages
+        columns = zip(kept.devices, kept.packet_ids, kept.connections, kept.streams, kept.payloads, strict=True)
+        last = {row[1]: row[2:] for row in columns if row[0] == device and row[1] != NO_PACKET_ID}
+        return {packet_id: row[1:] for packet_id, row in last.items() if row[0] != connection}
 
     async def recent(self, limit: int) -> list[Row]:
         """See TelemetryStore.recent."""

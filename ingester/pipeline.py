@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from ingester.batch import Batch, Quarantined
+from ingester.batch import NO_PACKET_ID, Ack, Batch, Quarantined
 from ingester.batcher import Batcher
 from ingester.clock import Clock, now_us
 from ingester.decode import Limits, scan
@@ -91,6 +91,7 @@ class Pipeline:
         self._batcher = Batcher(self._bounds.max_rows, self._bounds.max_bytes, self._bounds.max_age_seconds)
         self._open = _Unit()
         self._full: deque[_Unit] = deque()
+        self._writing: _Unit | None = None
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
@@ -146,6 +147,8 @@ class Pipeline:
             return True
         unit = self._open
         unit.offers.append((batch.received[0], count))
+        if not batch.connections:
+            batch.connections, batch.packet_ids = [0] * count, [NO_PACKET_ID] * count
         batch.times, batch.ends, bad = scan(batch.payloads, batch.received, self._limits)
         if bad:
             unit.quarantined += [_quarantined(batch, index, reason, detail) for index, reason, detail in bad]
@@ -164,6 +167,19 @@ class Pipeline:
         self._open.batch.extend(acks)
         self._gathered(1, size)
         return True
+
+    @property
+    def fill(self) -> float:
+        """How full the intake is, 1.0: an offer may be refused."""
+        return max(self.queue_messages / self._bounds.queue_messages, self.queue_bytes / self._bounds.queue_bytes)
+
+    def when_settled(self, ack: Ack) -> None:
+        """Call back once all that was accepted so far is committed; at once when it is."""
+        for unit in (self._open, *reversed(self._full), self._writing):
+            if unit is not None and unit.messages:
+                unit.batch.acks.append(ack)
+                return
+        ack()
 
     async def room(self) -> None:
         """Wait until something was committed, after an offer was refused."""
@@ -198,7 +214,9 @@ class Pipeline:
     async def _commit_all(self) -> None:
         while (unit := await self._next()) is not None:
             started = self._monotonic()
+            self._writing = unit
             stored, quarantined = await self._write(unit.batch, unit.quarantined)
+            self._writing = None
             ended = self._monotonic()
             self._batcher.committed(ended, ended - started)
             self.batch_rows.observe(unit.messages)

@@ -76,6 +76,12 @@ class TelemetryStore(Protocol):
         """Whether anything is kept of a device."""
         ...
 
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
+        """The last message kept for each packet id of a device, as (stream, payload): only those that came by another
+        connection than the one with this number. Looks back over the device's last 65,535 messages or so.
+        """
+        ...
+
     async def recent(self, limit: int) -> list[Row]:
         """What was stored last, of any device, in the order of storing."""
         ...

@@ -74,11 +74,19 @@ class Tail:
     def watch(self, device: str | None = None) -> Iterator[Watcher]:
         """A live view of one device, or of all; ends with the block."""
         watcher = Watcher(device)
-        self._watchers.add(watcher)
+        self.add(watcher)
         try:
             yield watcher
         finally:
-            self._watchers.discard(watcher)
+            self.remove(watcher)
+
+    def add(self, watcher: Watcher) -> None:
+        """Show events to a watcher, and end it with all others."""
+        self._watchers.add(watcher)
+
+    def remove(self, watcher: Watcher) -> None:
+        """Show it nothing more."""
+        self._watchers.discard(watcher)
 
     def close(self) -> None:
         """End all live views."""

@@ -69,6 +69,10 @@ class Registry:
         except KeyError:
             raise NotFoundError(f"no {kind} named {name!r}") from None
 
+    def find(self, kind: Kind, name: str) -> Member | None:
+        """One member, None when there is none of that name."""
+        return self._members.get((kind, name))
+
     def page(self, kind: Kind, after: str, limit: int) -> Sequence[Member]:
         """Members of a kind by name, the first `limit` behind `after`."""
         names = self._names[kind]

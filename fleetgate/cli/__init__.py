@@ -5,13 +5,16 @@ import sys
 
 import typer
 
+from broker_plugins.engine.errors import EngineError
+from broker_plugins.errors import BrokerPluginsError
 from fleet.errors import FleetError
-from fleetgate.cli import device, doctor, ingest, quarantine, serve, simulate, telemetry
+from fleetgate.cli import device, doctor, ingest, mqtt, quarantine, serve, simulate, telemetry
 from fleetgate.cli.target import CommandError, version_and_folder
 from fleetgate.errors import ArgumentError, SettingsError
 from ingester.errors import IngestError
 
 _INTERRUPTED = 130
+_OURS = (CommandError, FleetError, IngestError, EngineError, BrokerPluginsError, SettingsError, ArgumentError)
 
 app = typer.Typer(
     name="fleetgate",
@@ -21,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     callback=version_and_folder,
 )
-for feature in (serve, device, telemetry, quarantine, ingest, simulate, doctor):
+for feature in (serve, device, telemetry, quarantine, mqtt, ingest, simulate, doctor):
     feature.register(app)
 
 
@@ -30,7 +33,7 @@ def main() -> None:
     os.umask(0o077)  # what this program writes is its owner's, unless it says otherwise
     try:
         app()
-    except (CommandError, FleetError, IngestError, SettingsError, ArgumentError) as error:
+    except _OURS as error:
         sys.exit(f"fleetgate: {error}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -36,7 +36,7 @@ def ingest(
     http_bind: HttpBind = None,
 ) -> None:
     """Serve a state folder of its own, fed from another broker: the same store, metrics, API, without MQTT."""
-    on = with_binds(target(context, state, config), None, http_bind)
+    on = with_binds(target(context, state, config), {}, http_bind)
     place = f"{socket.gethostname()}:{on.state.path.resolve()}".encode()
     source = SourceConfig(
         url,

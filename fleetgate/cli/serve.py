@@ -19,6 +19,14 @@ MqttBind = Annotated[str | None, typer.Option("--mqtt-bind", help="host:port for
 HttpBind = Annotated[str | None, typer.Option("--http-bind", help="host:port for HTTP.", show_default=False)]
 
 
+WssBind = Annotated[
+    str | None, typer.Option("--wss-bind", help="host:port for MQTT over WebSocket with TLS.", show_default=False)
+]
+PlainBind = Annotated[
+    str | None, typer.Option("--plain-bind", help="Loopback host:port for MQTT without TLS.", show_default=False)
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(init)
@@ -43,9 +51,12 @@ def serve(
     config: ConfigOption = None,
     mqtt_bind: MqttBind = None,
     http_bind: HttpBind = None,
+    wss_bind: WssBind = None,
+    plain_bind: PlainBind = None,
 ) -> None:
     """Serve devices, Prometheus and operators, in the foreground, until SIGINT or SIGTERM."""
-    serve_target(with_binds(target(context, state, config), mqtt_bind, http_bind))
+    binds = {"bind": mqtt_bind, "wss_bind": wss_bind, "plain_bind": plain_bind}
+    serve_target(with_binds(target(context, state, config), binds, http_bind))
 
 
 def serve_target(on: Target, *, mqtt: bool = True, sources: tuple[SourceConfig, ...] = ()) -> None:
@@ -57,13 +68,14 @@ def serve_target(on: Target, *, mqtt: bool = True, sources: tuple[SourceConfig, 
         run(run_server(on.settings, state, print_ready, log_file, mqtt=mqtt, sources=sources))
 
 
-def with_binds(on: Target, mqtt_bind: str | None, http_bind: str | None) -> Target:
-    """Let the options of the command line win over the settings."""
+def with_binds(on: Target, mqtt: dict[str, str | None], http_bind: str | None) -> Target:
+    """Let the options of the command line win over the settings; `mqtt` by name of the setting."""
     changed: dict[str, Any] = {}
-    for section, bind in (("mqtt", mqtt_bind), ("http", http_bind)):
-        if bind is not None:
+    for section, given in (("mqtt", mqtt), ("http", {"bind": http_bind})):
+        binds = {name: bind for name, bind in given.items() if bind is not None}
+        for bind in binds.values():
             parse_bind(bind)
-            changed[section] = getattr(on.settings, section).model_copy(update={"bind": bind})
+        changed[section] = getattr(on.settings, section).model_copy(update=binds)
     return Target(on.state, on.settings.model_copy(update=changed))
 
 

@@ -57,7 +57,7 @@ async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: in
         if not await is_served(on):
             say(f"no server runs on {on.state.path}: one is started for the time of the simulation")
             stack.enter_context(logging_to(on.state.log, "info", on.settings.log.max_bytes, on.settings.log.keep_files))
-            settings = on.settings if serve else with_binds(on, _ANY_PORT, _ANY_PORT).settings
+            settings = on.settings if serve else with_binds(on, {"bind": _ANY_PORT}, _ANY_PORT).settings
             _core, addresses = await stack.enter_async_context(serving(settings, on.state))
             if serve:
                 print_ready(addresses)

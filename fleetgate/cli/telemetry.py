@@ -9,10 +9,11 @@ import orjson
 import typer
 
 from fleetgate.cli.output import Format, Rows, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
 
 _READING = ("device", "stream", "time", "received", "fields")
 _FIELD = ("time", "received", "stream", "field", "value")
+_HEAD = ("time", "client_id", "direction", "packet")
 _BUCKET = ("time", "count", "min", "max", "avg", "last")
 
 
@@ -61,23 +62,26 @@ def tail(
     state: StateOption = None,
     config: ConfigOption = None,
     *,
+    packets: Annotated[bool, typer.Option("--packets", help="Show MQTT packets, in and out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line.")] = False,
 ) -> None:
     """Show messages live as they are committed, and what is refused and why. Ends with Ctrl-C."""
     on = target(context, state, config)
     with suppress(KeyboardInterrupt):
-        run(_tail(on, device, json=json))
+        run(_tail(on, device, "/packets" if packets else "/tail", json=json))
 
 
-async def _tail(on: Target, device: str | None, *, json: bool) -> None:
+async def _tail(on: Target, device: str | None, path: str, *, json: bool) -> None:
     async with api(on) as owner:
+        if not owner.served and path == "/packets":
+            raise CommandError(f"no server runs on {on.state.path}: there are no packets to show")
         if not owner.served:
             say(f"no server runs on {on.state.path}: this is what was stored last")
             for reading in await owner.call("GET", "/telemetry/recent", params={"limit": 100}):
                 if device in {None, reading["device"]}:
                     _print(reading, json=json)
             return
-        async for line in owner.lines("/tail", {} if device is None else {"device": device}):
+        async for line in owner.lines(path, {} if device is None else {"device": device}):
             event = orjson.loads(line)
             if "watching" in event:
                 say(f"watching {event['watching']}, Ctrl-C ends")
@@ -97,6 +101,10 @@ def _line(event: dict[str, Any]) -> str:
         who = event["device"] or "-"
         text = f"{event['received']} {who} REFUSED {event['refused']} {event['reason']}: {event['detail']}"
         text += f" [{event['topic']}]" if event["topic"] else ""
+    elif "packet" in event:
+        rest = " ".join(f"{name}={orjson.dumps(value).decode()}" for name, value in event.items() if name not in _HEAD)
+        arrow = "<-" if event["direction"] == "in" else "->"
+        text = f"{event['time']} {event['client_id']} {arrow} {event['packet']} {rest}"
     else:
         fields = " ".join(f"{name}={orjson.dumps(value).decode()}" for name, value in event["fields"].items())
         text = f"{event['time']} {event['device']} {event['stream']} {fields}"

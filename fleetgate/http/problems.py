@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from fleet.errors import ConflictError, FleetError, NotFoundError
 from fleetgate.errors import ArgumentError
+from fleetgate.tls import TlsReloadError
 from ingester.errors import QueryError, StoreError
 
 log = structlog.get_logger("fleetgate.http")
@@ -22,6 +23,7 @@ _STATUS: dict[type[Exception], int] = {
     ArgumentError: 422,
     QueryError: 422,
     StoreError: 503,
+    TlsReloadError: 409,
 }
 
 

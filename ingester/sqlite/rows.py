@@ -5,30 +5,34 @@ from array import array
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
-from ingester.batch import Batch
+from ingester.batch import NO_PACKET_ID, Batch
 from ingester.decode import DecodeError, Limits, Reading, readings
 from ingester.store import Row
 
-JournalRow = tuple[int, str, str, int, int, int, bytes | None, bytes | None, bytes]
-"""id, device, stream, found_first, found_last, received_last, received, lengths, payloads."""
+JournalRow = tuple[int, str, str, int, int, int, bytes | None, bytes | None, bytes, int | None, bytes | None]
+"""id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids."""
 
 # What is stored was within the limits of its day; a look at it is not the place to refuse it.
 _ANY = Limits(max_bytes=2**31, max_depth=1000)
 
 
 def pack(batch: Batch, first_id: int) -> Iterator[JournalRow]:
-    """One row for each device and stream of a decoded batch, in the order of their first messages."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, key in enumerate(zip(batch.devices, batch.streams, strict=True)):
+    """One row for each device, stream and connection of a decoded batch, in the order of their first messages."""
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    connections = batch.connections or [0] * len(batch)
+    for index, key in enumerate(zip(batch.devices, batch.streams, connections, strict=True)):
         if key in groups:
             groups[key].append(index)
         else:
             groups[key] = [index]
     times, ends, received, payloads = batch.times, batch.ends, batch.received, batch.payloads
-    for row_id, ((device, stream), members) in enumerate(groups.items(), first_id):
+    for row_id, ((device, stream, number), members) in enumerate(groups.items(), first_id):
+        connection = number or None
+        packet_ids = b"".join([batch.packet_ids[index] for index in members]) if number else None
         if len(members) == 1:
             only = members[0]
-            yield row_id, device, stream, times[only], ends[only], received[only], None, None, payloads[only]
+            found = times[only], ends[only], received[only]
+            yield row_id, device, stream, *found, None, None, payloads[only], connection, packet_ids
             continue
         parts = [payloads[index] for index in members]
         arrived = [received[index] for index in members]
@@ -43,12 +47,14 @@ def pack(batch: Batch, first_id: int) -> Iterator[JournalRow]:
             None if min(arrived) == last else _to_bytes(array("q", arrived)),
             _to_bytes(array("I", map(len, parts))),
             b"".join(parts),
+            connection,
+            packet_ids,
         )
 
 
 def messages(row: JournalRow) -> Iterator[tuple[int, bytes]]:
     """(received, payload) of each message of a row, in the order of arrival."""
-    last, received, lengths, payloads = row[5:]
+    last, received, lengths, payloads = row[5:9]
     if lengths is None:
         yield last, payloads
         return
@@ -57,6 +63,23 @@ def messages(row: JournalRow) -> Iterator[tuple[int, bytes]]:
     stops = accumulate(sizes)
     for moment, size, stop in zip(arrived, sizes, stops, strict=True):
         yield moment, payloads[stop - size : stop]
+
+
+def last_by_packet_id(rows: Iterable[JournalRow], connection: int) -> dict[bytes, tuple[str, bytes]]:
+    """From rows of one device, the newest first: packet id -> (stream, payload) of the last message with it, where that
+    came by another connection than `connection`.
+    """
+    last: dict[bytes, tuple[str, bytes] | None] = {}
+    for row in rows:
+        stream, came_by, packet_ids = row[2], row[9], row[10]
+        if packet_ids is None:
+            continue
+        payloads = [payload for _, payload in messages(row)]
+        for index in range(len(payloads) - 1, -1, -1):
+            packet_id = packet_ids[2 * index : 2 * index + 2]
+            if packet_id not in last:
+                last[packet_id] = None if came_by == connection else (stream, payloads[index])
+    return {packet_id: found for packet_id, found in last.items() if found and packet_id != NO_PACKET_ID}
 
 
 def unpack(rows: Iterable[JournalRow], start: int | None, end: int | None) -> list[Row]:

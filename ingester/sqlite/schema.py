@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ingester.errors import StoreTooNew, StoreUnavailable
 
-VERSION = 1
+VERSION = 2
 _MIGRATIONS = {
     1: """
     -- A row holds the messages of one device and stream out of one batch, payloads joined. found_* and received_* bound
@@ -39,6 +39,12 @@ _MIGRATIONS = {
         payload BLOB NOT NULL
     );
     CREATE INDEX quarantine_device ON quarantine (device);
+    """,
+    2: """
+    -- The number of the connection that the row's messages came by, and the packet identifier of each, two bytes: what
+    -- a message sent again is told by. NULL where it can't come again.
+    ALTER TABLE journal ADD COLUMN connection INTEGER;
+    ALTER TABLE journal ADD COLUMN packet_ids BLOB;
     """,
 }
 

@@ -14,7 +14,7 @@ import aiosqlite
 
 from ingester.batch import Batch, Quarantined
 from ingester.errors import StoreError, StoreRejected, StoreUnavailable
-from ingester.sqlite.rows import JournalRow, pack, unpack
+from ingester.sqlite.rows import JournalRow, last_by_packet_id, pack, unpack
 from ingester.sqlite.schema import migrate
 from ingester.store import Row, Selection
 
@@ -33,8 +33,12 @@ _WAL_PAGES = 4000
 """16 MiB of write-ahead log before it is copied into the file."""
 _CHUNK_READINGS = 2000
 _INDEX_PAGE = 100
+_PACKET_IDS = 65_535
+_LOOK_BACK_ROWS = 2000
 _KNOWN_SERIES = 1_000_000
-_COLUMNS = "id, device, stream, found_first, found_last, received_last, received, lengths, payloads"
+_COLUMNS = (
+    "id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids"
+)
 
 
 class SqliteStore:
@@ -156,6 +160,25 @@ class SqliteStore:
     async def has(self, device: str) -> bool:
         """See TelemetryStore.has."""
         return bool(await self._streams(Selection(device)))
+
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
+        """See TelemetryStore.by_packet_id."""
+        ids: list[int] = []
+        for stream in await self._streams(Selection(device)):
+            # The index holds the ids: no row is read for this.
+            where, values = _where(Selection(device), stream)
+            newest = f"SELECT id FROM journal WHERE {where} ORDER BY id DESC LIMIT ?"
+            ids += [row_id for (row_id,) in await self._read(newest, (*values, _LOOK_BACK_ROWS))]
+        ids.sort(reverse=True)
+        rows: list[JournalRow] = []
+        found = 0
+        for start in range(0, len(ids), _INDEX_PAGE):
+            if found >= _PACKET_IDS:
+                break
+            fetched = await self._fetch(ids[start : start + _INDEX_PAGE])
+            rows += fetched
+            found += sum(len(row[10]) // 2 for row in fetched if row[10] is not None)
+        return await asyncio.to_thread(last_by_packet_id, rows, connection)
 
     async def recent(self, limit: int) -> list[Row]:
         """See TelemetryStore.recent."""
@@ -313,7 +336,7 @@ def _write(
     if fresh:
         connection.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
     if len(batch):
-        sql = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        sql = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         progress.rows = connection.executemany(sql, pack(batch, first[0])).rowcount
     if quarantined:
         rows = _quarantine_rows(quarantined, first[1])

@@ -148,7 +148,7 @@ async def test_publish_and_subscribe_outside_its_own_topics(fleet: Gate):
 BAD_PAYLOADS = [
     (b"not json", "not_json"),
     (b"", "empty"),
-    (b'{"a": "' + b"x" * 2**20 + b'"}', "size"),
+    (b'{"a": "' + b"x" * 2**18 + b'"}', "size"),
     (b'{"a":' * 200 + b"1" + b"}" * 200, "depth"),
     (b'{"a": NaN}', "nan"),
     (b'{"a": "\xff\xfe"}', "utf8"),
@@ -232,16 +232,33 @@ async def test_an_invalid_utf8_topic_harms_nobody(fleet: Gate):
     fleet.wait_for("fleetgate_messages_stored_total", stored + 1)
     wait_until(lambda: fleet.total("fleetgate_messages_in_flight") == 0)
     fleet.wait_for("fleetgate_messages_rejected_total", rejected + 1)
-    assert [line for line in fleet.logged(event="refused", device="good") if "xff" in line["topic"]]
+    assert fleet.total("fleetgate_messages_rejected_total", reason="malformed")
+    assert fleet.logged(event="refused", refused="connection", reason="malformed", device="good")
     fleet.check_account()
 
 
 async def test_a_topic_that_nobody_may_publish_to(fleet: Gate):
-    """A $ topic is counted as rejected, and others go on."""
-    before = fleet.total("fleetgate_messages_rejected_total", reason="topic")
+    """A $ topic is counted as rejected, and the connection goes on."""
+    before = fleet.total("fleetgate_messages_rejected_total", reason="not_authorized")
     async with fleet.client("good") as client:
         await client.publish("$SYS/x", b"{}", qos=0)
-        await asyncio.to_thread(fleet.wait_for, "fleetgate_messages_rejected_total", before + 1, reason="topic")
+        await client.publish("devices/good/telemetry", b'{"after": 1}', qos=1)
+        await asyncio.to_thread(
+            fleet.wait_for, "fleetgate_messages_rejected_total", before + 1, reason="not_authorized"
+        )
+    fleet.check_account()
+
+
+async def test_a_packet_beyond_the_limit(fleet: Gate):
+    """1 MiB: the connection is closed before it is taken in; counted as rejected, logged; others go on."""
+    before = fleet.total("fleetgate_messages_rejected_total", reason="packet_too_large")
+    async with fleet.client("other") as sentinel:
+        with pytest.raises(aiomqtt.MqttError):
+            async with fleet.client("good") as client:
+                await client.publish("devices/good/telemetry", b"x" * 2**20, qos=1, timeout=10)
+        await sentinel.publish("devices/other/telemetry", b'{"alive": 1}', qos=1)
+    fleet.wait_for("fleetgate_messages_rejected_total", before + 1, reason="packet_too_large")
+    assert fleet.logged(event="refused", refused="connection", reason="packet_too_large", device="good")
     fleet.check_account()
 
 

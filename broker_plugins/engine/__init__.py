@@ -1,0 +1,1 @@
+"""The MQTT engine: packets, sessions, routing, connections and listeners. It knows no amqtt."""

@@ -1,0 +1,117 @@
+"""CONNECT: identity and policy first, and only then the session. A refused one changes nothing anywhere."""
+
+import time
+from typing import TYPE_CHECKING
+
+from broker_plugins.engine.errors import Denied, ProtocolError
+from broker_plugins.engine.hooks import Candidate, Principal
+from broker_plugins.engine.packets import V5, Connack, Connect
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.engine.session import NEVER
+from broker_plugins.engine.topics import check_levels
+from broker_plugins.engine.waiting import called_back
+from broker_plugins.engine.wheel import TICK_SECONDS, ticks
+
+if TYPE_CHECKING:
+    from broker_plugins.engine.connection import Connection
+
+_FULL_WINDOW = 65_535
+
+
+async def connect(connection: "Connection", packet: Connect) -> None:
+    """Let a client in, or refuse it."""
+    engine = connection.engine
+    try:
+        principal = await _judge(connection, packet)
+    except Denied as denied:
+        if not connection.ended:
+            engine.hooks.refused("connect", denied.name, denied.why, str(denied), peer=str(connection.peer))
+            connection.refuse(denied.reason)
+        return
+    if connection.ended:
+        return
+    present, expiry = _open_session(connection, packet, principal)
+    await called_back(engine.store.when_written)  # a session that is announced survives
+    if connection.ended or connection.session is None:
+        return
+    connection.send_packet(Connack(present, Reason.SUCCESS, _properties(connection, packet, principal, expiry)))
+    engine.connected(connection)
+    asked = packet.properties.get("receive_maximum", _FULL_WINDOW)
+    engine.sessions.attach(connection.session, connection, min(asked, engine.limits.window))
+    engine.wheel.add(connection, connection.keep_alive_ticks or ticks(engine.limits.packet_seconds))
+
+
+async def _judge(connection: "Connection", packet: Connect) -> Principal:
+    engine = connection.engine
+    if "authentication_method" in packet.properties:  # [MQTT-4.12.0-1]
+        raise Denied("authentication_method", "no such method", Reason.BAD_AUTHENTICATION_METHOD)
+    if not packet.client_id and not packet.clean_start and packet.version != V5:  # [3.1.1: MQTT-3.1.3-8]
+        raise Denied("client_id", "no client id, and a session to keep", Reason.CLIENT_IDENTIFIER_NOT_VALID)
+    principal = await engine.hooks.admit(Candidate(connection.peer, packet, connection.transport))
+    if not engine.flapping.connects(principal.owner, time.monotonic()):
+        detail = f"{principal.name} connects again and again"
+        raise Denied("flapping", detail, Reason.CONNECTION_RATE_EXCEEDED, principal.name)
+    session = engine.sessions.by_client_id.get(principal.client_id)
+    if session is not None and session.owner != principal.owner:
+        detail = f"client id {principal.client_id[:200]!r} is somebody else's"
+        raise Denied("client_id", detail, name=principal.name)
+    await _check_will(connection, packet, principal)
+    return principal
+
+
+async def _check_will(connection: "Connection", packet: Connect, principal: Principal) -> None:
+    will, hooks = packet.will, connection.engine.hooks
+    if will is None:
+        return
+    try:
+        check_levels(will.topic, connection.engine.limits.levels)
+    except ProtocolError as error:
+        raise Denied("will", str(error), error.reason, principal.name) from error
+    allowed = principal.rights.may_publish(will.topic) and not will.topic.startswith("$SYS")
+    if allowed and hooks.checks_topics:
+        allowed = await hooks.agrees(connection, principal.client_id, will.topic, "publish")
+    if not allowed:
+        raise Denied("will", f"{principal.name} has no right to the topic of its will", name=principal.name)
+
+
+def _open_session(connection: "Connection", packet: Connect, principal: Principal) -> tuple[bool, int]:
+    """Take over what there is, in one step: nothing here waits. Returns session present, session expiry."""
+    engine, limits = connection.engine, connection.engine.limits
+    old = engine.connections.get(principal.client_id)
+    if old is not None:  # [MQTT-3.1.4-3]
+        old.close(Reason.SESSION_TAKEN_OVER, "the client connected again", why="taken_over")
+    if packet.version == V5:
+        expiry = packet.properties.get("session_expiry_interval", 0)
+    else:
+        expiry = 0 if packet.clean_start else NEVER
+    expiry = min(expiry, limits.session_seconds)
+    session, present = engine.sessions.open(
+        principal.client_id, principal.owner, clean=packet.clean_start, expiry=expiry
+    )
+    engine.returned(principal, present=present)
+    connection.opened(principal, session)
+    connection.will = packet.will
+    connection.client_max_packet = packet.properties.get("maximum_packet_size", 0)
+    connection.max_aliases_out = min(packet.properties.get("topic_alias_maximum", 0), limits.topic_aliases)
+    keep_alive = packet.keep_alive
+    if limits.max_keep_alive and not 0 < keep_alive <= limits.max_keep_alive:
+        keep_alive = limits.max_keep_alive
+    connection.keep_alive_ticks = int(keep_alive * 1.5 / TICK_SECONDS)
+    return present, expiry
+
+
+def _properties(connection: "Connection", packet: Connect, principal: Principal, expiry: int) -> dict[str, int | str]:
+    limits = connection.engine.limits
+    found: dict[str, int | str] = {
+        "maximum_packet_size": limits.packet_bytes,
+        "topic_alias_maximum": limits.topic_aliases,
+    }
+    if packet.version != V5:
+        return {}
+    if expiry != packet.properties.get("session_expiry_interval", 0):
+        found["session_expiry_interval"] = expiry
+    if not packet.client_id:
+        found["assigned_client_identifier"] = principal.client_id  # [MQTT-3.1.3-7]
+    if connection.keep_alive_ticks != int(packet.keep_alive * 1.5 / TICK_SECONDS):
+        found["server_keep_alive"] = limits.max_keep_alive
+    return found

@@ -1,0 +1,622 @@
+"""One client's connection: bytes in and out, its state, and which packet goes where."""
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import replace
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from broker_plugins.engine import connecting, lane, publishing, subscribing
+from broker_plugins.engine.acks import Slot
+from broker_plugins.engine.errors import MalformedPacketError, ProtocolError
+from broker_plugins.engine.hooks import Peer, Principal, Rights
+from broker_plugins.engine.message import Delivery
+from broker_plugins.engine.packets import (
+    V5,
+    V311,
+    Ack,
+    Connack,
+    Connect,
+    Disconnect,
+    Kind,
+    Packet,
+    Pingresp,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    Will,
+    decode,
+    encode,
+    frame,
+)
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.engine.routes import Route
+from broker_plugins.engine.session import Session
+from broker_plugins.engine.wheel import ticks
+
+if TYPE_CHECKING:
+    from broker_plugins.engine.engine import Engine
+
+log = structlog.get_logger("fleetgate.mqtt")
+
+_WRITE_BUFFER_BYTES = 256 * 1024
+_LINGER_SECONDS = 2.0
+"""How long a connection that was closed may take to read what was sent to it."""
+_PINGRESP = encode(Pingresp(), V311)
+_CONNECT = Kind.CONNECT << 4
+
+
+class State(Enum):
+    """States of a connection; ALLOWED says which packets each takes."""
+
+    NEW = auto()
+    JUDGED = auto()
+    """CONNECT came, and whether it is let in is not decided yet: nothing is read."""
+    CONNECTED = auto()
+    CLOSED = auto()
+
+
+ALLOWED: dict[State, frozenset[Kind]] = {
+    State.NEW: frozenset({Kind.CONNECT}),  # [MQTT-3.1.0-1]
+    State.JUDGED: frozenset(),
+    State.CONNECTED: frozenset(
+        {
+            Kind.PUBLISH,
+            Kind.PUBACK,
+            Kind.PUBREC,
+            Kind.PUBREL,
+            Kind.PUBCOMP,
+            Kind.SUBSCRIBE,
+            Kind.UNSUBSCRIBE,
+            Kind.PINGREQ,
+            Kind.DISCONNECT,
+        }
+    ),  # a second CONNECT is a protocol error [MQTT-3.1.0-2], and so is AUTH: there is no method [4.12]
+    State.CLOSED: frozenset(),
+}
+
+# Why a connection is not read from.
+SUSPENDED = 1
+"""A packet of its own has to be finished first."""
+HELD = 2
+"""The ingester has no room."""
+CONGESTED = 4
+"""The client does not read what is sent to it."""
+THROTTLED = 8
+"""It sends more than its rate."""
+STOPPING = 16
+"""The server stops."""
+
+
+class Transport(Protocol):
+    """What a connection needs of its transport: asyncio's, or one over WebSocket."""
+
+    def write(self, data: bytes) -> None:
+        """Send, or buffer."""
+        ...
+
+    def close(self) -> None:
+        """Send what is buffered, then close."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the socket."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        ...
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As asyncio's."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One per socket. Also a session's Outlet, and Timed."""
+
+    __slots__ = (
+        "_blocked",
+        "_need",
+        "_out",
+        "_rest",
+        "_tokens",
+        "_tokens_at",
+        "acks",
+        "aliases_in",
+        "aliases_out",
+        "client_max_packet",
+        "connect",
+        "connected_at",
+        "engine",
+        "history",
+        "history_of",
+        "keep_alive_ticks",
+        "last_packet",
+        "max_aliases_out",
+        "messages_in",
+        "messages_out",
+        "number",
+        "on_lost",
+        "peer",
+        "plugin_session",
+        "principal",
+        "rest_since",
+        "routes",
+        "session",
+        "state",
+        "traced",
+        "transport",
+        "version",
+        "will",
+    )
+
+    def __init__(self, engine: "Engine", peer: Peer, on_lost: Any = None) -> None:
+        self.engine = engine
+        self.peer = peer
+        self.on_lost = on_lost
+        """Called once when the transport is gone."""
+        self.transport: Transport | None = None
+        self.state = State.NEW
+        self.version = V311
+        self.number = engine.number()
+        self.principal: Principal | None = None
+        self.session: Session | None = None
+        self.connect: Connect | None = None
+        self.will: Will | None = None
+        self.routes: dict[bytes, Route] = {}
+        """What is known of the topics this connection publishes to, by their bytes."""
+        self.acks: deque[Slot] = deque()
+        """Acknowledgements in the order they have to leave in, those not ready yet included."""
+        self.history: dict[bytes, tuple[str, bytes]] | None = None
+        """What copies are recognised by, of device `history_of`; None: not looked up."""
+        self.history_of = ""
+        self.aliases_in: dict[int, str] | None = None
+        self.aliases_out: dict[str, int] | None = None
+        self.max_aliases_out = 0
+        self.client_max_packet = 0
+        self.keep_alive_ticks = 0
+        self.last_packet = self.rest_since = 0
+        self.connected_at = 0
+        self.messages_in = self.messages_out = 0
+        self.traced = False
+        self.plugin_session: Any = None
+        """What plugins know this connection as; made when one asks."""
+        self._rest = bytearray()
+        self._need = 1
+        """Bytes that have to be there before it makes sense to look."""
+        self._out: list[bytes] = []
+        self._blocked = 0
+        self._tokens = engine.limits.device_rate
+        self._tokens_at = 0.0
+
+    # -- the transport's side --
+
+    def connection_made(self, transport: Any) -> None:
+        """The handshake is complete: CONNECT has to come in time."""
+        self.transport = transport
+        if (limit := getattr(transport, "set_write_buffer_limits", None)) is not None:
+            limit(_WRITE_BUFFER_BYTES)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.peer = replace(self.peer, certificate=tls.getpeercert(True), tls=tls.version() or "")
+        engine = self.engine
+        engine.all.add(self)
+        self.last_packet = engine.wheel.now
+        engine.wheel.add(_ConnectDeadline(self), ticks(engine.limits.connect_seconds))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was read from the socket."""
+        if self.state is State.CLOSED:
+            return
+        if self._rest:
+            self._rest += data
+            if self._blocked or len(self._rest) < self._need:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        elif self._blocked:
+            self._rest += data
+            return
+        self._take(data)
+
+    def eof_received(self) -> bool:
+        """The client sends nothing more: the connection is over."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self.engine.all.discard(self)
+        self._end("connection lost" if exc is None else str(exc), will=True)
+        self.transport = None
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def pause_writing(self) -> None:
+        """The client does not read: take nothing more from it either."""
+        self.block(CONGESTED)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self.unblock(CONGESTED)
+        if self.session is not None and self.session.outlet is self:
+            self.engine.sessions.pump(self.session)
+
+    # -- reading --
+
+    def _take(self, data: bytes) -> None:
+        if self.engine.intake.full and self.state is State.CONNECTED:
+            self._rest[:0] = data
+            self._need = 1
+            self.block(HELD)
+            self.engine.intake.hold(self)
+            return
+        try:
+            position = lane.take(self, data) if self.state is State.CONNECTED else self._take_connect(data)
+            if self.ended:
+                return
+            if position:
+                self.last_packet = self.rest_since = self.engine.wheel.now
+            if position < len(data):
+                self._rest[:0] = data[position:]
+                found = frame(data, position)
+                self._need = len(self._rest) + 1 if found is None else found[2] - position
+            else:
+                self._need = 1
+        except ProtocolError as error:
+            self.fail(error)
+
+    def _take_connect(self, data: bytes) -> int:
+        if data[0] != _CONNECT:
+            raise MalformedPacketError("the first packet is no CONNECT")  # [MQTT-3.1.0-1]
+        found = frame(data, 0, self.engine.limits.connect_bytes)
+        if found is None or found[2] > len(data):
+            return 0
+        packet = decode(found[0], data[found[1] : found[2]], V311)
+        if not isinstance(packet, Connect):
+            raise MalformedPacketError("the first packet is no CONNECT")
+        self.connect, self.version = packet, packet.version
+        self.state = State.JUDGED
+        self.suspend(connecting.connect(self, packet))
+        return found[2]
+
+    def take_packet(self, first: int, body: bytes) -> bool:
+        """Any packet but those the lane takes. False when it has to be read again once the connection goes on."""
+        kind = first >> 4
+        if kind not in ALLOWED[self.state]:
+            raise ProtocolError(f"packet of type {kind} now")
+        try:
+            packet = decode(first, body, self.version)
+        except ProtocolError as error:
+            publishing.unreadable(self, first, error.why)
+            raise
+        if (self.traced or self.engine.observed) and not isinstance(packet, Publish):
+            self.engine.saw(self, "in", packet)
+        return self._dispatch(packet)
+
+    def _dispatch(self, packet: Packet) -> bool:
+        engine, session = self.engine, self.session
+        if session is None:
+            raise ProtocolError("no session")
+        match packet:
+            case Publish():
+                return publishing.take(self, packet)
+            case Ack(Kind.PUBACK, packet_id):
+                engine.sessions.acknowledged(session, packet_id, qos=1)
+            case Ack(Kind.PUBREC, packet_id, reason):
+                self._received_by_client(session, packet_id, reason)
+            case Ack(Kind.PUBCOMP, packet_id):
+                engine.sessions.acknowledged(session, packet_id, qos=2)
+            case Ack(Kind.PUBREL, packet_id):
+                found = engine.sessions.released(session, packet_id)
+                self.send_packet(
+                    Ack(Kind.PUBCOMP, packet_id, Reason.SUCCESS if found else Reason.PACKET_IDENTIFIER_NOT_FOUND)
+                )
+            case Disconnect():
+                self._leave(packet)
+            case Subscribe() | Unsubscribe():
+                subscribing.take(self, session, packet)
+            case _:
+                self.send(_PINGRESP)
+                if self.traced or engine.observed:
+                    engine.saw(self, "out", Pingresp())
+        return True
+
+    def _received_by_client(self, session: Session, packet_id: int, reason: int) -> None:
+        sessions = self.engine.sessions
+        if reason >= 0x80:
+            sessions.refused(session, packet_id)
+        elif not sessions.stored_by_client(session, packet_id):
+            # Somebody else's, or of a session that is gone: answered, so that the client lets go of it [4.3.3].
+            self.send_packet(Ack(Kind.PUBREL, packet_id, Reason.PACKET_IDENTIFIER_NOT_FOUND))
+        else:
+            # PUBREL says that it will never be sent again: that has to be on disk first.
+            self.engine.store.when_written(lambda: self.release(packet_id))
+
+    def _leave(self, packet: Disconnect) -> None:
+        expiry = packet.properties.get("session_expiry_interval")
+        if expiry is not None and self.session is not None:
+            if expiry and not self.session.expiry:
+                raise ProtocolError("session expiry set at the end only")  # [3.14.2.2.2]
+            self.engine.sessions.set_expiry(self.session, min(expiry, self.engine.limits.session_seconds))
+        self._end("disconnected", will=packet.reason == Reason.DISCONNECT_WITH_WILL)
+        self._close_transport()
+
+    # -- waiting --
+
+    def suspend(self, coroutine: Any) -> None:
+        """Read nothing more until this is done; then go on with what is left."""
+        self.block(SUSPENDED)
+        self.engine.run(self._suspended(coroutine))
+
+    async def _suspended(self, coroutine: Any) -> None:
+        try:
+            await coroutine
+        except ProtocolError as error:
+            self.fail(error)
+        finally:
+            self.unblock(SUSPENDED)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing is to be read now."""
+        return self._blocked != 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection is over, or about to be."""
+        return self.state is State.CLOSED
+
+    @property
+    def admitted(self) -> Principal:
+        """Who the connection was let in as. Raises ProtocolError when it was not."""
+        if self.principal is None:
+            raise ProtocolError("not connected")
+        return self.principal
+
+    @property
+    def client_id(self) -> str:
+        """The client id it was let in with."""
+        return self.principal.client_id if self.principal is not None else ""
+
+    def opened(self, principal: Principal, session: Session) -> None:
+        """The connection was let in, and has a session."""
+        self.principal, self.session = principal, session
+        self.state = State.CONNECTED
+        self.last_packet = self.rest_since = self.engine.wheel.now
+        self.engine.opened(self, principal)
+
+    def block(self, why: int) -> None:
+        """Stop reading."""
+        if not self._blocked and self.transport is not None:
+            self.transport.pause_reading()
+        self._blocked |= why
+
+    def unblock(self, why: int) -> None:
+        """Go on reading, unless something else is in the way."""
+        if not self._blocked & why:
+            return
+        self._blocked &= ~why
+        if self._blocked or self.ended or self.transport is None:
+            return
+        if len(self._rest) >= self._need:
+            data = bytes(self._rest)
+            self._rest.clear()
+            self._take(data)
+        if not self._blocked and not self.ended and self.transport is not None:
+            self.transport.resume_reading()
+
+    def room(self) -> None:
+        """See Waiting: the ingester has room."""
+        self.unblock(HELD)
+
+    def stop_reading(self) -> None:
+        """The server stops: nothing more is taken."""
+        self.block(STOPPING)
+
+    def throttle(self, messages: int) -> None:
+        """Count messages against the connection's rate, and pause when it is exceeded."""
+        rate, now = self.engine.limits.device_rate, time.monotonic()
+        self._tokens = min(rate, self._tokens + (now - self._tokens_at) * rate) - messages
+        self._tokens_at = now
+        if self._tokens < 0:
+            self.block(THROTTLED)
+            asyncio.get_running_loop().call_later(-self._tokens / rate, self.unblock, THROTTLED)
+
+    # -- writing --
+
+    def send(self, data: bytes) -> None:
+        """Send bytes at the end of this turn of the loop, together with what else there is."""
+        if not self._out:
+            self.engine.flush_soon(self)
+        self._out.append(data)
+
+    def send_packet(self, packet: Packet) -> None:
+        """Send a packet; one larger than the client takes is not sent [MQTT-3.1.2-24]."""
+        if self.state is State.CLOSED:
+            return
+        data = encode(packet, self.version)
+        if self.client_max_packet and len(data) > self.client_max_packet:
+            return
+        self.send(data)
+        if self.traced or self.engine.observed:
+            self.engine.saw(self, "out", packet)
+
+    def flush(self) -> None:
+        """Write what was sent."""
+        out, self._out = self._out, []
+        if out and self.transport is not None:
+            self.transport.write(b"".join(out))
+
+    def deliver(self, delivery: Delivery, *, again: bool) -> bool:
+        """See Outlet."""
+        message = delivery.message
+        packet = Publish(
+            message.topic,
+            message.payload,
+            delivery.qos,
+            delivery.retain,
+            again and delivery.qos > 0,
+            delivery.packet_id,
+        )
+        if self.version == V5:
+            packet.properties = self._properties(delivery)
+        data = encode(packet, self.version)
+        if self.client_max_packet and len(data) > self.client_max_packet:
+            return False
+        if self.max_aliases_out:
+            data = self._aliased(packet)
+        self.send(data)
+        self.messages_out += 1
+        if self.traced or self.engine.observed:
+            self.engine.saw(self, "out", packet)
+        return True
+
+    def release(self, packet_id: int) -> None:
+        """See Outlet."""
+        self.send_packet(Ack(Kind.PUBREL, packet_id))
+
+    @property
+    def congested(self) -> bool:
+        """See Outlet."""
+        return bool(self._blocked & CONGESTED)
+
+    def _properties(self, delivery: Delivery) -> dict[str, Any]:
+        message = delivery.message
+        properties = dict(message.properties)
+        if message.expires is not None:  # what is left of it [MQTT-3.3.2-6]
+            properties["message_expiry_interval"] = max(0, (message.expires - self.engine.clock()) // 1_000_000)
+        if delivery.identifiers:
+            properties["subscription_identifier"] = list(delivery.identifiers)
+        return properties
+
+    def _aliased(self, packet: Publish) -> bytes:
+        aliases = self.aliases_out
+        if aliases is None:
+            aliases = self.aliases_out = {}
+        alias = aliases.get(packet.topic)
+        if alias is not None:
+            return encode(_with_alias(packet, "", alias), V5)
+        if len(aliases) < self.max_aliases_out:
+            alias = aliases[packet.topic] = len(aliases) + 1
+            data = encode(_with_alias(packet, packet.topic, alias), V5)
+            if not self.client_max_packet or len(data) <= self.client_max_packet:
+                return data
+            del aliases[packet.topic]
+        return encode(packet, V5)
+
+    # -- time --
+
+    def tick(self, now: int) -> int:
+        """See Timed."""
+        limits = self.engine.limits
+        if self.state is State.CLOSED:
+            return 0
+        if self._blocked & (HELD | THROTTLED | SUSPENDED):
+            self.last_packet = self.rest_since = now  # it is us who do not read
+        if self.keep_alive_ticks and now - self.last_packet >= self.keep_alive_ticks:  # [MQTT-3.1.2-22]
+            self.close(Reason.KEEP_ALIVE_TIMEOUT, "nothing came within 1.5 times the keep-alive", why="keep_alive")
+            return 0
+        if self._rest and now - self.rest_since >= ticks(limits.packet_seconds):
+            self.close(Reason.UNSPECIFIED_ERROR, "a packet did not end in time", why="packet_timeout")
+            return 0
+        next_look = ticks(limits.packet_seconds)
+        if self.keep_alive_ticks:
+            next_look = min(next_look, self.keep_alive_ticks - (now - self.last_packet))
+        return max(1, next_look)
+
+    def connect_is_due(self) -> None:
+        """The time for CONNECT is over."""
+        if self.state in {State.NEW, State.JUDGED}:
+            seconds = self.engine.limits.connect_seconds
+            self.engine.hooks.refused("connect", "", "timeout", f"not connected in {seconds:g} s", peer=str(self.peer))
+            self.close(Reason.UNSPECIFIED_ERROR, "not connected in time", why="timeout", log_it=False)
+
+    # -- the end --
+
+    def judge_anew(self, rights: Rights) -> None:
+        """The identity's rights changed: what was known of topics counts no more."""
+        principal = self.principal
+        if principal is not None:
+            self.principal = Principal(
+                principal.owner, principal.name, rights, principal.client_id, principal.own_account
+            )
+        self.routes.clear()
+
+    def fail(self, error: ProtocolError) -> None:
+        """The client broke the protocol."""
+        if self.state is State.CLOSED:
+            return
+        if self.state is State.CONNECTED:
+            self.close(error.reason, str(error), why=error.why)
+            return
+        self.engine.hooks.refused("connect", "", error.why, str(error), peer=str(self.peer))
+        if error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION:
+            # In the words of 3.1.1, which any client may know [MQTT-3.1.2-2].
+            self.send(encode(Connack(reason=Reason.UNSUPPORTED_PROTOCOL_VERSION), V311))
+        self.close(error.reason, str(error), why=error.why, log_it=False)
+
+    def refuse(self, reason: Reason) -> None:
+        """CONNECT is refused: say so, and close."""
+        if self.state is State.CLOSED:
+            return
+        self.send_packet(Connack(reason=reason))
+        self.close(reason, "refused", why="refused", log_it=False)
+
+    def close(self, reason: Reason, detail: str, *, why: str, log_it: bool = True) -> None:
+        """End the connection from our side; an MQTT 5 client is told the reason [4.13]."""
+        if self.ended:
+            return
+        if self.state is State.CONNECTED:
+            if log_it:
+                name = self.principal.name if self.principal is not None else ""
+                self.engine.hooks.refused("connection", name, why, detail, peer=str(self.peer))
+            if self.version == V5:
+                self.send_packet(Disconnect(reason))
+        self._end(detail, will=True)
+        self._close_transport()
+
+    def _end(self, detail: str, *, will: bool) -> None:
+        if self.state is State.CLOSED:
+            return
+        was = self.state
+        self.state = State.CLOSED
+        self._rest.clear()
+        self.routes = {}
+        if was is State.CONNECTED and self.principal is not None:
+            self.engine.disconnected(self, self.principal, will=self.will if will else None)
+            log.debug("disconnected", device=self.principal.name, detail=detail)
+        self.will = None
+
+    def _close_transport(self) -> None:
+        self.flush()
+        transport = self.transport
+        if transport is not None:
+            transport.close()
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)
+
+
+class _ConnectDeadline:
+    """Timed: looks once whether CONNECT came."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def tick(self, _now: int) -> int:
+        """See Timed."""
+        self._connection.connect_is_due()
+        return 0
+
+
+def _with_alias(packet: Publish, topic: str, alias: int) -> Publish:
+    properties = {**packet.properties, "topic_alias": alias}
+    return Publish(topic, packet.payload, packet.qos, packet.retain, packet.dup, packet.packet_id, properties)

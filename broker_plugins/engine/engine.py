@@ -1,0 +1,351 @@
+"""The engine: what all connections share, and what happens to a client, a message, a session."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import structlog
+
+from broker_plugins.engine.connection import Connection
+from broker_plugins.engine.flapping import Flapping
+from broker_plugins.engine.hooks import Candidate, Hooks, Principal
+from broker_plugins.engine.intake import Ingester, Intake
+from broker_plugins.engine.limits import Limits
+from broker_plugins.engine.message import Delivery, Message
+from broker_plugins.engine.packets import Packet, Will
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.engine.retained import Retained
+from broker_plugins.engine.session import Session
+from broker_plugins.engine.sessions import Sessions
+from broker_plugins.engine.store import SessionStore
+from broker_plugins.engine.topics import expires_at
+from broker_plugins.engine.waiting import called_back
+from broker_plugins.engine.wheel import Wheel, ticks
+from broker_plugins.engine.wills import Wills
+from ingester.clock import Clock, now_us
+from ingester.ledger import Ledger
+from ingester.topics import TopicMap
+
+log = structlog.get_logger("fleetgate.mqtt")
+
+_SWEEP_SECONDS = 0.5
+_RETAINED_SWEEP = 60
+
+Trace = Callable[[str, str, Packet], None]
+"""Shows one packet to a live view: client id, `in` or `out`, packet."""
+
+
+class History(Protocol):
+    """Where messages sent again are recognised by: the telemetry store."""
+
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
+        """The last message of each packet id that came by another connection: packet id -> (stream, payload)."""
+        ...
+
+
+class Engine:
+    """An async context manager around the session file at `path`. Listeners feed it connections."""
+
+    def __init__(
+        self,
+        path: Path,
+        hooks: Hooks,
+        ingester: Ingester,
+        history: History,
+        ledger: Ledger,
+        telemetry: TopicMap,
+        limits: Limits | None = None,
+        clock: Clock = now_us,
+    ) -> None:
+        self.hooks = hooks
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.ledger = ledger
+        self.history = history
+        self.telemetry = telemetry
+        self.intake = Intake(ingester, ledger, clock)
+        self.wheel = Wheel()
+        self.store = SessionStore(path)
+        self.sessions = Sessions(self.store, self.limits.queue, self._may_receive, clock)
+        self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
+        self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)
+        self.wills = Wills()
+        self.connections: dict[str, Connection] = {}
+        """Those that were let in, by client id."""
+        self.all: set[Connection] = set()
+        """Those that were let in and those that were not yet."""
+        self.tracing: dict[Trace, str | None] = {}
+        """Live views of packets, and the account each looks at (None: all)."""
+        self.observed = False
+        """Whether a plugin wants to see every message or packet."""
+        self._by_owner: dict[str, set[Connection]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dirty: list[Connection] = []
+        self._numbers = 0
+        self._sweeps = 0
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.store)
+            self.sessions.load(await self.store.sessions(self.limits.queue))
+            for message in await self.store.retained_messages():
+                self.retained.keep(message)
+            await stack.enter_async_context(self.intake)
+            await stack.enter_async_context(self.wheel)
+            self.wheel.add(self, ticks(_SWEEP_SECONDS))
+            stack.push_async_callback(self._end_tasks)
+            self._stack = stack.pop_all()
+        self.observed = any(
+            map(self.hooks.sees, ("message_received", "message_broadcast", "packet_received", "packet_sent"))
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that waits; it is awaited when the engine is left."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def number(self) -> int:
+        """A number for a new connection that none had before, not in earlier processes either."""
+        self._numbers = max(self._numbers + 1, self.clock())
+        return self._numbers
+
+    def flush_soon(self, connection: Connection) -> None:
+        """Write what a connection has to send when this turn of the loop is over: in one piece."""
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(connection)
+
+    def tick(self, _now: int) -> int:
+        """See Timed: sessions, wills and retained messages whose time has come."""
+        now = time.monotonic()
+        for session in self.sessions.expire():
+            if (will := self.wills.take(session.client_id)) is not None:
+                self._publish_will(*will)
+        for owner, message in self.wills.due(now):
+            self._publish_will(owner, message)
+        self._sweeps += 1
+        if self._sweeps % _RETAINED_SWEEP == 0:
+            self.flapping.forget_old(now)
+            for topic in self.retained.expired(self.clock()):
+                self.clear_retained(topic)
+        return ticks(_SWEEP_SECONDS)
+
+    def opened(self, connection: Connection, principal: Principal) -> None:
+        """A connection was let in; whoever had its client id before is gone."""
+        self.connections[principal.client_id] = connection
+        self._by_owner.setdefault(principal.owner, set()).add(connection)
+
+    def returned(self, principal: Principal, *, present: bool) -> None:
+        """A client is back: its will is not due any more, unless its session is over [MQTT-3.1.3-9]."""
+        will = self.wills.take(principal.client_id)
+        if will is not None and not present:
+            self._publish_will(*will)
+
+    def connected(self, connection: Connection) -> None:
+        """A connection was told that it was let in."""
+        connection.connected_at = self.clock()
+        connection.traced = self._is_traced(connection.admitted.name)
+        self.hooks.accepted()
+        if self.hooks.sees("client_connected"):
+            self.hooks.fire("client_connected", client=connection)
+
+    def disconnected(self, connection: Connection, principal: Principal, *, will: Will | None) -> None:
+        """A connection that was let in has ended; `will` is None where it is not to be published."""
+        if self.connections.get(principal.client_id) is connection:
+            del self.connections[principal.client_id]
+        owned = self._by_owner.get(principal.owner)
+        if owned is not None:
+            owned.discard(connection)
+            if not owned:
+                del self._by_owner[principal.owner]
+        session = connection.session
+        if will is not None:
+            self._leave_will(principal, session, will)
+        if session is not None and session.outlet in {connection, None}:
+            self.sessions.detach(session)
+        if connection.connected_at and self.hooks.sees("client_disconnected"):
+            self.hooks.fire("client_disconnected", client=connection)
+
+    def reconsider(self, owner: str) -> None:
+        """An identity changed: end its connections when it may have none any more, else judge its topics anew."""
+        for connection in list(self._by_owner.get(owner, ())):
+            packet = connection.connect
+            rights = None if packet is None else self.hooks.rejudge(Candidate(connection.peer, packet))
+            if rights is None:
+                connection.will = None
+                connection.close(Reason.ADMINISTRATIVE_ACTION, "no longer let in", why="no_longer_let_in")
+            else:
+                connection.judge_anew(rights)
+        self.sessions.router.generation += 1
+
+    def reconsider_all(self) -> None:
+        """What decides about everybody changed."""
+        for owner in list(self._by_owner):
+            self.reconsider(owner)
+
+    def forget(self, owner: str) -> None:
+        """An identity is gone for good: its sessions go with it."""
+        self.reconsider(owner)
+        for session in [found for found in self.sessions.by_client_id.values() if found.owner == owner]:
+            self.sessions.close(session)
+
+    def publish(self, message: Message) -> int:
+        """Keep a message where it is to be retained, and hand it to its subscribers; how many those are.
+
+        Once `store.when_written` calls back, all of that is on disk as far as it has to survive. Not to be used where
+        plugins check topics: they have to be awaited.
+        """
+        if message.retain:
+            self.retain(message)
+        count = 0
+        for session, delivery in self.sessions.router.route(message):
+            self.sessions.offer(session, delivery)
+            count += 1
+        return count
+
+    async def publish_checked(self, message: Message) -> int:
+        """As `publish`, with every plugin asked for every subscriber."""
+        if not self.hooks.checks_topics:
+            return self.publish(message)
+        if message.retain:
+            self.retain(message)
+        count = 0
+        for session, delivery in list(self.sessions.router.route(message)):
+            if await self.hooks.agrees(session.outlet, session.client_id, message.topic, "receive"):
+                self.sessions.offer(session, delivery)
+                count += 1
+        return count
+
+    async def publish_to_checked(self, message: Message) -> None:
+        """As `publish_checked`, for what runs by itself."""
+        await self.publish_checked(message)
+
+    def offer(self, session: Session, delivery: Delivery) -> None:
+        """One delivery to one session, with every plugin asked."""
+        if self.hooks.checks_topics:
+            self.run(self._offer_checked(session, delivery))
+        else:
+            self.sessions.offer(session, delivery)
+
+    async def settled(self) -> None:
+        """Wait until all that connections sent so far is committed."""
+        await called_back(self.intake.when_settled)
+
+    async def broadcast(self, message: Message) -> int:
+        """Publish something of the server's own; returns when it is on disk as far as it has to survive."""
+        count = await self.publish_checked(message)
+        await called_back(self.store.when_written)
+        return count
+
+    def clear_retained(self, topic: str) -> None:
+        """Forget the retained message of a topic."""
+        cleared = self.retained.clear(topic)
+        if cleared is not None:
+            self.store.unretained(topic)
+            if self.hooks.sees("retained_message"):
+                self.hooks.fire("retained_message", message=cleared, cleared=True)
+
+    def trace(self, show: Trace, account: str | None) -> None:
+        """Show the packets of an account's connections, or of all, until `untrace`."""
+        self.tracing[show] = account
+        self._retrace()
+
+    def untrace(self, show: Trace) -> None:
+        """End what `trace` began."""
+        self.tracing.pop(show, None)
+        self._retrace()
+
+    def saw(self, connection: Connection, direction: str, packet: Packet) -> None:
+        """Show a packet to whoever watches, and to plugins that want to see packets."""
+        principal = connection.principal
+        if principal is not None:
+            for show, account in self.tracing.items():
+                if account in {None, principal.name}:
+                    show(principal.client_id, direction, packet)
+        event = "packet_received" if direction == "in" else "packet_sent"
+        if self.hooks.sees(event):
+            self.hooks.fire(event, client=connection, packet=packet)
+
+    async def drain(self) -> None:
+        """Take nothing more from any connection, and offer what was taken."""
+        for connection in list(self.all):
+            connection.stop_reading()
+        self.intake.flush()
+
+    def close_all(self, reason: Reason) -> None:
+        """End all connections."""
+        for connection in list(self.all):
+            connection.close(reason, "the server stops", why="shutting_down", log_it=False)
+
+    def retain(self, message: Message) -> None:
+        """Keep a message as the last one of its topic; an empty one clears it."""
+        if not message.payload:
+            self.clear_retained(message.topic)
+            return
+        if not self.retained.keep(message):
+            self.sessions.deliveries.drop("retained_full")
+            return
+        self.store.retained(message)
+        if self.hooks.sees("retained_message"):
+            self.hooks.fire("retained_message", message=message, cleared=False)
+
+    def _leave_will(self, principal: Principal, session: Session | None, will: Will) -> None:
+        properties = dict(will.properties)
+        delay = properties.pop("will_delay_interval", 0)
+        expires = expires_at(properties, self.clock())
+        message = Message(will.topic, will.payload, will.qos, will.retain, properties, expires, principal.client_id)
+        if session is not None:
+            delay = min(delay, session.expiry)  # the end of the session ends the delay [MQTT-3.1.3-9]
+        if delay:
+            self.wills.put(principal.client_id, principal.owner, message, time.monotonic() + delay)
+        else:
+            self._publish_will(principal.owner, message)
+
+    def _publish_will(self, owner: str, message: Message) -> None:
+        rights = self.hooks.still(owner)
+        if rights is not None and rights.may_publish(message.topic):
+            self.run(self.publish_to_checked(message))
+        else:
+            self.hooks.refused("publish", owner, "not_authorized", "a will without a right any more", message.topic)
+
+    async def _offer_checked(self, session: Session, delivery: Delivery) -> None:
+        if await self.hooks.agrees(session.outlet, session.client_id, delivery.message.topic, "receive"):
+            self.sessions.offer(session, delivery)
+
+    def _may_receive(self, session: Session, topic: str) -> bool:
+        rights = self.hooks.still(session.owner)
+        return rights is not None and rights.may_receive(topic)
+
+    def _is_traced(self, account: str) -> bool:
+        return any(wanted in {None, account} for wanted in self.tracing.values())
+
+    def _retrace(self) -> None:
+        for connection in self.connections.values():
+            if connection.principal is not None:
+                connection.traced = self._is_traced(connection.principal.name)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", error=repr(error), exc_info=error)
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

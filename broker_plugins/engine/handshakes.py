@@ -1,0 +1,83 @@
+"""TLS of the device listeners: who may complete a handshake, why one fails, and new files without a restart."""
+
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+# OpenSSL's X509_V_ERR_* numbers, from its x509_vfy.h
+_BY_VERIFY_CODE = {
+    2: "unknown_ca",
+    7: "unknown_ca",
+    9: "not_yet_valid",
+    10: "expired",
+    18: "unknown_ca",
+    19: "unknown_ca",
+    20: "unknown_ca",
+    21: "unknown_ca",
+    24: "unknown_ca",
+    26: "key_usage",
+}
+
+
+class TlsFiles:
+    """The server's certificate and key, and the CAs of clients; `context` is for connections from now on.
+
+    Raises OSError (ssl.SSLError is one) when the files can't be used.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_cas: Sequence[Path]) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_cas = tuple(client_cas)
+        self._stamp = self._now()
+        self.context = self._made()
+
+    def changed(self) -> bool:
+        """Whether a file was written since it was last read."""
+        return self._now() != self._stamp
+
+    def load(self) -> None:
+        """Read the files again. A context of its own each time: a CA that is gone from them is gone, and TLS sessions
+        of before can't be resumed.
+        """
+        self._stamp = self._now()
+        self.context = self._made()
+
+    def _made(self) -> ssl.SSLContext:
+        return server_context(self._certificate, self._key, self._client_cas)
+
+    def _now(self) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(map(_stamp, (self._certificate, self._key, *self._client_cas)))
+
+
+def server_context(certificate: Path, key: Path, client_cas: Sequence[Path]) -> ssl.SSLContext:
+    """Context that completes a handshake only with a client certificate signed by one of `client_cas`; TLS 1.2 up."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, key)
+    for client_ca in client_cas:
+        context.load_verify_locations(client_ca)
+    context.set_alpn_protocols(["mqtt", "http/1.1"])
+    return context
+
+
+def why_failed(error: OSError) -> tuple[str, str]:
+    """(reason, detail) of a handshake that failed; the reason is one of connections.HANDSHAKE_REASONS."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _BY_VERIFY_CODE.get(error.verify_code, "tls"), error.verify_message
+    if isinstance(error, ssl.SSLError):
+        if error.reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+            return "no_certificate", "the client sent no certificate"
+        return "tls", (error.reason or str(error)).lower().replace("_", " ")
+    if isinstance(error, ConnectionAbortedError):  # asyncio's type for the handshake timeout
+        return "timeout", "no TLS handshake in time"
+    return "tls", str(error) or type(error).__name__
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

@@ -1,0 +1,102 @@
+"""What the engine asks of the program around it, and the values it asks with."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from broker_plugins.engine.packets import Connect
+
+
+class Rights(Protocol):
+    """What one identity may do. Cheap, synchronous, and true for as long as the object is in use."""
+
+    def may_publish(self, topic: str) -> bool:
+        """Whether a message may be published to this topic name."""
+        ...
+
+    def may_receive(self, topic: str) -> bool:
+        """Whether a message of this topic name may be delivered."""
+        ...
+
+    def may_subscribe(self, requested: str) -> bool:
+        """Whether everything that this filter matches may be received."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a connection was let in as.
+
+    `owner` is the key of the identity: sessions belong to it, and nobody else takes them over. `name` is whose account
+    messages are booked on; `own_account` whether that holds for telemetry of other devices too.
+    """
+
+    owner: str
+    name: str
+    rights: Rights
+    client_id: str
+    own_account: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection. `listener` is the scheme it came in by; `certificate` DER, None where no
+    certificate was shown.
+    """
+
+    host: str
+    port: int
+    listener: str
+    certificate: bytes | None = None
+    tls: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Who asks to be let in."""
+
+    peer: Peer
+    connect: Connect
+    transport: Any = None
+    """The transport, for plugins that look at its TLS."""
+
+
+class Hooks(Protocol):
+    """Called on the event loop. None of these may raise, but `admit`, which answers no with Denied."""
+
+    checks_topics: bool
+    """Whether `agrees` has to be asked: for every topic and filter, each time."""
+
+    def sees(self, event: str) -> bool:
+        """Whether anybody wants this event (named as in `fire`)."""
+        ...
+
+    async def admit(self, candidate: Candidate) -> Principal:
+        """Judge a connection by its own certificate and CONNECT; raises Denied."""
+        ...
+
+    def still(self, owner: str) -> "Rights | None":
+        """The rights of an identity now; None when it may not be connected any more."""
+        ...
+
+    def rejudge(self, candidate: Candidate) -> "Rights | None":
+        """The rights of a connection that was let in before, judged again; None when it would be refused now."""
+        ...
+
+    async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:
+        """Whether everybody asked agrees to a client's publish, subscribe or receive."""
+        ...
+
+    def accepted(self) -> None:
+        """Count a connection that was let in."""
+        ...
+
+    def refused(self, what: str, name: str, why: str, detail: str, topic: str = "", peer: str = "") -> None:
+        """Log what was refused: what is connect, publish, subscribe, message or connection. Counts connects."""
+        ...
+
+    def fire(self, event: str, **values: Any) -> None:
+        """Tell whoever wants to know. Must only be called for what `sees` says yes to."""
+        ...

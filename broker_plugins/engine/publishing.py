@@ -1,0 +1,223 @@
+"""A PUBLISH of a client, one at a time: whatever the lane does not take."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from broker_plugins.engine import acks
+from broker_plugins.engine.errors import ProtocolError
+from broker_plugins.engine.message import FORWARDED, Message
+from broker_plugins.engine.packets import V5, Ack, Kind, Publish
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.engine.routes import Route
+from broker_plugins.engine.topics import check_levels, expires_at
+
+if TYPE_CHECKING:
+    from broker_plugins.engine.connection import Connection
+
+_ROUTES = 1000
+"""Topics that are remembered of one connection."""
+
+Telemetry = tuple[str, str] | None
+"""(device, stream) of a topic."""
+
+
+def take(connection: "Connection", packet: Publish) -> bool:
+    """Take one message. False when it has to be read again: what it may be a copy of is being looked up.
+
+    Raises ProtocolError.
+    """
+    engine = connection.engine
+    if "subscription_identifier" in packet.properties:
+        raise ProtocolError("a subscription identifier from a client")  # [MQTT-3.3.4-6]
+    _resolve_alias(connection, packet)
+    check_levels(packet.topic, engine.limits.levels)
+    telemetry = engine.telemetry(packet.topic)
+    if telemetry is not None and packet.dup and not _looked_up(connection, telemetry[0]):
+        connection.suspend(_look_up(connection, telemetry[0]))
+        return False
+    if connection.traced or engine.observed:
+        engine.saw(connection, "in", packet)
+    principal = connection.admitted
+    allowed = principal.rights.may_publish(packet.topic) and not packet.topic.startswith("$SYS")
+    if engine.hooks.checks_topics or engine.observed:
+        connection.suspend(_take_asking(connection, packet, telemetry, allowed=allowed))
+    else:
+        _take(connection, packet, telemetry, allowed=allowed)
+    return True
+
+
+def unreadable(connection: "Connection", first: int, why: str) -> None:
+    """A packet came that can't be read: when it is a PUBLISH, it is accounted for as rejected."""
+    principal, ledger = connection.principal, connection.engine.ledger
+    if principal is not None and first >> 4 == Kind.PUBLISH:
+        ledger.received(principal.name, min(2, (first >> 1) & 3), 0, connection.engine.clock())
+        ledger.rejected(principal.name, why)
+
+
+def _resolve_alias(connection: "Connection", packet: Publish) -> None:
+    alias = packet.properties.pop("topic_alias", None)
+    if alias is None:
+        return
+    if alias > connection.engine.limits.topic_aliases:
+        raise ProtocolError(f"topic alias {alias}", Reason.TOPIC_ALIAS_INVALID)  # [MQTT-3.3.2-9]
+    if connection.aliases_in is None:
+        connection.aliases_in = {}
+    if packet.topic:
+        connection.aliases_in[alias] = packet.topic
+    elif alias in connection.aliases_in:
+        packet.topic = connection.aliases_in[alias]
+    else:
+        raise ProtocolError(f"topic alias {alias} was never set", Reason.PROTOCOL_ERROR)  # [3.3.2.3.4]
+
+
+def _looked_up(connection: "Connection", device: str) -> bool:
+    return connection.history is not None and connection.history_of == device
+
+
+async def _look_up(connection: "Connection", device: str) -> None:
+    """Find the messages that a copy may be one of: those of earlier connections, the last of each packet id.
+
+    What is still on its way to the disk is waited for.
+    """
+    engine = connection.engine
+    await engine.settled()
+    connection.history = await engine.history.by_packet_id(device, connection.number)
+    connection.history_of = device
+
+
+async def _take_asking(connection: "Connection", packet: Publish, telemetry: Telemetry, *, allowed: bool) -> None:
+    """With plugins that are to be told or asked about every message."""
+    hooks, client_id = connection.engine.hooks, connection.client_id
+    if hooks.sees("message_received"):
+        hooks.fire("message_received", client=connection, packet=packet)
+    if allowed and hooks.checks_topics:
+        allowed = await hooks.agrees(connection, client_id, packet.topic, "publish")
+    if connection.ended:
+        return
+    _take(connection, packet, telemetry, allowed=allowed)
+    if allowed and hooks.sees("message_broadcast"):
+        hooks.fire("message_broadcast", client=connection, packet=packet)
+
+
+def _take(connection: "Connection", packet: Publish, telemetry: Telemetry, *, allowed: bool) -> None:
+    engine, principal = connection.engine, connection.admitted
+    ledger, now = engine.ledger, engine.clock()
+    account = telemetry[0] if allowed and telemetry is not None else principal.name
+    ledger.received(account, packet.qos, len(packet.payload), now)
+    slot = acks.reserve(connection) if packet.qos else None
+    if not allowed:
+        _deny(connection, packet, account, slot)
+        return
+    session = connection.session
+    if packet.qos == 2 and session is not None:
+        if packet.packet_id in session.received:  # [MQTT-4.3.3-10]
+            ledger.duplicate(account)
+            _acknowledge_when_safe(connection, packet, slot)
+            return
+        engine.sessions.received(session, packet.packet_id)
+    if telemetry is None:
+        _route(connection, packet, account, slot)
+    elif _is_copy(connection, packet, telemetry):
+        ledger.duplicate(account)
+        _acknowledge_when_safe(connection, packet, slot)
+    else:
+        _store(connection, packet, telemetry, slot, now)
+
+
+def _deny(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None) -> None:
+    engine = connection.engine
+    engine.ledger.rejected(account, "not_authorized")
+    engine.hooks.refused(
+        "publish",
+        account,
+        "not_authorized",
+        f"{account} has no right to this topic",
+        packet.topic,
+        str(connection.peer),
+    )
+    if connection.version != V5 and engine.limits.close_on_denied:
+        connection.close(Reason.NOT_AUTHORIZED, "a publish without a right", why="not_authorized")
+    elif slot is not None:
+        # 3.1.1 has no word for it: acknowledged and dropped [3.1.1: MQTT-3.3.5-2].
+        acks.acknowledge(connection, slot, Ack(_answer(packet), packet.packet_id, Reason.NOT_AUTHORIZED))
+
+
+def _is_copy(connection: "Connection", packet: Publish, telemetry: tuple[str, str]) -> bool:
+    """Whether this is a message that an earlier connection of the device brought already.
+
+    Without DUP it never is: small clients use packet ids and payloads again.
+    """
+    if not packet.qos:
+        return False
+    if not packet.dup:
+        connection.history = None  # from now on the last message with this packet id is this one
+        return False
+    found = (connection.history or {}).get(packet.packet_id.to_bytes(2))
+    return found == (telemetry[1], packet.payload)
+
+
+def _store(
+    connection: "Connection", packet: Publish, telemetry: tuple[str, str], slot: acks.Slot | None, now: int
+) -> None:
+    engine, (device, stream) = connection.engine, telemetry
+    if not packet.qos and engine.intake.sheds:
+        engine.ledger.dropped(device, "intake_full")
+        return
+    batch = engine.intake.batch
+    batch.append(device, stream, now, packet.payload)
+    batch.connections.append(connection.number)
+    batch.packet_ids.append(packet.packet_id.to_bytes(2))
+    wanted = packet.retain or engine.sessions.router.wanted(packet.topic)
+    if wanted:
+        _publish(connection, packet)
+    if slot is not None:
+        ready = partial(acks.acknowledge, connection, slot, Ack(_answer(packet), packet.packet_id))
+        written = wanted or packet.qos == 2
+        batch.acks.append(partial(engine.store.when_written, ready) if written else ready)
+    engine.intake.added()
+    if not engine.hooks.checks_topics and not packet.properties:
+        _remember(connection, packet.topic, device, stream)
+
+
+def _remember(connection: "Connection", topic: str, device: str, stream: str) -> None:
+    """From now on the lane takes this topic."""
+    routes = connection.routes
+    if len(routes) >= _ROUTES:
+        routes.clear()
+    routes[topic.encode()] = Route(topic, device, stream, connection.engine.ledger.account(device))
+
+
+def _route(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None) -> None:
+    engine = connection.engine
+    engine.ledger.routed(account)
+    count = _publish(connection, packet)
+    if slot is not None:
+        nobody = connection.version == V5 and not count
+        reason = Reason.NO_MATCHING_SUBSCRIBERS if nobody else Reason.SUCCESS
+        answer = Ack(_answer(packet), packet.packet_id, reason)
+        engine.store.when_written(partial(acks.acknowledge, connection, slot, answer))
+
+
+def _publish(connection: "Connection", packet: Publish) -> int:
+    engine, given = connection.engine, packet.properties
+    expires = expires_at(given, engine.clock())
+    properties = {name: given[name] for name in FORWARDED if name in given}
+    message = Message(
+        packet.topic, packet.payload, packet.qos, packet.retain, properties, expires, connection.client_id
+    )
+    if engine.hooks.checks_topics:
+        engine.run(engine.publish_to_checked(message))
+        return 1
+    return engine.publish(message)
+
+
+def _acknowledge_when_safe(connection: "Connection", packet: Publish, slot: acks.Slot | None) -> None:
+    """A copy is acknowledged when its original may be."""
+    engine = connection.engine
+    if slot is not None:
+        ready = partial(acks.acknowledge, connection, slot, Ack(_answer(packet), packet.packet_id))
+        engine.intake.when_settled(partial(engine.store.when_written, ready))
+
+
+def _answer(packet: Publish) -> Kind:
+    return Kind.PUBREC if packet.qos == 2 else Kind.PUBACK

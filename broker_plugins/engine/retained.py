@@ -1,0 +1,53 @@
+"""Retained messages: the last one of each topic that was published with RETAIN [3.3.1.3]. Pure."""
+
+from collections.abc import Iterator
+
+from broker_plugins.engine.message import Message
+from broker_plugins.engine.trie import TopicTrie
+
+
+class Retained:
+    """Up to `max_messages` messages and `max_bytes` of them."""
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._trie: TopicTrie[Message] = TopicTrie()
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._trie)
+
+    @property
+    def by_topic(self) -> dict[str, Message]:
+        """All of them; not to be changed."""
+        return self._trie.by_name
+
+    def keep(self, message: Message) -> bool:
+        """Keep a message in place of the topic's last one. False, and nothing changed, when there is no room."""
+        last = self.by_topic.get(message.topic)
+        size = self.size_bytes + message.size_bytes - (last.size_bytes if last else 0)
+        if size > self._max_bytes or (last is None and len(self) >= self._max_messages):
+            return False
+        self._trie.put(message.topic, message)
+        self.size_bytes = size
+        return True
+
+    def clear(self, topic: str) -> Message | None:
+        """Forget a topic's message, as an empty payload asks [MQTT-3.3.1-6]; returns it."""
+        message = self._trie.remove(topic)
+        if message is not None:
+            self.size_bytes -= message.size_bytes
+        return message
+
+    def match(self, topic_filter: str, now: int) -> Iterator[Message]:
+        """Messages for a new subscription, those that expired by `now` (microseconds) left out [MQTT-3.3.2-5]."""
+        for message in self._trie.match(topic_filter):
+            if message.expires is None or message.expires > now:
+                yield message
+
+    def expired(self, now: int) -> list[str]:
+        """Topics whose message has expired."""
+        return [
+            topic for topic, message in self.by_topic.items() if message.expires is not None and message.expires <= now
+        ]

@@ -1,0 +1,19 @@
+"""What is known of a topic that a connection publishes telemetry to: found out once, dropped when anything changes."""
+
+from ingester.ledger import Account
+
+
+class Route:
+    """Telemetry of one device and stream that this connection may send."""
+
+    __slots__ = ("account", "device", "generation", "stream", "topic", "wanted")
+
+    def __init__(self, topic: str, device: str, stream: str, account: Account) -> None:
+        self.topic = topic
+        self.device = device
+        self.stream = stream
+        self.account = account
+        self.generation = -1
+        """The router's when `wanted` was found out."""
+        self.wanted = False
+        """Whether somebody subscribes to the topic."""

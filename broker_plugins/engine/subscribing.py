@@ -1,0 +1,105 @@
+"""SUBSCRIBE and UNSUBSCRIBE of a client."""
+
+from typing import TYPE_CHECKING
+
+from broker_plugins.engine.message import Delivery
+from broker_plugins.engine.packets import Suback, Subscribe, Subscription, Unsuback, Unsubscribe
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.engine.router import split_share
+from broker_plugins.engine.session import Session
+from broker_plugins.engine.topics import why_invalid
+
+if TYPE_CHECKING:
+    from broker_plugins.engine.connection import Connection
+
+_NEW_ONLY = 1
+_NEVER = 2
+
+
+def take(connection: "Connection", session: Session, packet: Subscribe | Unsubscribe) -> None:
+    """Take one packet; it is answered once it is on disk, where the session is to be kept."""
+    if isinstance(packet, Unsubscribe):
+        _unsubscribe(connection, session, packet)
+    elif connection.engine.hooks.checks_topics:
+        connection.suspend(_subscribe_asking(connection, session, packet))
+    else:
+        _subscribe(connection, session, packet, [_judge(connection, session, entry) for entry in packet.subscriptions])
+
+
+async def _subscribe_asking(connection: "Connection", session: Session, packet: Subscribe) -> None:
+    hooks, reasons = connection.engine.hooks, []
+    for entry in packet.subscriptions:
+        reason = _judge(connection, session, entry)
+        asked = split_share(entry.topic_filter)[1]
+        if reason < 0x80 and not await hooks.agrees(connection, session.client_id, asked, "subscribe"):
+            reason = _refused(connection, entry, Reason.NOT_AUTHORIZED, "a plugin does not agree")
+        reasons.append(reason)
+    if not connection.ended:
+        _subscribe(connection, session, packet, reasons)
+
+
+def _judge(connection: "Connection", session: Session, entry: Subscription) -> int:
+    limits, principal = connection.engine.limits, connection.admitted
+    if (wrong := why_invalid(entry.topic_filter, limits.levels)) is not None:
+        return _refused(connection, entry, Reason.TOPIC_FILTER_INVALID, wrong)
+    if not principal.rights.may_subscribe(split_share(entry.topic_filter)[1]):
+        return _refused(connection, entry, Reason.NOT_AUTHORIZED, f"{principal.name} has no right to this filter")
+    if entry.topic_filter not in session.subscriptions and len(session.subscriptions) >= limits.subscriptions:
+        return _refused(connection, entry, Reason.QUOTA_EXCEEDED, f"more than {limits.subscriptions} subscriptions")
+    return entry.qos
+
+
+def _refused(connection: "Connection", entry: Subscription, reason: Reason, detail: str) -> int:
+    name = connection.admitted.name
+    connection.engine.hooks.refused(
+        "subscribe", name, reason.name.lower(), detail, entry.topic_filter, str(connection.peer)
+    )
+    return reason
+
+
+def _subscribe(connection: "Connection", session: Session, packet: Subscribe, reasons: list[int]) -> None:
+    engine = connection.engine
+    (identifier,) = packet.properties.get("subscription_identifier", [0])
+    retained: list[tuple[Subscription, int]] = []
+    for entry, reason in zip(packet.subscriptions, reasons, strict=True):
+        if reason >= 0x80:
+            continue
+        new = engine.sessions.subscribe(session, entry, identifier)
+        shared = split_share(entry.topic_filter)[0] is not None
+        # [MQTT-3.8.4-4] and 3.8.3.1; a shared subscription gets none [4.8.2]
+        if not shared and entry.retain_handling != _NEVER and (new or entry.retain_handling != _NEW_ONLY):
+            retained.append((entry, identifier))
+        if engine.hooks.sees("client_subscribed"):
+            engine.hooks.fire("client_subscribed", client=connection, topic=entry.topic_filter, qos=reason)
+
+    def answer() -> None:
+        connection.send_packet(Suback(packet.packet_id, reasons))
+        for entry, number in retained:
+            _send_retained(connection, session, entry, number)
+
+    engine.store.when_written(answer)
+
+
+def _send_retained(connection: "Connection", session: Session, entry: Subscription, identifier: int) -> None:
+    engine = connection.engine
+    if connection.ended:
+        return
+    for message in engine.retained.match(entry.topic_filter, engine.clock()):
+        if connection.admitted.rights.may_receive(message.topic):
+            delivery = Delivery(
+                message,
+                min(message.qos, entry.qos),
+                True,
+                (identifier,) if identifier else (),
+            )
+            engine.offer(session, delivery)
+
+
+def _unsubscribe(connection: "Connection", session: Session, packet: Unsubscribe) -> None:
+    engine, reasons = connection.engine, []
+    for topic_filter in packet.topic_filters:
+        found = engine.sessions.unsubscribe(session, topic_filter)
+        reasons.append(int(Reason.SUCCESS if found else Reason.NO_SUBSCRIPTION_EXISTED))
+        if engine.hooks.sees("client_unsubscribed"):
+            engine.hooks.fire("client_unsubscribed", client=connection, topic=topic_filter)
+    engine.store.when_written(lambda: connection.send_packet(Unsuback(packet.packet_id, reasons)))

@@ -1,0 +1,185 @@
+"""The engine's questions, answered by the plugins: ours first, then every other that is loaded has to agree."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from amqtt.contexts import Action
+from amqtt.events import BrokerEvents, MQTTEvents
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+from amqtt.session import Session
+
+from broker_plugins.acl import TopicRightsPlugin
+from broker_plugins.attached import Attached
+from broker_plugins.auth import CertificateAuthPlugin, owner_of
+from broker_plugins.dispatcher import Dispatcher, Hook
+from broker_plugins.engine.connection import Connection
+from broker_plugins.engine.errors import Denied
+from broker_plugins.engine.hooks import Candidate, Principal, Rights
+from broker_plugins.engine.reasons import Reason
+from broker_plugins.packet_view import message_of, packet_of, retained_of
+from broker_plugins.plugin_session import PluginSession, session_of
+from broker_plugins.presence import PresencePlugin
+from broker_plugins.services import Services
+from fleet.identity import Kind
+from fleet.policy import Rights as Filters
+
+log = structlog.get_logger("fleetgate.mqtt")
+
+_PLAIN = "plain:"
+_ACTIONS = {"publish": Action.PUBLISH, "subscribe": Action.SUBSCRIBE, "receive": Action.RECEIVE}
+_EVENTS = {str(event).removeprefix("broker_"): event for event in BrokerEvents} | {
+    str(event).removeprefix("mqtt_"): event for event in MQTTEvents
+}
+_ANYTHING = Filters(("#", "$SYS/#"), ("#", "$SYS/#"))
+"""On a listener where plugins alone decide."""
+
+
+class PluginHooks:
+    """Hooks of the engine over the loaded plugins.
+
+    A connection with a certificate is judged by our plugins, and narrowed by all others. One without is judged by the
+    others alone; when there is none that says yes, it is refused.
+    """
+
+    def __init__(self, plugins: Sequence[BasePlugin[Any]], services: Services) -> None:
+        self._services = services
+        others = [plugin for plugin in plugins if not isinstance(plugin, Attached)]
+        self._auth = [plugin for plugin in others if isinstance(plugin, BaseAuthPlugin)]
+        self._topics = [plugin for plugin in others if isinstance(plugin, BaseTopicPlugin)]
+        self._certificates = _only(plugins, CertificateAuthPlugin)
+        self._rights = _only(plugins, TopicRightsPlugin)
+        self._presence = _only(plugins, PresencePlugin)
+        self.checks_topics = bool(self._topics)
+        self.dispatcher = Dispatcher({name: hooks for name in _EVENTS if (hooks := _hooks(others, _EVENTS[name]))})
+
+    def sees(self, event: str) -> bool:
+        """See Hooks."""
+        return event in {"client_connected", "client_disconnected"} or self.dispatcher.sees(event)
+
+    async def admit(self, candidate: Candidate) -> Principal:
+        """See Hooks."""
+        if candidate.peer.certificate is not None:
+            if self._certificates is None:
+                raise Denied("failed", "no plugin judges certificates")
+            principal: Principal = self._certificates.admit(candidate)
+            await self._agree(candidate, principal.name)
+            return principal
+        session = await self._agree(candidate, candidate.connect.client_id, alone=True)
+        client_id = candidate.connect.client_id or f"anonymous-{id(candidate):x}"
+        # Who gave a name and a password is known by the name; others are known by nothing but their client id.
+        owner = f"{_PLAIN}{session.username or ''}"
+        return Principal(owner, client_id, _ANYTHING, client_id, own_account=False)
+
+    def still(self, owner: str) -> Rights | None:
+        """See Hooks."""
+        if owner.startswith(_PLAIN):
+            return _ANYTHING
+        return None if self._rights is None else self._rights.still(owner)
+
+    def rejudge(self, candidate: Candidate) -> Rights | None:
+        """See Hooks."""
+        if candidate.peer.certificate is None:
+            return _ANYTHING
+        try:
+            return None if self._certificates is None else self._certificates.admit(candidate).rights
+        except Denied:
+            return None
+
+    def owner_of(self, client_id: str) -> str:
+        """Who a client id belongs to that never connected: the device of that name, else whoever has no certificate."""
+        member = self._services.registry.find(Kind.DEVICE, client_id)
+        return f"{_PLAIN}" if member is None else owner_of(member)
+
+    async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:
+        """See Hooks."""
+        session = session_of(client) if isinstance(client, Connection) else PluginSession(client_id, connected=False)
+        for plugin in self._topics:
+            try:
+                # None denies, as it does in amqtt.
+                if not await plugin.topic_filtering(session=session, topic=topic, action=_ACTIONS[action]):
+                    return False
+            except Exception:
+                # Supervision point: a plugin's fault must not become an open door, nor end the broker.
+                log.exception("topic plugin failed", plugin=type(plugin).__name__)
+                return False
+        return True
+
+    def accepted(self) -> None:
+        """See Hooks."""
+        self._services.connects.accepted()
+
+    def refused(self, what: str, name: str, why: str, detail: str, topic: str = "", peer: str = "") -> None:
+        """See Hooks."""
+        if what == "connect":
+            self._services.connects.refused(why)
+        self._services.refusals.refused(what, name, why, detail, topic=topic, peer=peer)
+
+    def fire(self, event: str, **values: Any) -> None:
+        """See Hooks."""
+        connection = values.get("client")
+        if event == "client_connected" and self._presence is not None and connection is not None:
+            self._presence.connected(connection.admitted.name)
+        if event == "client_disconnected" and self._presence is not None and connection is not None:
+            self._presence.disconnected(connection.admitted.name)
+            session_of(connection).transitions.disconnect()
+        if self.dispatcher.sees(event):
+            self.dispatcher.fire(event, **_arguments(event, values))
+
+    async def _agree(self, candidate: Candidate, name: str, *, alone: bool = False) -> Session:
+        session = _asking(candidate)
+        answers = []
+        for plugin in self._auth:
+            try:
+                answers.append(await plugin.authenticate(session=session))
+            except Exception as error:
+                # Supervision point: as above.
+                log.exception("auth plugin failed", plugin=type(plugin).__name__)
+                raise Denied("failed", f"{type(plugin).__name__} failed", name=name) from error
+        given = [answer for answer in answers if answer is not None]
+        if not all(given) or (alone and not given):
+            reason = Reason.BAD_USER_NAME_OR_PASSWORD if session.username else Reason.NOT_AUTHORIZED
+            raise Denied("plugin", "the plugins do not let it in", reason, name)
+        return session
+
+
+def _asking(candidate: Candidate) -> Session:
+    """A connection that is not let in yet, as auth plugins see it."""
+    packet = candidate.connect
+    session = PluginSession(packet.client_id, connected=False)
+    session.remote_address, session.remote_port = candidate.peer.host, candidate.peer.port
+    session.clean_session, session.keep_alive, session.username = packet.clean_start, packet.keep_alive, packet.username
+    if packet.password is not None:
+        session.password = packet.password.decode("utf-8", "replace")
+    if candidate.transport is not None:
+        session.ssl_object = candidate.transport.get_extra_info("ssl_object")
+    return session
+
+
+def _arguments(event: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of amqtt's hook of the same name."""
+    client = values.get("client")
+    if event == "retained_message":
+        return {"client_id": None, "retained_message": retained_of(values["message"], cleared=values["cleared"])}
+    if event in {"packet_received", "packet_sent"}:
+        return {"packet": packet_of(values["packet"]), "session": session_of(client) if client is not None else None}
+    if not isinstance(client, Connection):
+        raise TypeError(f"{event} is a connection's")
+    found: dict[str, Any] = {"client_id": client.client_id}
+    if event in {"client_connected", "client_disconnected"}:
+        found["client_session"] = session_of(client)
+    elif event in {"message_received", "message_broadcast"}:
+        found["message"] = message_of(values["packet"])
+    else:
+        found |= {name: values[name] for name in ("topic", "qos") if name in values}
+    return found
+
+
+def _hooks(plugins: Sequence[BasePlugin[Any]], event: str) -> list[Hook]:
+    found = (getattr(plugin, f"on_{event}", None) for plugin in plugins)
+    return [hook for hook in found if asyncio.iscoroutinefunction(hook)]
+
+
+def _only(plugins: Sequence[BasePlugin[Any]], kind: type[Any]) -> Any:
+    return next((plugin for plugin in plugins if isinstance(plugin, kind)), None)
