@@ -133,15 +133,13 @@ class Pipeline:
         """Take a batch (columns devices, streams, received, payloads, acks), or refuse it whole and leave it unchanged.
 
         Decodes at once: a producer offers what one turn of the loop brought, at most about a thousand messages, so that
-        the loop never stops for long. False when the intake is full or closing; an accepted batch belongs to the
-        pipeline.
+        the loop never stops for long. False when the intake is closing, or has no room for it; an empty intake has room
+        for any batch. An accepted batch belongs to the pipeline.
         """
         count, size = len(batch), batch.size_bytes()
-        if (
-            self._closing
-            or self.queue_messages + count > self._bounds.queue_messages
-            or self.queue_bytes + size > self._bounds.queue_bytes
-        ):
+        bounds = self._bounds
+        over = self.queue_messages + count > bounds.queue_messages or self.queue_bytes + size > bounds.queue_bytes
+        if self._closing or (over and self.queue_messages):
             return False
         if not count:
             return True

@@ -10,6 +10,7 @@ from ingester.ledger import Ledger
 
 _BATCH = 1000
 """Messages after which the open batch is offered: decoding more in one go would stop the loop for too long."""
+_PAUSE_SECONDS = 0.005
 _SHED = 0.8
 """How full the ingester is when QoS 0 is dropped, so that what is left of the room is for QoS 1 and 2."""
 
@@ -118,6 +119,8 @@ class Intake:
             await self._ingester.room()
             while self._refused and self._ingester.offer(self._refused[0]):
                 self._refused.popleft()
+            if self._refused:
+                await asyncio.sleep(_PAUSE_SECONDS)  # something was committed, and it was not enough, or it is closing
             # Each gets one turn: what it then adds may fill the room, and the others keep their places.
             for _ in range(len(self._waiting)):
                 if self.full:

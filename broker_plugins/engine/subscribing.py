@@ -23,13 +23,13 @@ def take(connection: "Connection", session: Session, packet: Subscribe | Unsubsc
     elif connection.engine.hooks.checks_topics:
         connection.suspend(_subscribe_asking(connection, session, packet))
     else:
-        _subscribe(connection, session, packet, [_judge(connection, session, entry) for entry in packet.subscriptions])
+        _subscribe(connection, session, packet, [_judge(connection, entry) for entry in packet.subscriptions])
 
 
 async def _subscribe_asking(connection: "Connection", session: Session, packet: Subscribe) -> None:
     hooks, reasons = connection.engine.hooks, []
     for entry in packet.subscriptions:
-        reason = _judge(connection, session, entry)
+        reason = _judge(connection, entry)
         asked = split_share(entry.topic_filter)[1]
         if reason < 0x80 and not await hooks.agrees(connection, session.client_id, asked, "subscribe"):
             reason = _refused(connection, entry, Reason.NOT_AUTHORIZED, "a plugin does not agree")
@@ -38,14 +38,12 @@ async def _subscribe_asking(connection: "Connection", session: Session, packet: 
         _subscribe(connection, session, packet, reasons)
 
 
-def _judge(connection: "Connection", session: Session, entry: Subscription) -> int:
+def _judge(connection: "Connection", entry: Subscription) -> int:
     limits, principal = connection.engine.limits, connection.admitted
     if (wrong := why_invalid(entry.topic_filter, limits.levels)) is not None:
         return _refused(connection, entry, Reason.TOPIC_FILTER_INVALID, wrong)
     if not principal.rights.may_subscribe(split_share(entry.topic_filter)[1]):
         return _refused(connection, entry, Reason.NOT_AUTHORIZED, f"{principal.name} has no right to this filter")
-    if entry.topic_filter not in session.subscriptions and len(session.subscriptions) >= limits.subscriptions:
-        return _refused(connection, entry, Reason.QUOTA_EXCEEDED, f"more than {limits.subscriptions} subscriptions")
     return entry.qos
 
 
@@ -61,8 +59,11 @@ def _subscribe(connection: "Connection", session: Session, packet: Subscribe, re
     engine = connection.engine
     (identifier,) = packet.properties.get("subscription_identifier", [0])
     retained: list[tuple[Subscription, int]] = []
-    for entry, reason in zip(packet.subscriptions, reasons, strict=True):
-        if reason >= 0x80:
+    most = engine.limits.subscriptions
+    for position, entry in enumerate(packet.subscriptions):
+        if entry.topic_filter not in session.subscriptions and len(session.subscriptions) >= most:
+            reasons[position] = _refused(connection, entry, Reason.QUOTA_EXCEEDED, f"more than {most} subscriptions")
+        if reasons[position] >= 0x80:
             continue
         new = engine.sessions.subscribe(session, entry, identifier)
         shared = split_share(entry.topic_filter)[0] is not None
@@ -70,7 +71,7 @@ def _subscribe(connection: "Connection", session: Session, packet: Subscribe, re
         if not shared and entry.retain_handling != _NEVER and (new or entry.retain_handling != _NEW_ONLY):
             retained.append((entry, identifier))
         if engine.hooks.sees("client_subscribed"):
-            engine.hooks.fire("client_subscribed", client=connection, topic=entry.topic_filter, qos=reason)
+            engine.hooks.fire("client_subscribed", client=connection, topic=entry.topic_filter, qos=entry.qos)
 
     def answer() -> None:
         connection.send_packet(Suback(packet.packet_id, reasons))

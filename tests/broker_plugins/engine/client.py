@@ -81,10 +81,10 @@ class Client:
         self._data = self._data[end:]
         return packet
 
-    async def expect(self, kind: type[Any], **fields: Any) -> Any:
+    async def expect(self, of: type[Any], /, **fields: Any) -> Any:
         """The next packet, which has to be of this kind and with these fields."""
         packet = await self.receive()
-        assert isinstance(packet, kind), packet
+        assert isinstance(packet, of), packet
         for name, value in fields.items():
             assert getattr(packet, name) == value, packet
         return packet
@@ -111,7 +111,7 @@ class Client:
         await self.expect(Pingresp)
 
     async def closed(self) -> Disconnect | None:
-        """The connection is closed by the server; the DISCONNECT that said so, or None. Other packets are passed over."""
+        """The server closes the connection; the DISCONNECT that said so, or None. Other packets are passed over."""
         said = None
         while (packet := await self.receive()) is not None:
             if isinstance(packet, Disconnect):
