@@ -27,7 +27,8 @@ from fleet.policy import Rights as Filters
 
 log = structlog.get_logger("fleetgate.mqtt")
 
-_PLAIN = "plain:"
+_PLAIN = "user:"
+_ANONYMOUS = "anonymous:"
 _ACTIONS = {"publish": Action.PUBLISH, "subscribe": Action.SUBSCRIBE, "receive": Action.RECEIVE}
 _EVENTS = {str(event).removeprefix("broker_"): event for event in BrokerEvents} | {
     str(event).removeprefix("mqtt_"): event for event in MQTTEvents
@@ -69,12 +70,12 @@ class PluginHooks:
         session = await self._agree(candidate, candidate.connect.client_id, alone=True)
         client_id = candidate.connect.client_id or f"anonymous-{id(candidate):x}"
         # Who gave a name and a password is known by the name; others are known by nothing but their client id.
-        owner = f"{_PLAIN}{session.username or ''}"
+        owner = f"{_PLAIN}{session.username}" if session.username else f"{_ANONYMOUS}{client_id}"
         return Principal(owner, client_id, _ANYTHING, client_id, own_account=False)
 
     def still(self, owner: str) -> Rights | None:
         """See Hooks."""
-        if owner.startswith(_PLAIN):
+        if owner.startswith((_PLAIN, _ANONYMOUS)):
             return _ANYTHING
         return None if self._rights is None else self._rights.still(owner)
 
@@ -90,7 +91,7 @@ class PluginHooks:
     def owner_of(self, client_id: str) -> str:
         """Who a client id belongs to that never connected: the device of that name, else whoever has no certificate."""
         member = self._services.registry.find(Kind.DEVICE, client_id)
-        return f"{_PLAIN}" if member is None else owner_of(member)
+        return f"{_ANONYMOUS}{client_id}" if member is None else owner_of(member)
 
     async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:
         """See Hooks."""
