@@ -10,7 +10,7 @@ from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.hooks import Peer
 
-_READ_BYTES = 64 * 1024
+_LENGTH_BYTES = 4
 
 
 class _AdapterTransport:
@@ -81,9 +81,24 @@ async def _read(reader: ReaderAdapter, transport: _AdapterTransport, connection:
     while True:
         await transport.may_read()
         try:
-            data = await reader.read(_READ_BYTES)
+            data = await _packet(reader, connection.engine.limits.packet_bytes)
         except (NoDataError, ConnectionError, asyncio.IncompleteReadError):
             return
         if not data:
             return
         connection.data_received(data)
+
+
+async def _packet(reader: ReaderAdapter, most: int) -> bytes:
+    """One packet; of one that is larger than `most`, or no packet, its header. Empty at the end.
+
+    amqtt's readers give exactly as many bytes as they are asked for: there is no asking for what has come.
+    """
+    header = await reader.read(1)
+    while header and len(header) <= _LENGTH_BYTES:
+        last = await reader.read(1)
+        header += last
+        if not last or not last[0] & 0x80:
+            break
+    length = sum((byte & 0x7F) << (7 * position) for position, byte in enumerate(header[1:]))
+    return header + (await reader.read(length) if 0 < length <= most else b"")

@@ -1,6 +1,7 @@
 """The engine's questions, answered by the plugins: ours first, then every other that is loaded has to agree."""
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,6 @@ from broker_plugins.plugin_session import PluginSession, session_of
 from broker_plugins.presence import PresencePlugin
 from broker_plugins.services import Services
 from fleet.identity import Kind
-from fleet.policy import Rights as Filters
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -33,8 +33,25 @@ _ACTIONS = {"publish": Action.PUBLISH, "subscribe": Action.SUBSCRIBE, "receive":
 _EVENTS = {str(event).removeprefix("broker_"): event for event in BrokerEvents} | {
     str(event).removeprefix("mqtt_"): event for event in MQTTEvents
 }
-_ANYTHING = Filters(("#", "$SYS/#"), ("#", "$SYS/#"))
-"""On a listener where plugins alone decide."""
+
+
+class _Anything:
+    """Rights where plugins alone decide."""
+
+    def may_publish(self, topic: str) -> bool:  # noqa: ARG002
+        """Whatever the plugins say."""
+        return True
+
+    def may_receive(self, topic: str) -> bool:  # noqa: ARG002
+        """Whatever the plugins say."""
+        return True
+
+    def may_subscribe(self, requested: str) -> bool:  # noqa: ARG002
+        """Whatever the plugins say."""
+        return True
+
+
+_ANYTHING = _Anything()
 
 
 class PluginHooks:
@@ -65,10 +82,10 @@ class PluginHooks:
             if self._certificates is None:
                 raise Denied("failed", "no plugin judges certificates")
             principal: Principal = self._certificates.admit(candidate)
-            await self._agree(candidate, principal.name)
+            await self._agree(candidate, principal.client_id, principal.name)
             return principal
-        session = await self._agree(candidate, candidate.connect.client_id, alone=True)
-        client_id = candidate.connect.client_id or f"anonymous-{id(candidate):x}"
+        client_id = candidate.connect.client_id or f"anonymous-{secrets.token_hex(8)}"
+        session = await self._agree(candidate, client_id, client_id, alone=True)
         # Who gave a name and a password is known by the name; others are known by nothing but their client id.
         owner = f"{_PLAIN}{session.username}" if session.username else f"{_ANONYMOUS}{client_id}"
         return Principal(owner, client_id, _ANYTHING, client_id, own_account=False)
@@ -128,8 +145,9 @@ class PluginHooks:
         if self.dispatcher.sees(event):
             self.dispatcher.fire(event, **_arguments(event, values))
 
-    async def _agree(self, candidate: Candidate, name: str, *, alone: bool = False) -> Session:
-        session = _asking(candidate)
+    async def _agree(self, candidate: Candidate, client_id: str, name: str, *, alone: bool = False) -> Session:
+        session = session_of(candidate.client)
+        session.client_id = client_id
         answers = []
         for plugin in self._auth:
             try:
@@ -143,19 +161,6 @@ class PluginHooks:
             reason = Reason.BAD_USER_NAME_OR_PASSWORD if session.username else Reason.NOT_AUTHORIZED
             raise Denied("plugin", "the plugins do not let it in", reason, name)
         return session
-
-
-def _asking(candidate: Candidate) -> Session:
-    """A connection that is not let in yet, as auth plugins see it."""
-    packet = candidate.connect
-    session = PluginSession(packet.client_id, connected=False)
-    session.remote_address, session.remote_port = candidate.peer.host, candidate.peer.port
-    session.clean_session, session.keep_alive, session.username = packet.clean_start, packet.keep_alive, packet.username
-    if packet.password is not None:
-        session.password = packet.password.decode("utf-8", "replace")
-    if candidate.transport is not None:
-        session.ssl_object = candidate.transport.get_extra_info("ssl_object")
-    return session
 
 
 def _arguments(event: str, values: dict[str, Any]) -> dict[str, Any]:

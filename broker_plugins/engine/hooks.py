@@ -59,8 +59,8 @@ class Candidate:
 
     peer: Peer
     connect: Connect
-    transport: Any = None
-    """The transport, for plugins that look at its TLS."""
+    client: Any = None
+    """The connection, where plugins are to be asked about it."""
 
 
 class Hooks(Protocol):

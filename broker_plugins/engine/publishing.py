@@ -86,9 +86,12 @@ async def _look_up(connection: "Connection", device: str) -> None:
 
 
 async def _take_asking(connection: "Connection", packet: Publish, telemetry: Telemetry, *, allowed: bool) -> None:
-    """With plugins that are to be told or asked about every message."""
+    """With plugins that are to be told or asked about every message.
+
+    What the client has no right to they never hear of: a plugin that acts on messages must not act on that one.
+    """
     hooks, client_id = connection.engine.hooks, connection.client_id
-    if hooks.sees("message_received"):
+    if allowed and hooks.sees("message_received"):
         hooks.fire("message_received", client=connection, packet=packet)
     if allowed and hooks.checks_topics:
         allowed = await hooks.agrees(connection, client_id, packet.topic, "publish")
