@@ -56,8 +56,9 @@ class FilterTrie(Generic[K, V]):
             if child is None:
                 return
             path.append(child)
-        if path[-1].entries.pop(key, None) is None:
+        if key not in path[-1].entries:
             return
+        del path[-1].entries[key]
         self._count -= 1
         for level in reversed(levels):
             node = path.pop()
