@@ -26,11 +26,11 @@ from fleetgate.settings import Settings
 ROUNDS = 3
 CONNECTIONS = 1000
 SHAPES = (
-    # name, connections, in flight each, messages, messages a second (0: closed-loop)
-    ("gateway, closed-loop", 8, 500, 40_000, 0),
-    ("gateway, open-loop", 8, 500, 10_000, 1500),
-    ("fleet, closed-loop", CONNECTIONS, 1, 15_000, 0),
-    ("fleet, open-loop", CONNECTIONS, 1, 10_000, 1000),
+    # name, connections, in flight each, messages (stock, ours), messages a second (0: closed-loop)
+    ("gateway, closed-loop", 8, 500, (40_000, 800_000), 0),
+    ("gateway, open-loop", 8, 500, (10_000, 10_000), 1500),
+    ("fleet, closed-loop", CONNECTIONS, 1, (15_000, 100_000), 0),
+    ("fleet, open-loop", CONNECTIONS, 1, (10_000, 10_000), 1000),
 )
 
 
@@ -44,15 +44,15 @@ def main() -> None:
         clients = Path(folder) / "clients"
         clients.mkdir()
         asyncio.run(provision(state, clients))
-        for shape in SHAPES:
+        for title, connections, window, messages, rate in SHAPES:
             found: dict[str, list[dict[str, Any]]] = {"stock amqtt": [], "fleetgate": []}
             for _ in range(ROUNDS):
-                for name, command in (
-                    ("stock amqtt", ["-m", "benchmarks.stock_broker", str(state.path)]),
-                    ("fleetgate", ["-m", "fleetgate", "--state", str(state.path), "serve", *BINDS]),
+                for name, command, count in (
+                    ("stock amqtt", ["-m", "benchmarks.stock_broker", str(state.path)], messages[0]),
+                    ("fleetgate", ["-m", "fleetgate", "--state", str(state.path), "serve", *BINDS], messages[1]),
                 ):
-                    found[name].append(measure(command, clients, *shape[1:]))
-            report(shape[0], found)
+                    found[name].append(measure(command, clients, connections, window, count, rate))
+            report(title, found)
 
 
 BINDS = ["--mqtt-bind", "127.0.0.1:0", "--http-bind", "127.0.0.1:0"]
