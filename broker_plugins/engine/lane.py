@@ -30,6 +30,7 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
     engine, routes, size = connection.engine, connection.routes, len(data)
     five = connection.version == V5
     fast = not (connection.traced or engine.observed or connection.history is not None)
+    short = min(engine.limits.packet_bytes, 16_384) - 128
     position = messages = 0
     route: Route | None = None
     topic = b""
@@ -40,11 +41,15 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
             first = data[position]
             start = position + 2
             end = start + data[position + 1]
-            if end - start > 127:  # a remaining length of more than one byte
-                found = _frame(connection, data, position)
-                if found is None:
-                    break
-                _, start, end = found
+            if end - start > 127:  # a remaining length of more than one byte; of two, for most messages
+                if start < size and 0 < data[start] < 128 and data[start] << 7 <= short:
+                    end += 1 - 128 + (data[start] << 7)
+                    start += 1
+                else:
+                    found = _frame(connection, data, position)
+                    if found is None:
+                        break
+                    _, start, end = found
             if end > size:
                 break
             if fast and (first == _QOS_1 or first == _QOS_0) and end - start > 4:  # noqa: PLR1714, SIM109 - quicker so
