@@ -51,13 +51,17 @@ def doctor(
 
 def _findings(on: Target) -> Iterator[Finding]:
     server = on.state.server()
-    for scheme, bind in (("mqtts", on.settings.mqtt.bind), ("http", on.settings.http.bind)):
-        yield _port(scheme, bind, server.get(scheme))
+    mqtt = on.settings.mqtt
+    binds = {"mqtts": mqtt.bind, "http": on.settings.http.bind, "wss": mqtt.wss_bind, "mqtt": mqtt.plain_bind}
+    for scheme, bind in binds.items():
+        if bind:
+            yield _port(scheme, bind, server.get(scheme))
     yield _clock()
     yield from _certificates(on.state.pki)
     yield _disk(on.state.path)
     yield _files()
     yield _database("registry", on.state.fleet_db)
+    yield _database("sessions", on.state.mqtt_db)
     yield _database("telemetry", on.state.telemetry / "journal.db")
 
 

@@ -1,5 +1,6 @@
 """`init` and `serve`."""
 
+import resource
 import sys
 from typing import Annotated, Any
 
@@ -63,9 +64,17 @@ def serve_target(on: Target, *, mqtt: bool = True, sources: tuple[SourceConfig, 
     """Serve, logging to the state folder; prints the ready line when everything listens."""
     state: StateFolder = on.state
     state.make()
+    _allow_connections()
     log = on.settings.log
     with logging_to(state.log, log.level, log.max_bytes, log.keep_files) as log_file:
         run(run_server(on.settings, state, print_ready, log_file, mqtt=mqtt, sources=sources))
+
+
+def _allow_connections() -> None:
+    """A connection is an open file: allow as many as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def with_binds(on: Target, mqtt: dict[str, str | None], http_bind: str | None) -> Target:
