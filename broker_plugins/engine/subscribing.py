@@ -61,9 +61,10 @@ def _subscribe(connection: "Connection", session: Session, packet: Subscribe, re
     retained: list[tuple[Subscription, int]] = []
     most = engine.limits.subscriptions
     for position, entry in enumerate(packet.subscriptions):
+        if reasons[position] >= 0x80:
+            continue
         if entry.topic_filter not in session.subscriptions and len(session.subscriptions) >= most:
             reasons[position] = _refused(connection, entry, Reason.QUOTA_EXCEEDED, f"more than {most} subscriptions")
-        if reasons[position] >= 0x80:
             continue
         new = engine.sessions.subscribe(session, entry, identifier)
         shared = split_share(entry.topic_filter)[0] is not None

@@ -264,8 +264,8 @@ async def test_contrib_database(tmp_path):
     url = f"sqlite+aiosqlite:///{tmp_path / 'users.db'}"
     plugins = {"amqtt.contrib.auth_db.UserAuthDBPlugin": {"connection": url, "sync_schema": True}}
     async with with_plugins(tmp_path, plugins) as gate:
-        users = UserManager(url)
-        await users.create_user_auth("user", "secret")
+        async with UserManager(url) as users:
+            await users.create_user_auth("user", "secret")
         assert await refused(gate, "x", username="user", password=b"wrong")
         async with await gate.client("x", V311, "mqtt", username="user", password=b"secret") as client:
             await client.silent()
