@@ -9,7 +9,7 @@ import structlog
 from amqtt.adapters import ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
 from amqtt.broker import Broker as AmqttBroker
 from amqtt.contexts import Action, BrokerConfig
-from amqtt.errors import BrokerError
+from amqtt.errors import BrokerError, PluginError, PluginLoadError
 from amqtt.events import BrokerEvents, Events
 from amqtt.session import Session as AmqttSession
 
@@ -64,7 +64,11 @@ class Broker(AmqttBroker):
         path: Path,
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(_with_ours(config, services), loop, plugin_namespace)
+        try:
+            super().__init__(_with_ours(config, services), loop, plugin_namespace)
+        except (PluginError, PluginLoadError) as error:
+            cause = error.__cause__ or error.__context__
+            raise PluginRefusedError(f"mqtt.plugins: {': '.join(filter(None, (str(error), str(cause))))}") from error
         hooks = PluginHooks(self.plugins_manager.plugins, services)
         self._hooks = hooks
         self._services = services

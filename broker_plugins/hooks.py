@@ -82,8 +82,11 @@ class PluginHooks:
             if self._certificates is None:
                 raise Denied("failed", "no plugin judges certificates")
             principal: Principal = self._certificates.admit(candidate)
-            await self._agree(candidate, principal.client_id, principal.name)
+            if self._auth:
+                await self._agree(candidate, principal.client_id, principal.name)
             return principal
+        if not self._auth:
+            raise Denied("plugin", "no plugin lets anybody in without a certificate")
         client_id = candidate.connect.client_id or f"anonymous-{secrets.token_hex(8)}"
         session = await self._agree(candidate, client_id, client_id, alone=True)
         # Who gave a name and a password is known by the name; others are known by nothing but their client id.
@@ -141,6 +144,7 @@ class PluginHooks:
             self._presence.connected(connection.admitted.name)
         if event == "client_disconnected" and self._presence is not None and connection is not None:
             self._presence.disconnected(connection.admitted.name)
+        if event == "client_disconnected" and connection is not None and connection.plugin_session is not None:
             session_of(connection).transitions.disconnect()
         if self.dispatcher.sees(event):
             self.dispatcher.fire(event, **_arguments(event, values))

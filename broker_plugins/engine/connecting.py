@@ -1,6 +1,7 @@
 """CONNECT: identity and policy first, and only then the session. A refused one changes nothing anywhere."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from broker_plugins.engine.errors import Denied, ProtocolError
@@ -30,8 +31,9 @@ async def connect(connection: "Connection", packet: Connect) -> None:
         return
     if connection.ended:
         return
+    before = engine.store.changes
     present, expiry = _open_session(connection, packet, principal)
-    await called_back(engine.store.when_written)  # a session that is announced survives
+    await called_back(partial(engine.store.when_written, since=before))  # a session that is announced survives
     if connection.ended or connection.session is None:
         return
     connection.send_packet(Connack(present, Reason.SUCCESS, _properties(connection, packet, principal, expiry)))

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("fleetgate.mqtt")
 
 _WRITE_BUFFER_BYTES = 256 * 1024
-_LINGER_SECONDS = 2.0
+_LINGER_SECONDS = 0.5
 """How long a connection that was closed may take to read what was sent to it."""
 _PINGRESP = encode(Pingresp(), V311)
 _CONNECT = Kind.CONNECT << 4
@@ -439,11 +439,13 @@ class Connection(asyncio.Protocol):
         self._out.append(data)
 
     def send_packet(self, packet: Packet) -> None:
-        """Send a packet; one larger than the client takes is not sent [MQTT-3.1.2-24]."""
-        if self.state is State.CLOSED:
+        """Send a packet; what is larger than the client takes goes unexplained, or not at all [MQTT-3.1.2-24]."""
+        if self.ended:
             return
         data = encode(packet, self.version)
         if self.client_max_packet and len(data) > self.client_max_packet:
+            if isinstance(packet, Disconnect) and packet.properties:
+                self.send_packet(Disconnect(packet.reason))
             return
         self.send(data)
         if self.traced or self.engine.observed:
@@ -478,6 +480,11 @@ class Connection(asyncio.Protocol):
         if self.traced or self.engine.observed:
             self.engine.saw(self, "out", packet)
         return True
+
+    def explained(self, detail: str) -> dict[str, Any]:
+        """Properties that explain a reason code, where the client wants to know [3.1.2.11.7]."""
+        wanted = self.connect is None or self.connect.properties.get("request_problem_information", 1)
+        return {"reason_string": detail} if self.version == V5 and wanted else {}
 
     def release(self, packet_id: int) -> None:
         """See Outlet."""
@@ -579,7 +586,7 @@ class Connection(asyncio.Protocol):
                 name = self.principal.name if self.principal is not None else ""
                 self.engine.hooks.refused("connection", name, why, detail, peer=str(self.peer))
             if self.version == V5:
-                self.send_packet(Disconnect(reason))
+                self.send_packet(Disconnect(reason, self.explained(detail)))
         self._end(detail, will=True)
         self._close_transport()
 

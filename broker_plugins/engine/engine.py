@@ -66,9 +66,9 @@ class Engine:
         self.ledger = ledger
         self.history = history
         self.telemetry = telemetry
-        self.intake = Intake(ingester, ledger, clock)
-        self.wheel = Wheel()
         self.store = SessionStore(path)
+        self.intake = Intake(ingester, lambda: self.store.full)
+        self.wheel = Wheel()
         self.sessions = Sessions(self.store, self.limits.queue, self._may_receive, clock)
         self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
         self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from ingester.batch import Ack, Batch
-from ingester.clock import Clock, now_us
-from ingester.ledger import Ledger
 
 _BATCH = 1000
 """Messages after which the open batch is offered: decoding more in one go would stop the loop for too long."""
@@ -45,12 +44,14 @@ class Waiting(Protocol):
 
 
 class Intake:
-    """Gathers what one turn of the loop brings. An async context manager; leaving it offers what is left."""
+    """Gathers what one turn of the loop brings. An async context manager; leaving it offers what is left.
 
-    def __init__(self, ingester: Ingester, ledger: Ledger, clock: Clock = now_us) -> None:
+    `also_full` says whether there is no room for another reason than the ingester's.
+    """
+
+    def __init__(self, ingester: Ingester, also_full: Callable[[], bool] = lambda: False) -> None:
         self._ingester = ingester
-        self._ledger = ledger
-        self.clock = clock
+        self._also_full = also_full
         self.batch = Batch()
         self._refused: deque[Batch] = deque()
         self._waiting: deque[Waiting] = deque()
@@ -69,7 +70,7 @@ class Intake:
     @property
     def full(self) -> bool:
         """Whether connections must not be read from now."""
-        return bool(self._refused) or self._ingester.fill >= 1.0
+        return bool(self._refused) or self._ingester.fill >= 1.0 or self._also_full()
 
     @property
     def sheds(self) -> bool:
@@ -119,11 +120,10 @@ class Intake:
             await self._ingester.room()
             while self._refused and self._ingester.offer(self._refused[0]):
                 self._refused.popleft()
-            if self._refused:
-                await asyncio.sleep(_PAUSE_SECONDS)  # something was committed, and it was not enough, or it is closing
             # Each gets one turn: what it then adds may fill the room, and the others keep their places.
             for _ in range(len(self._waiting)):
                 if self.full:
                     break
                 self._waiting.popleft().room()
                 self.flush()
+            await asyncio.sleep(_PAUSE_SECONDS if self.full else 0)

@@ -129,6 +129,7 @@ def _book(connection: "Connection", route: Route | None, payloads: list[bytes], 
     if route.generation != engine.sessions.router.generation:
         route.generation = engine.sessions.router.generation
         route.wanted = engine.sessions.router.wanted(route.topic)
+    before = engine.store.changes
     if route.wanted:
         sender = connection.client_id
         for payload, packet_id in zip(payloads, packet_ids, strict=True):
@@ -138,5 +139,5 @@ def _book(connection: "Connection", route: Route | None, payloads: list[bytes], 
         slot = acks.reserve(connection)
         ready = partial(acks.pubacks, connection, slot, numbers)
         # What subscribers with a session are to get has to be on disk as well.
-        batch.acks.append(partial(engine.store.when_written, ready) if route.wanted else ready)
+        batch.acks.append(partial(engine.store.when_written, ready, before) if route.wanted else ready)
     intake.added()

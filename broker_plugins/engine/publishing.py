@@ -104,14 +104,14 @@ async def _take_asking(connection: "Connection", packet: Publish, telemetry: Tel
 
 def _take(connection: "Connection", packet: Publish, telemetry: Telemetry, *, allowed: bool) -> None:
     engine, principal = connection.engine, connection.admitted
-    ledger, now = engine.ledger, engine.clock()
+    ledger = engine.ledger
     account = telemetry[0] if allowed and telemetry is not None else principal.name
-    ledger.received(account, packet.qos, len(packet.payload), now)
+    ledger.received(account, packet.qos, len(packet.payload), engine.clock())
     slot = acks.reserve(connection) if packet.qos else None
     if not allowed:
         _deny(connection, packet, account, slot)
         return
-    session = connection.session
+    session, before = connection.session, engine.store.changes
     if packet.qos == 2 and session is not None:
         if packet.packet_id in session.received:  # [MQTT-4.3.3-10]
             ledger.duplicate(account)
@@ -119,12 +119,12 @@ def _take(connection: "Connection", packet: Publish, telemetry: Telemetry, *, al
             return
         engine.sessions.received(session, packet.packet_id)
     if telemetry is None:
-        _route(connection, packet, account, slot)
+        _route(connection, packet, account, slot, before)
     elif _is_copy(connection, packet, telemetry):
         ledger.duplicate(account)
         _acknowledge_when_safe(connection, packet, slot)
     else:
-        _store(connection, packet, telemetry, slot, now)
+        _store(connection, packet, telemetry, slot, before)
 
 
 def _deny(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None) -> None:
@@ -142,7 +142,8 @@ def _deny(connection: "Connection", packet: Publish, account: str, slot: acks.Sl
         connection.close(Reason.NOT_AUTHORIZED, "a publish without a right", why="not_authorized")
     elif slot is not None:
         # 3.1.1 has no word for it: acknowledged and dropped [3.1.1: MQTT-3.3.5-2].
-        acks.acknowledge(connection, slot, Ack(_answer(packet), packet.packet_id, Reason.NOT_AUTHORIZED))
+        why = connection.explained("no right to this topic")
+        acks.acknowledge(connection, slot, Ack(_answer(packet), packet.packet_id, Reason.NOT_AUTHORIZED, why))
 
 
 def _is_copy(connection: "Connection", packet: Publish, telemetry: tuple[str, str]) -> bool:
@@ -160,23 +161,21 @@ def _is_copy(connection: "Connection", packet: Publish, telemetry: tuple[str, st
 
 
 def _store(
-    connection: "Connection", packet: Publish, telemetry: tuple[str, str], slot: acks.Slot | None, now: int
+    connection: "Connection", packet: Publish, telemetry: tuple[str, str], slot: acks.Slot | None, before: int
 ) -> None:
     engine, (device, stream) = connection.engine, telemetry
     if not packet.qos and engine.intake.sheds:
         engine.ledger.dropped(device, "intake_full")
         return
     batch = engine.intake.batch
-    batch.append(device, stream, now, packet.payload)
+    batch.append(device, stream, engine.clock(), packet.payload)
     batch.connections.append(connection.number)
     batch.packet_ids.append(packet.packet_id.to_bytes(2))
-    wanted = packet.retain or engine.sessions.router.wanted(packet.topic)
-    if wanted:
+    if packet.retain or engine.sessions.router.wanted(packet.topic):
         _publish(connection, packet)
     if slot is not None:
         ready = partial(acks.acknowledge, connection, slot, Ack(_answer(packet), packet.packet_id))
-        written = wanted or packet.qos == 2
-        batch.acks.append(partial(engine.store.when_written, ready) if written else ready)
+        batch.acks.append(partial(engine.store.when_written, ready, before))
     engine.intake.added()
     if not engine.hooks.checks_topics and not packet.properties:
         _remember(connection, packet.topic, device, stream)
@@ -190,7 +189,7 @@ def _remember(connection: "Connection", topic: str, device: str, stream: str) ->
     routes[topic.encode()] = Route(topic, device, stream, connection.engine.ledger.account(device))
 
 
-def _route(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None) -> None:
+def _route(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None, before: int) -> None:
     engine = connection.engine
     engine.ledger.routed(account)
     count = _publish(connection, packet)
@@ -198,7 +197,7 @@ def _route(connection: "Connection", packet: Publish, account: str, slot: acks.S
         nobody = connection.version == V5 and not count
         reason = Reason.NO_MATCHING_SUBSCRIBERS if nobody else Reason.SUCCESS
         answer = Ack(_answer(packet), packet.packet_id, reason)
-        engine.store.when_written(partial(acks.acknowledge, connection, slot, answer))
+        engine.store.when_written(partial(acks.acknowledge, connection, slot, answer), before)
 
 
 def _publish(connection: "Connection", packet: Publish) -> int:

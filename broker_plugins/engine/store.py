@@ -69,6 +69,8 @@ class SessionStore:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         self._next_row = 1
+        self.changes = 0
+        """How many changes there were so far: what was not changed since need not be waited for."""
         self.failing: str | None = None
         """Why it can't write now; None while it can."""
 
@@ -98,9 +100,11 @@ class SessionStore:
         """Whether so much waits to be written that nothing more should be taken."""
         return len(self._pending) >= _PENDING
 
-    def when_written(self, callback: Callable[[], None]) -> None:
-        """Call back once all that was changed so far is on disk; at once when it is."""
-        if self._pending or self._committing:
+    def when_written(self, callback: Callable[[], None], since: int = -1) -> None:
+        """Call back once all that was changed so far is on disk; at once when it is, or when nothing was changed since
+        `changes` had the value `since`.
+        """
+        if self.changes != since and (self._pending or self._committing):
             self._pending.append(callback)
         else:
             callback()
@@ -203,6 +207,7 @@ class SessionStore:
         return list(await self._database.execute_fetchall(statement))
 
     def _change(self, statement: str, *values: Any) -> None:
+        self.changes += 1
         self._pending.append((statement, values))
         self._wake.set()
 

@@ -57,6 +57,7 @@ def _refused(connection: "Connection", entry: Subscription, reason: Reason, deta
 
 def _subscribe(connection: "Connection", session: Session, packet: Subscribe, reasons: list[int]) -> None:
     engine = connection.engine
+    before = engine.store.changes
     (identifier,) = packet.properties.get("subscription_identifier", [0])
     retained: list[tuple[Subscription, int]] = []
     most = engine.limits.subscriptions
@@ -79,7 +80,7 @@ def _subscribe(connection: "Connection", session: Session, packet: Subscribe, re
         for entry, number in retained:
             _send_retained(connection, session, entry, number)
 
-    engine.store.when_written(answer)
+    engine.store.when_written(answer, before)
 
 
 def _send_retained(connection: "Connection", session: Session, entry: Subscription, identifier: int) -> None:
@@ -99,9 +100,10 @@ def _send_retained(connection: "Connection", session: Session, entry: Subscripti
 
 def _unsubscribe(connection: "Connection", session: Session, packet: Unsubscribe) -> None:
     engine, reasons = connection.engine, []
+    before = engine.store.changes
     for topic_filter in packet.topic_filters:
         found = engine.sessions.unsubscribe(session, topic_filter)
         reasons.append(int(Reason.SUCCESS if found else Reason.NO_SUBSCRIPTION_EXISTED))
         if engine.hooks.sees("client_unsubscribed"):
             engine.hooks.fire("client_unsubscribed", client=connection, topic=topic_filter)
-    engine.store.when_written(lambda: connection.send_packet(Unsuback(packet.packet_id, reasons)))
+    engine.store.when_written(lambda: connection.send_packet(Unsuback(packet.packet_id, reasons)), before)

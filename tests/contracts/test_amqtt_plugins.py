@@ -289,6 +289,21 @@ async def test_persistence_plugins_are_refused_at_start(tmp_path):
             pass
 
 
+@pytest.mark.parametrize(
+    ("plugins", "named"),
+    [
+        ({"no.such.Plugin": {}}, "no.such.Plugin"),
+        ({"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonimous": True}}, "allow_anonimous"),
+        ({"tests.contracts.third_party.dataclass": {}}, "not a subclass"),
+    ],
+)
+async def test_a_plugin_that_cannot_be_loaded_is_named(tmp_path, plugins: dict, named: str):
+    """One clear line at start."""
+    with pytest.raises(PluginRefusedError, match=named):
+        async with with_plugins(tmp_path, plugins):
+            pass
+
+
 async def test_a_stream_from_somebody_elses_listener(tmp_path):
     """Broker.stream_connected and external_connected serve what amqtt's do."""
     async with with_plugins(tmp_path, ANYBODY) as gate:
