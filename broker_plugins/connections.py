@@ -37,6 +37,20 @@ CONNECT_REASONS = (
 )
 """Why a CONNECT is refused, besides what is wrong with its certificate."""
 
+CLOSE_REASONS = (
+    "taken_over",
+    "no_longer_let_in",
+    "keep_alive",
+    "packet_timeout",
+    "malformed",
+    "protocol",
+    "packet_too_large",
+    "not_authorized",
+    "operator",
+    "failed",
+)
+"""Why a connection that was let in is ended by the server. Closed: each is a label value."""
+
 REASONS = tuple(dict.fromkeys((*HANDSHAKE_REASONS, *NO_IDENTITY, *REFUSALS, *REVOCATION, *CONNECT_REASONS)))
 """Every reason a connect is refused for. Closed: each is a label value."""
 
@@ -48,6 +62,7 @@ class Connects(Collector):
         self._ledger = ledger
         self._accepted = 0
         self._refused = dict.fromkeys(REASONS, 0)
+        self._closed = dict.fromkeys(CLOSE_REASONS, 0)
 
     def accepted(self) -> None:
         """Count a connect that was let in."""
@@ -57,6 +72,10 @@ class Connects(Collector):
         """Count a connect that was not; `reason` is one of REASONS."""
         self._refused[reason] += 1
 
+    def closed(self, reason: str) -> None:
+        """Count a connection that was let in and that we ended; `reason` is one of CLOSE_REASONS."""
+        self._closed[reason] += 1
+
     def collect(self) -> Iterable[Metric]:
         """Read the counts at this instant."""
         connects = CounterMetricFamily("fleetgate_connects", "Connects by outcome.", labels=["outcome", "reason"])
@@ -65,6 +84,11 @@ class Connects(Collector):
             if count:
                 connects.add_metric(["refused", reason], count)
         yield connects
+        closed = CounterMetricFamily("fleetgate_closed", "Connections that the server ended.", labels=["reason"])
+        for reason, count in self._closed.items():
+            if count:
+                closed.add_metric([reason], count)
+        yield closed
         yield GaugeMetricFamily(
             "fleetgate_connections", "Connections that were let in and are open.", value=self._ledger.totals.connections
         )

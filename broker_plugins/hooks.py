@@ -135,6 +135,8 @@ class PluginHooks:
         """See Hooks."""
         if what == "connect":
             self._services.connects.refused(why)
+        elif what == "connection":
+            self._services.connects.closed(why)
         self._services.refusals.refused(what, name, why, detail, topic=topic, peer=peer)
 
     def fire(self, event: str, **values: Any) -> None:

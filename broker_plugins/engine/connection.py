@@ -272,6 +272,10 @@ class Connection(asyncio.Protocol):
                 self._need = 1
         except ProtocolError as error:
             self.fail(error)
+        except Exception:
+            # Supervision point: a fault of ours ends this connection, and no other.
+            log.exception("connection failed", client_id=self.client_id, peer=str(self.peer))
+            self._failed()
 
     def _take_connect(self, data: bytes) -> int:
         if data[0] != _CONNECT:
@@ -361,6 +365,10 @@ class Connection(asyncio.Protocol):
             await coroutine
         except ProtocolError as error:
             self.fail(error)
+        except Exception:
+            # Supervision point: a fault of ours ends this connection, and no other.
+            log.exception("connection failed", client_id=self.client_id, peer=str(self.peer))
+            self._failed()
         finally:
             self.unblock(SUSPENDED)
 
@@ -569,6 +577,12 @@ class Connection(asyncio.Protocol):
             # In the words of 3.1.1, which any client may know [MQTT-3.1.2-2].
             self.send(encode(Connack(reason=Reason.UNSUPPORTED_PROTOCOL_VERSION), V311))
         self.close(error.reason, str(error), why=error.why, log_it=False)
+
+    def _failed(self) -> None:
+        """Say that it was not the client."""
+        if self.state is not State.CONNECTED:
+            self.engine.hooks.refused("connect", "", "failed", "an error of ours", peer=str(self.peer))
+        self.close(Reason.UNSPECIFIED_ERROR, "an error of the server", why="failed")
 
     def refuse(self, reason: Reason) -> None:
         """CONNECT is refused: say so, and close."""

@@ -466,7 +466,7 @@ def _encode_body(packet: Packet, version: int) -> tuple[int, bytes]:  # noqa: C9
             return Kind.PINGRESP << 4, b""
         case Disconnect(reason, properties):
             return Kind.DISCONNECT << 4, _optional(reason, properties, version)
-        case Auth(reason, properties):
+        case Auth(reason, properties):  # pragma: no branch - there is no other kind
             return Kind.AUTH << 4, _optional(reason, properties, version)
 
 

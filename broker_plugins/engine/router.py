@@ -85,8 +85,9 @@ class Router:
         share, shared = split_share(topic_filter)
         if share is None:
             self._trie.remove(topic_filter, session)
-        elif (group := self._groups.get((share, shared))) is not None:
-            group.members.pop(session, None)
+        else:
+            group = self._groups[share, shared]
+            del group.members[session]
             if not group.members:
                 del self._groups[share, shared]
                 self._trie.remove(shared, group)

@@ -225,7 +225,14 @@ class SessionStore:
             self._committing = False
             for entry in group:
                 if not isinstance(entry, tuple):
-                    entry()
+                    self._call(entry)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        """Supervision point: what one callback does wrong stops nobody else."""
+        try:
+            callback()
+        except Exception:
+            log.exception("callback failed")
 
     async def _commit(self, statements: list[Statement]) -> None:
         attempt = 0

@@ -3,6 +3,10 @@
 import asyncio
 from typing import Protocol, Self
 
+import structlog
+
+log = structlog.get_logger("fleetgate.mqtt")
+
 TICK_SECONDS = 0.25
 _BUCKETS = 512
 
@@ -47,8 +51,16 @@ class Wheel:
         for due, item in waiting:
             if due > self.now:
                 self._buckets[slot].append((due, item))
-            elif again := item.tick(self.now):
+            elif again := self._look(item):
                 self.add(item, again)
+
+    def _look(self, item: Timed) -> int:
+        """Supervision point: what one item does wrong must not stop the wheel for the others."""
+        try:
+            return item.tick(self.now)
+        except Exception:
+            log.exception("timer failed", item=type(item).__name__)
+            return 0
 
     def _schedule(self) -> None:
         self._handle = asyncio.get_running_loop().call_later(TICK_SECONDS, self._step)

@@ -6,7 +6,7 @@ from amqtt.contexts import Action
 from amqtt.session import IncomingApplicationMessage, Session
 
 from broker_plugins.auth import CertificateAuthPlugin
-from broker_plugins.connections import REASONS, Connects
+from broker_plugins.connections import CLOSE_REASONS, REASONS, Connects
 from broker_plugins.refusals import Refusals
 from broker_plugins.services import MEMBER, Services
 from fleet.identity import Kind, Rules
@@ -147,8 +147,11 @@ def test_every_reason_is_a_label_that_counts():
     connects = Connects(Ledger())
     for reason in REASONS:
         connects.refused(reason)
+    for reason in CLOSE_REASONS:
+        connects.closed(reason)
     families = list(connects.collect())
     assert len(families[0].samples) == len(REASONS) + 1
+    assert len(families[1].samples) == len(CLOSE_REASONS)
     with pytest.raises(KeyError):
         connects.refused("anything")
 

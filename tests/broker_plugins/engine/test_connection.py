@@ -286,6 +286,34 @@ async def test_a_device_over_its_rate_is_read_slower(tmp_path):
         assert len(await gate.fields("a")) == 101
 
 
+@pytest.mark.parametrize("when", ["connect", "publish", "subscribe", "timer"])
+async def test_a_fault_of_ours_ends_one_connection(gate: Served, monkeypatch, when: str):
+    """Whatever goes wrong in serving one client: logged, counted, and nobody else notices."""
+
+    def broken(*_: object, **__: object):
+        raise RuntimeError("a fault, says the test")
+
+    async with await gate.client("b", keep_alive=600) as other, await gate.open("a") as client:
+        if when == "connect":
+            monkeypatch.setattr(gate.engine.flapping, "connects", broken)
+            await client.send(Connect(V5, "a"))
+            assert await client.receive() is None
+        else:
+            await client.connect("a", keep_alive=1)
+            if when == "publish":
+                monkeypatch.setattr(gate.engine, "telemetry", broken)
+                await client.send(Publish("devices/a/telemetry", b"{}"))
+            elif when == "subscribe":
+                monkeypatch.setattr(gate.engine.sessions, "subscribe", broken)
+                await client.send(Subscribe(1, [Subscription("devices/a/#")]))
+            else:
+                monkeypatch.setattr(type(gate.engine.wills), "due", broken)
+                assert (await client.closed()).reason == Reason.KEEP_ALIVE_TIMEOUT
+            if when != "timer":
+                assert (await client.closed()).reason == Reason.UNSPECIFIED_ERROR
+        await other.silent()
+
+
 async def test_subscriptions_have_a_limit(tmp_path):
     """One more gets its reason, and those there go on."""
     async with served(tmp_path / "gate", max_subscriptions=2, max_levels=4) as gate:

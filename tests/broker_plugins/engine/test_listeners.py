@@ -292,6 +292,9 @@ def test_admission_is_a_bucket():
     admission.leave("x")
     assert admission.enter("x") is None
     assert admission.open == 3
+    for address in ("x", "x", "y"):
+        admission.leave(address)
+    assert not admission._addresses
 
 
 async def test_handshakes_that_hang_do_not_keep_others_out(tmp_path):
