@@ -63,7 +63,9 @@ class MqttSettings(_Section):
     connect_rate: float = Field(500, gt=0, description="new connections a second, on average; more wait")
     connect_burst: int = Field(5000, gt=0, description="new connections that may come at once")
     flapping_connects: int = Field(
-        60, ge=0, description="connects of one identity in a minute; one more, and it is refused for a while; 0: any"
+        60,
+        ge=0,
+        description="connects with one certificate's identity in a minute; more are refused for a while; 0: any",
     )
     flapping_seconds: float = Field(60, gt=0, description="how long it is then refused")
     max_packet_bytes: int = Field(

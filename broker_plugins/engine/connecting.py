@@ -50,7 +50,9 @@ async def _judge(connection: "Connection", packet: Connect) -> Principal:
     if not packet.client_id and not packet.clean_start and packet.version != V5:  # [3.1.1: MQTT-3.1.3-8]
         raise Denied("client_id", "no client id, and a session to keep", Reason.CLIENT_IDENTIFIER_NOT_VALID)
     principal = await engine.hooks.admit(Candidate(connection.peer, packet, connection))
-    if not engine.flapping.connects(principal.owner, time.monotonic()):
+    # Who shows no certificate has no identity to count by; plugins alone decide about it.
+    certified = connection.peer.certificate is not None
+    if certified and not engine.flapping.connects(principal.owner, time.monotonic()):
         detail = f"{principal.name} connects again and again"
         raise Denied("flapping", detail, Reason.CONNECTION_RATE_EXCEEDED, principal.name)
     session = engine.sessions.by_client_id.get(principal.client_id)
