@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-PURE := ingester/batch.py,ingester/batcher.py,ingester/decode.py,ingester/device_series.py,ingester/histogram.py,ingester/ledger.py,ingester/ratelimit.py,ingester/sqlite/rows.py,ingester/topics.py,fleet/identity.py,fleet/names.py,fleet/policy/rights.py,fleet/registry/model.py,fleetgate/addresses.py,fleetgate/times.py,broker_plugins/engine/admission.py,broker_plugins/engine/errors.py,broker_plugins/engine/flapping.py,broker_plugins/engine/message.py,broker_plugins/engine/packets.py,broker_plugins/engine/properties.py,broker_plugins/engine/reasons.py,broker_plugins/engine/retained.py,broker_plugins/engine/router.py,broker_plugins/engine/session.py,broker_plugins/engine/topics.py,broker_plugins/engine/trie.py,broker_plugins/engine/wills.py,broker_plugins/engine/wire.py
+PURE := ingester/batch.py,ingester/batcher.py,ingester/decode.py,ingester/device_series.py,ingester/histogram.py,ingester/ledger.py,ingester/ratelimit.py,ingester/sqlite/rows.py,ingester/topics.py,fleet/identity.py,fleet/names.py,fleet/policy/rights.py,fleet/registry/model.py,fleetgate/addresses.py,fleetgate/times.py,broker_plugins/engine/admission.py,broker_plugins/engine/errors.py,broker_plugins/engine/flapping.py,broker_plugins/engine/message.py,broker_plugins/engine/packets.py,broker_plugins/engine/properties.py,broker_plugins/engine/reasons.py,broker_plugins/engine/retained.py,broker_plugins/engine/router.py,broker_plugins/engine/schedule.py,broker_plugins/engine/session.py,broker_plugins/engine/topics.py,broker_plugins/engine/trie.py,broker_plugins/engine/wills.py,broker_plugins/engine/wire.py
 
 .DEFAULT_GOAL := run
 .PHONY: run demo test lint bench soak config clean

@@ -129,7 +129,7 @@ class Broker(AmqttBroker):
             except TimeoutError:
                 log.error("not drained: what is not committed stays unacknowledged")
         finally:  # a second signal interrupts what is before
-            self.engine.close_all(Reason.SERVER_SHUTTING_DOWN)
+            await self.engine.close_all(Reason.SERVER_SHUTTING_DOWN)
             await self._listening.aclose()
         await self.plugins_manager.fire_event(BrokerEvents.POST_SHUTDOWN, wait=True)
         await self.plugins_manager.close()

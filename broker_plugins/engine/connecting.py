@@ -11,7 +11,7 @@ from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.session import NEVER
 from broker_plugins.engine.topics import check_levels
 from broker_plugins.engine.waiting import called_back
-from broker_plugins.engine.wheel import TICK_SECONDS, ticks
+from broker_plugins.engine.wheel import TICK_SECONDS
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
@@ -40,7 +40,7 @@ async def connect(connection: "Connection", packet: Connect) -> None:
     engine.connected(connection)
     asked = packet.properties.get("receive_maximum", _FULL_WINDOW)
     engine.sessions.attach(connection.session, connection, min(asked, engine.limits.window))
-    engine.wheel.add(connection, connection.keep_alive_ticks or ticks(engine.limits.packet_seconds))
+    connection.watch()
 
 
 async def _judge(connection: "Connection", packet: Connect) -> Principal:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
@@ -120,9 +122,10 @@ class Transport(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One per socket. Also a session's Outlet, and Timed."""
+    """One per socket. Also a session's Outlet."""
 
     __slots__ = (
+        "__weakref__",
         "_blocked",
         "_need",
         "_out",
@@ -210,7 +213,7 @@ class Connection(asyncio.Protocol):
         engine = self.engine
         engine.all.add(self)
         self.last_packet = engine.wheel.now
-        engine.wheel.add(_ConnectDeadline(self), ticks(engine.limits.connect_seconds))
+        engine.wheel.add(_Look(self, Connection.tick_connect), ticks(engine.limits.connect_seconds))
 
     def data_received(self, data: bytes) -> None:
         """Take what was read from the socket."""
@@ -529,8 +532,13 @@ class Connection(asyncio.Protocol):
 
     # -- time --
 
+    def watch(self) -> None:
+        """Look after keep-alive and unfinished packets from now on."""
+        soon = self.keep_alive_ticks or ticks(self.engine.limits.packet_seconds)
+        self.engine.wheel.add(_Look(self, Connection.tick), soon)
+
     def tick(self, now: int) -> int:
-        """See Timed."""
+        """Look for silence that lasts too long; ticks until the next look, 0: none."""
         limits = self.engine.limits
         if self.state is State.CLOSED:
             return 0
@@ -547,12 +555,13 @@ class Connection(asyncio.Protocol):
             next_look = min(next_look, self.keep_alive_ticks - (now - self.last_packet))
         return max(1, next_look)
 
-    def connect_is_due(self) -> None:
+    def tick_connect(self, _now: int) -> int:
         """The time for CONNECT is over."""
         if self.state in {State.NEW, State.JUDGED}:
             seconds = self.engine.limits.connect_seconds
             self.engine.hooks.refused("connect", "", "timeout", f"not connected in {seconds:g} s", peer=str(self.peer))
             self.close(Reason.UNSPECIFIED_ERROR, "not connected in time", why="timeout", log_it=False)
+        return 0
 
     # -- the end --
 
@@ -624,18 +633,19 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)
 
 
-class _ConnectDeadline:
-    """Timed: looks once whether CONNECT came."""
+class _Look:
+    """Timed: a look at a connection, which is not kept alive for it."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_look")
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, look: Callable[[Connection, int], int]) -> None:
+        self._connection = weakref.ref(connection)
+        self._look = look
 
-    def tick(self, _now: int) -> int:
+    def tick(self, now: int) -> int:
         """See Timed."""
-        self._connection.connect_is_due()
-        return 0
+        connection = self._connection()
+        return 0 if connection is None else self._look(connection, now)
 
 
 def _with_alias(packet: Publish, topic: str, alias: int) -> Publish:

@@ -32,6 +32,8 @@ from ingester.topics import TopicMap
 log = structlog.get_logger("fleetgate.mqtt")
 
 _SWEEP_SECONDS = 0.5
+_CLOSE_SECONDS = 1.0
+_CLOSE_POLL_SECONDS = 0.01
 _RETAINED_SWEEP = 60
 
 Trace = Callable[[str, str, Packet], None]
@@ -282,10 +284,13 @@ class Engine:
             connection.stop_reading()
         self.intake.flush()
 
-    def close_all(self, reason: Reason) -> None:
-        """End all connections."""
+    async def close_all(self, reason: Reason) -> None:
+        """End all connections, and wait until what was sent to them has left, or they were given up."""
         for connection in list(self.all):
             connection.close(reason, "the server stops", why="shutting_down", log_it=False)
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while self.all and time.monotonic() < deadline:  # noqa: ASYNC110 - the last one of them tells nobody
+            await asyncio.sleep(_CLOSE_POLL_SECONDS)
 
     def retain(self, message: Message) -> None:
         """Keep a message as the last one of its topic; an empty one clears it."""

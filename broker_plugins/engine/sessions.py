@@ -1,12 +1,11 @@
 """All sessions: made, kept, taken up again, expired; and what waits for them."""
 
-import heapq
-import math
 from collections.abc import Callable, Iterable
 
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import Subscription
 from broker_plugins.engine.router import Router
+from broker_plugins.engine.schedule import Schedule
 from broker_plugins.engine.session import NEVER, Granted, Outlet, QueueLimits, Session
 from broker_plugins.engine.store import SessionStore
 from ingester.clock import Clock
@@ -36,7 +35,7 @@ class Sessions:
         self.by_client_id: dict[str, Session] = {}
         self.router = Router(may_receive)
         self.deliveries = Deliveries()
-        self._due: list[tuple[float, str]] = []
+        self._expiry = Schedule()
 
     def load(self, sessions: Iterable[Session]) -> None:
         """Take in what was written down by an earlier process: none of them has a connection."""
@@ -61,6 +60,7 @@ class Sessions:
             _unwritten(session)
         changed = (session.expiry, session.ended) != (expiry, 0)
         session.expiry, session.ended = expiry, 0
+        self._expiry.drop(client_id)
         if changed and expiry:
             self._store.session(session)
         return session, present
@@ -92,6 +92,7 @@ class Sessions:
         """A session is over."""
         self.router.forget(session)
         self.by_client_id.pop(session.client_id, None)
+        self._expiry.drop(session.client_id)
         lost = len(session.queue) + len(session.inflight)
         if lost:
             self.deliveries.drop("session_ended", lost)
@@ -100,19 +101,14 @@ class Sessions:
 
     def expire(self) -> list[Session]:
         """Close the sessions whose time is over; returns them."""
-        now, over = self._clock(), []
-        while self._due and self._due[0][0] <= now:
-            _, client_id = heapq.heappop(self._due)
-            session = self.by_client_id.get(client_id)
-            # It may have been taken up, or ended again, since this entry was made.
-            if session is not None and session.outlet is None and _expires(session) <= now:
-                self.close(session)
-                over.append(session)
+        over = [self.by_client_id[client_id] for client_id in self._expiry.due(self._clock())]
+        for session in over:
+            self.close(session)
         return over
 
     def _expire_later(self, session: Session) -> None:
         if session.expiry != NEVER:
-            heapq.heappush(self._due, (_expires(session), session.client_id))
+            self._expiry.put(session.client_id, session.ended + session.expiry * 1_000_000)
 
     def subscribe(self, session: Session, options: Subscription, identifier: int) -> bool:
         """Add a subscription; True when it is new."""
@@ -188,10 +184,6 @@ class Sessions:
         if session.kept:
             self._store.released(session.client_id, packet_id)
         return True
-
-
-def _expires(session: Session) -> float:
-    return math.inf if session.expiry == NEVER else session.ended + session.expiry * 1_000_000
 
 
 def _unwritten(session: Session) -> None:

@@ -12,6 +12,7 @@ from broker_plugins.engine.message import Delivery, Message, Stage
 from broker_plugins.engine.packets import Subscription
 from broker_plugins.engine.retained import Retained
 from broker_plugins.engine.router import Router, split_share
+from broker_plugins.engine.schedule import Schedule
 from broker_plugins.engine.session import Granted, QueueLimits, Session
 from broker_plugins.engine.topics import check_levels, expires_at, why_invalid
 from broker_plugins.engine.trie import FilterTrie, TopicTrie
@@ -222,11 +223,26 @@ def test_wills_wait():
     wills = Wills()
     for client_id, due in (("a", 3.0), ("b", 1.0), ("c", 2.0)):
         wills.put(client_id, f"device:{client_id}", Message(client_id, b""), due)
-    wills.cancel("c")
+    assert wills.take("c") is not None
     assert [message.topic for _, message in wills.due(2.5)] == ["b"]
     assert wills.take("a")[0] == "device:a"
     assert wills.take("a") is None
     assert wills.due(10.0) == []
+
+
+def test_a_schedule_does_not_grow_by_what_is_moved():
+    """Only the last time of a key counts; what was moved or dropped is cleared out."""
+    schedule = Schedule()
+    for when in range(10_000):
+        schedule.put("a", when)
+        schedule.put(f"k{when}", when)
+        schedule.drop(f"k{when}")
+    schedule.put("b", 5)
+    assert len(schedule) == 2
+    assert len(schedule._heap) < 1100
+    assert list(schedule.due(4)) == []
+    assert list(schedule.due(10_000)) == ["b", "a"]
+    assert list(schedule.due(99_999)) == []
 
 
 def test_the_wheel_turns():
