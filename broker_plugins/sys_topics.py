@@ -61,5 +61,5 @@ class SysTopics:
             for name, value in self.values().items():
                 message = Message(_ROOT + name, value.encode(), 1, retain=True)
                 self._engine.retained.keep(message)
-                await self._engine.publish_checked(Message(message.topic, message.payload, 1))
+                await self._engine.broadcast(Message(message.topic, message.payload, 1))
             await asyncio.sleep(self._interval)

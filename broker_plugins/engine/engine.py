@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -35,6 +36,8 @@ _SWEEP_SECONDS = 0.5
 _CLOSE_SECONDS = 1.0
 _CLOSE_POLL_SECONDS = 0.01
 _RETAINED_SWEEP = 60
+
+Deliveries = list[tuple[Session, Delivery]]
 
 Trace = Callable[[str, str, Packet], None]
 """Shows one packet to a live view: client id, `in` or `out`, packet."""
@@ -201,36 +204,34 @@ class Engine:
         for session in [found for found in self.sessions.by_client_id.values() if found.owner == owner]:
             self.sessions.close(session)
 
-    def publish(self, message: Message) -> int:
+    def publish(self, message: Message, deliveries: Deliveries | None = None) -> int:
         """Keep a message where it is to be retained, and hand it to its subscribers; how many those are.
 
-        Once `store.when_written` calls back, all of that is on disk as far as it has to survive. Not to be used where
-        plugins check topics: they have to be awaited.
+        Once `store.when_written` calls back, all of that is on disk as far as it has to survive. Where plugins check
+        topics, `deliveries` are those that `agreed` found.
         """
         if message.retain:
             self.retain(message)
         count = 0
-        for session, delivery in self.sessions.router.route(message):
+        for session, delivery in self.sessions.router.route(message) if deliveries is None else deliveries:
             self.sessions.offer(session, delivery)
             count += 1
         return count
 
-    async def publish_checked(self, message: Message) -> int:
-        """As `publish`, with every plugin asked for every subscriber."""
-        if not self.hooks.checks_topics:
-            return self.publish(message)
-        if message.retain:
-            self.retain(message)
-        count = 0
-        for session, delivery in list(self.sessions.router.route(message)):
-            if await self.hooks.agrees(session.outlet, session.client_id, message.topic, "receive"):
-                self.sessions.offer(session, delivery)
-                count += 1
-        return count
+    async def agreed(self, message: Message) -> Deliveries:
+        """The deliveries of a message that every plugin agrees to."""
+        return [
+            (session, delivery)
+            for session, delivery in list(self.sessions.router.route(message))
+            if await self.hooks.agrees(session.outlet, session.client_id, message.topic, "receive")
+        ]
 
-    async def publish_to_checked(self, message: Message) -> None:
-        """As `publish_checked`, for what runs by itself."""
-        await self.publish_checked(message)
+    async def broadcast(self, message: Message) -> int:
+        """Publish something of the server's own; returns when it is on disk as far as it has to survive."""
+        before = self.store.changes
+        count = self.publish(message, await self.agreed(message) if self.hooks.checks_topics else None)
+        await called_back(partial(self.store.when_written, since=before))
+        return count
 
     def offer(self, session: Session, delivery: Delivery) -> None:
         """One delivery to one session, with every plugin asked."""
@@ -242,12 +243,6 @@ class Engine:
     async def settled(self) -> None:
         """Wait until all that connections sent so far is committed."""
         await called_back(self.intake.when_settled)
-
-    async def broadcast(self, message: Message) -> int:
-        """Publish something of the server's own; returns when it is on disk as far as it has to survive."""
-        count = await self.publish_checked(message)
-        await called_back(self.store.when_written)
-        return count
 
     def clear_retained(self, topic: str) -> None:
         """Forget the retained message of a topic."""
@@ -319,9 +314,12 @@ class Engine:
     def _publish_will(self, owner: str, message: Message) -> None:
         rights = self.hooks.still(owner)
         if rights is not None and rights.may_publish(message.topic):
-            self.run(self.publish_to_checked(message))
+            self.run(self._broadcast(message))
         else:
             self.hooks.refused("publish", owner, "not_authorized", "a will without a right any more", message.topic)
+
+    async def _broadcast(self, message: Message) -> None:
+        await self.broadcast(message)
 
     async def _offer_checked(self, session: Session, delivery: Delivery) -> None:
         if await self.hooks.agrees(session.outlet, session.client_id, delivery.message.topic, "receive"):

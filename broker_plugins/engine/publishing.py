@@ -13,6 +13,7 @@ from broker_plugins.engine.topics import check_levels, expires_at
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
+    from broker_plugins.engine.engine import Deliveries
 
 _ROUTES = 1000
 """Topics that are remembered of one connection."""
@@ -95,14 +96,21 @@ async def _take_asking(connection: "Connection", packet: Publish, telemetry: Tel
         hooks.fire("message_received", client=connection, packet=packet)
     if allowed and hooks.checks_topics:
         allowed = await hooks.agrees(connection, client_id, packet.topic, "publish")
-    if connection.ended:
-        return
-    _take(connection, packet, telemetry, allowed=allowed)
+    deliveries = await connection.engine.agreed(_message(connection, packet)) if hooks.checks_topics else None
+    if not connection.ended:
+        _take(connection, packet, telemetry, allowed=allowed, deliveries=deliveries)
     if allowed and hooks.sees("message_broadcast"):
         hooks.fire("message_broadcast", client=connection, packet=packet)
 
 
-def _take(connection: "Connection", packet: Publish, telemetry: Telemetry, *, allowed: bool) -> None:
+def _take(
+    connection: "Connection",
+    packet: Publish,
+    telemetry: Telemetry,
+    *,
+    allowed: bool,
+    deliveries: "Deliveries | None" = None,
+) -> None:
     engine, principal = connection.engine, connection.admitted
     ledger = engine.ledger
     account = telemetry[0] if allowed and telemetry is not None else principal.name
@@ -119,12 +127,13 @@ def _take(connection: "Connection", packet: Publish, telemetry: Telemetry, *, al
             return
         engine.sessions.received(session, packet.packet_id)
     if telemetry is None:
-        _route(connection, packet, account, slot, before)
+        engine.ledger.routed(account)
+        _route(connection, packet, slot, before, deliveries)
     elif _is_copy(connection, packet, telemetry):
         ledger.duplicate(account)
         _acknowledge_when_safe(connection, packet, slot)
     else:
-        _store(connection, packet, telemetry, slot, before)
+        _store(connection, packet, telemetry, slot, before, deliveries)
 
 
 def _deny(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None) -> None:
@@ -161,7 +170,12 @@ def _is_copy(connection: "Connection", packet: Publish, telemetry: tuple[str, st
 
 
 def _store(
-    connection: "Connection", packet: Publish, telemetry: tuple[str, str], slot: acks.Slot | None, before: int
+    connection: "Connection",
+    packet: Publish,
+    telemetry: tuple[str, str],
+    slot: acks.Slot | None,
+    before: int,
+    deliveries: "Deliveries | None",
 ) -> None:
     engine, (device, stream) = connection.engine, telemetry
     if not packet.qos and engine.intake.sheds:
@@ -172,7 +186,7 @@ def _store(
     batch.connections.append(connection.number)
     batch.packet_ids.append(packet.packet_id.to_bytes(2))
     if packet.retain or engine.sessions.router.wanted(packet.topic):
-        _publish(connection, packet)
+        engine.publish(_message(connection, packet), deliveries)
     if slot is not None:
         ready = partial(acks.acknowledge, connection, slot, Ack(_answer(packet), packet.packet_id))
         batch.acks.append(partial(engine.store.when_written, ready, before))
@@ -189,10 +203,15 @@ def _remember(connection: "Connection", topic: str, device: str, stream: str) ->
     routes[topic.encode()] = Route(topic, device, stream, connection.engine.ledger.account(device))
 
 
-def _route(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None, before: int) -> None:
+def _route(
+    connection: "Connection",
+    packet: Publish,
+    slot: acks.Slot | None,
+    before: int,
+    deliveries: "Deliveries | None",
+) -> None:
     engine = connection.engine
-    engine.ledger.routed(account)
-    count = _publish(connection, packet)
+    count = engine.publish(_message(connection, packet), deliveries)
     if slot is not None:
         nobody = connection.version == V5 and not count
         reason = Reason.NO_MATCHING_SUBSCRIBERS if nobody else Reason.SUCCESS
@@ -200,17 +219,11 @@ def _route(connection: "Connection", packet: Publish, account: str, slot: acks.S
         engine.store.when_written(partial(acks.acknowledge, connection, slot, answer), before)
 
 
-def _publish(connection: "Connection", packet: Publish) -> int:
-    engine, given = connection.engine, packet.properties
-    expires = expires_at(given, engine.clock())
+def _message(connection: "Connection", packet: Publish) -> Message:
+    given = dict(packet.properties)
+    expires = expires_at(given, connection.engine.clock())
     properties = {name: given[name] for name in FORWARDED if name in given}
-    message = Message(
-        packet.topic, packet.payload, packet.qos, packet.retain, properties, expires, connection.client_id
-    )
-    if engine.hooks.checks_topics:
-        engine.run(engine.publish_to_checked(message))
-        return 1
-    return engine.publish(message)
+    return Message(packet.topic, packet.payload, packet.qos, packet.retain, properties, expires, connection.client_id)
 
 
 def _acknowledge_when_safe(connection: "Connection", packet: Publish, slot: acks.Slot | None) -> None:

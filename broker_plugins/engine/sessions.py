@@ -127,6 +127,9 @@ class Sessions:
 
     def offer(self, session: Session, delivery: Delivery) -> None:
         """Send or queue one delivery, and write it down where it has to survive."""
+        if self.by_client_id.get(session.client_id) is not session:
+            self.deliveries.drop("session_ended")
+            return
         now = self._clock()
         dropped = session.offer(delivery, now)
         if dropped is not None:

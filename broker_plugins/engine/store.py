@@ -181,19 +181,25 @@ class SessionStore:
         self._change("DELETE FROM retained WHERE topic = ?", topic)
 
     async def sessions(self, limits: QueueLimits) -> list[Session]:
-        """All sessions with their subscriptions and deliveries, as they were written."""
+        """All sessions with their subscriptions and deliveries, as they were written.
+
+        What belongs to no session is passed over.
+        """
         found: dict[str, Session] = {}
         for client_id, owner, expiry, ended in await self._read("SELECT * FROM sessions"):
             session = found[client_id] = Session(client_id, owner, limits, expiry)
             session.ended = ended
         for client_id, *row in await self._read("SELECT * FROM subscriptions"):
             granted = Granted(Subscription(row[0], row[1], bool(row[2]), bool(row[3]), row[4]), row[5])
-            found[client_id].subscriptions[row[0]] = granted
+            if client_id in found:
+                found[client_id].subscriptions[row[0]] = granted
         for client_id, packet_id in await self._read("SELECT * FROM received"):
-            found[client_id].received.add(packet_id)
+            if client_id in found:
+                found[client_id].received.add(packet_id)
         for client_id, came, delivery in map(_delivery, await self._read("SELECT * FROM deliveries ORDER BY id")):
             self._next_row = delivery.row + 1
-            found[client_id].restore(came, delivery)
+            if client_id in found:
+                found[client_id].restore(came, delivery)
         return list(found.values())
 
     async def retained_messages(self) -> Iterator[Message]:
