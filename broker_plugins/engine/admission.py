@@ -20,18 +20,16 @@ class Admission:
         """Connections that were admitted and not yet left."""
 
     def wait(self, now: float) -> float:
-        """Seconds until the next connection may be accepted; 0.0: now, and then it is counted as taken."""
+        """Seconds until the next connection may be accepted; 0.0: now."""
         if self._filled == float("-inf"):
             self._filled = now
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
-        if self._tokens >= 1:
-            self._tokens -= 1
-            return 0.0
-        return (1 - self._tokens) / self._rate
+        return max(0.0, (1 - self._tokens) / self._rate)
 
     def enter(self, address: str) -> str | None:
-        """A connection comes from an address: why it is refused, or None, and then `leave` has to follow."""
+        """A connection was accepted: why it is refused, or None, and then `leave` has to follow."""
+        self._tokens -= 1
         if self.open >= self._maximum:
             return "too_many"
         if self._per_address and self._addresses[address] >= self._per_address:

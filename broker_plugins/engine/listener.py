@@ -25,6 +25,9 @@ _HANDSHAKES = 1024
 """Concurrent handshakes of one listener."""
 _PATIENCE_SECONDS = 1.0
 """When all handshakes are taken, the oldest has to make room if it takes longer than this."""
+_HANDSHAKE_PAUSE_SECONDS = 0.01
+_ACCEPTS = 64
+"""Accepted in one go."""
 _PAUSE_SECONDS = 0.1
 
 
@@ -55,7 +58,7 @@ class Listener:
         self._handshake_seconds = handshake_seconds
         self._origins = origins
         self._socket: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._handshakes: dict[asyncio.Task[None], float] = {}
 
     async def __aenter__(self) -> Self:
@@ -64,7 +67,7 @@ class Listener:
         self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self._socket.setblocking(False)
         self.address = self._socket.getsockname()[:2]
-        self._accepting = asyncio.create_task(self._accept(self._socket), name=f"{self.scheme}-accept")
+        self._listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,51 +79,77 @@ class Listener:
 
     async def stop_accepting(self) -> None:
         """Close the listening socket; connections go on."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
-            self._accepting = None
+        if self._later is not None:
+            self._later.cancel()
         if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
 
-    async def _accept(self, listening: socket.socket) -> None:
+    def _listen(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket, self._accept, self._socket)
+
+    def _pause(self, seconds: float) -> None:
+        """Accept nothing for so long; whoever comes waits in the backlog."""
         loop = asyncio.get_running_loop()
-        while True:
-            await self._wait_for_room()
+        if self._socket is not None:
+            loop.remove_reader(self._socket)
+            self._later = loop.call_later(seconds, self._listen)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Take those who wait, some at a time."""
+        for _ in range(_ACCEPTS):
+            if pause := self._wait_seconds():
+                self._pause(pause)
+                return
             try:
-                accepted, address = await loop.sock_accept(listening)
+                accepted, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as error:
                 # Out of file descriptors or memory: those who are connected go on, new ones wait in the backlog.
                 log.error("not accepting", listener=self.scheme, error=str(error))
-                await asyncio.sleep(_PAUSE_SECONDS)
-                continue
-            refused = self._admission.enter(address[0])
-            if refused is not None:
-                accepted.close()
-                self._refuse(refused, "there are as many connections as there may be", address)
-                continue
-            task = loop.create_task(self._serve(accepted, address), name=f"{self.scheme}-handshake")
-            self._handshakes[task] = time.monotonic()
-            task.add_done_callback(self._handshakes.pop)
+                self._pause(_PAUSE_SECONDS)
+                return
+            self._admit(accepted, address)
 
-    async def _wait_for_room(self) -> None:
-        """Wait for a token, and for a handshake to be free; meanwhile whoever comes waits in the backlog."""
-        while pause := self._admission.wait(time.monotonic()):  # noqa: ASYNC110 - a bucket has no event, it has time
-            await asyncio.sleep(pause)
-        while len(self._handshakes) >= _HANDSHAKES:
-            oldest, since = next(iter(self._handshakes.items()))
-            left = since + _PATIENCE_SECONDS - time.monotonic()
-            if left <= 0:
-                oldest.cancel()
-            await asyncio.wait(self._handshakes, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
-
-    async def _serve(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+    def _admit(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+        refused = self._admission.enter(address[0])
+        if refused is not None:
+            accepted.close()
+            self._refuse(refused, "there are as many connections as there may be", address)
+            return
         entered = _Entered(self._admission, address[0])
+        task = asyncio.get_running_loop().create_task(
+            self._serve(accepted, address, entered), name=f"{self.scheme}-handshake"
+        )
+        self._handshakes[task] = time.monotonic()
+
+        def done(ended: asyncio.Task[None]) -> None:
+            del self._handshakes[ended]
+            if ended.cancelled():  # perhaps before it began
+                accepted.close()
+                entered.leave()
+
+        task.add_done_callback(done)
+
+    def _wait_seconds(self) -> float:
+        """Seconds until the next one may be accepted: there is a token for it, and a handshake is free."""
+        now = time.monotonic()
+        if len(self._handshakes) >= _HANDSHAKES:
+            oldest, since = next(iter(self._handshakes.items()))
+            if now - since > _PATIENCE_SECONDS:
+                oldest.cancel()
+            return _HANDSHAKE_PAUSE_SECONDS
+        return self._admission.wait(now)
+
+    async def _serve(self, accepted: socket.socket, address: tuple[Any, ...], entered: "_Entered") -> None:
         connection = Connection(self._engine, Peer(address[0], address[1], self.scheme), entered.leave)
         protocol: asyncio.Protocol = connection
         if self._origins is not None:
             protocol = WebSocketProtocol(connection, self._origins, self._engine.limits.packet_bytes)
+        accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = self._context()
         seconds = self._handshake_seconds if context is not None else None
@@ -133,8 +162,6 @@ class Listener:
             entered.leave()
             self._refuse(*why_failed(error), address)
         except asyncio.CancelledError:
-            accepted.close()
-            entered.leave()
             self._refuse("timeout", "no room for handshakes that take their time", address)
             raise
 

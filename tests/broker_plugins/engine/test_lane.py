@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from broker_plugins.engine.packets import V5, V311, Ack, Disconnect, Kind, Publish, Subscribe, Subscription
+from broker_plugins.engine.packets import V5, V311, Ack, Disconnect, Kind, Publish, Subscribe, Subscription, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
 from fleet.registry import Status
@@ -277,7 +277,10 @@ async def test_a_full_intake_holds_back_and_loses_nothing(tmp_path, monkeypatch)
         monkeypatch.setattr(gate.core.store, "write", write)
         async with await gate.client("a") as client, await gate.client("b") as other:
             for n in range(1, 3001, 100):
-                await client.send(*numbered(100, first=n))
+                packets = numbered(100, first=n)
+                for packet in packets:
+                    packet.payload = packet.payload[:-1] + b', "pad": "' + b"x" * 1000 + b'"}'  # more than one read
+                client.writer.write(b"".join(encode(packet, V5) for packet in packets))
             await until(lambda: gate.engine.intake.full)
             await other.send(Publish("devices/b/telemetry", b'{"q": 0}'))
             await other.send(Publish("devices/b/telemetry", b'{"q": 1}', 1, packet_id=1))
