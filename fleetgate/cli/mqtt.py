@@ -1,13 +1,13 @@
 """`publish` and `connections`: what operators do with MQTT."""
 
 import base64
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
 from fleetgate.cli.output import Format, Rows, print_json, print_table, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 
 _COLUMNS = ("client_id", "name", "address", "listener", "version", "connected", "messages_in", "messages_out")
 
@@ -36,7 +36,7 @@ def publish(
     """Publish a message to whoever subscribes to its topic; it returns when that is on disk where it has to survive."""
     payload = base64.b64encode(message.encode("utf-8", "surrogateescape")).decode()
     body = {"topic": topic, "payload_base64": payload, "qos": qos, "retain": retain}
-    found = run(_call(target(context, state, config), "POST", "/messages", json=body))
+    found = run(call(target(context, state, config), "POST", "/messages", json=body))
     if json:
         print_json(found)
     else:
@@ -70,7 +70,7 @@ def _show(
     json: JsonOption = False,
 ) -> None:
     """Show one."""
-    found = run(_call(target(context, state, config), "GET", f"/connections/{quote(client_id, safe='')}"))
+    found = run(call(target(context, state, config), "GET", f"/connections/{quote(client_id, safe='')}"))
     if json:
         print_json(found)
     else:
@@ -84,10 +84,5 @@ def _close(
     config: ConfigOption = None,
 ) -> None:
     """End one; the client may connect again."""
-    run(_call(target(context, state, config), "DELETE", f"/connections/{quote(client_id, safe='')}"))
+    run(call(target(context, state, config), "DELETE", f"/connections/{quote(client_id, safe='')}"))
     say(f"closed {client_id}")
-
-
-async def _call(on: Target, method: str, path: str, **arguments: Any) -> Any:
-    async with api(on) as owner:
-        return await owner.call(method, path, **arguments)

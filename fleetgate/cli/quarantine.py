@@ -1,11 +1,11 @@
 """`quarantine`: messages that could not be read or stored."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fleetgate.cli.output import Format, Rows, print_json, print_table, progress_console, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("id", "received", "device", "stream", "topic", "reason", "detail", "bytes")
@@ -46,7 +46,7 @@ def _show(
     json: JsonOption = False,
 ) -> None:
     """Show one with its payload."""
-    item = run(_call(target(context, state, config), "GET", f"/quarantine/{entry}"))
+    item = run(call(target(context, state, config), "GET", f"/quarantine/{entry}"))
     if json:
         print_json(item)
     else:
@@ -67,13 +67,8 @@ def _replay(
         raise ArgumentError("give ids, or --all")
     on = target(context, state, config)
     with progress_console.status("reading again"):
-        found = run(_call(on, "POST", "/quarantine/replay", json={"ids": ids or None}, timeout=None))
+        found = run(call(on, "POST", "/quarantine/replay", json={"ids": ids or None}, timeout=None))
     if json:
         print_json(found)
     else:
         say(f"{found['stored']} stored, {found['kept']} still in quarantine")
-
-
-async def _call(on: Target, method: str, path: str, **arguments: Any) -> Any:
-    async with api(on) as owner:
-        return await owner.call(method, path, **arguments)

@@ -147,6 +147,12 @@ async def api(on: Target) -> AsyncIterator[Api]:
             await asyncio.sleep(_OWNER_POLL_SECONDS)
 
 
+async def call(on: Target, method: str, path: str, **arguments: Any) -> Any:
+    """One call of the owner's API; see Api.call."""
+    async with api(on) as owner:
+        return await owner.call(method, path, **arguments)
+
+
 async def is_served(on: Target) -> bool:
     """Whether a server runs on the state folder and answers."""
     if not on.state.server():
