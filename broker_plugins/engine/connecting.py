@@ -4,6 +4,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from broker_plugins.engine import watching
 from broker_plugins.engine.errors import Denied, ProtocolError
 from broker_plugins.engine.hooks import Candidate, Principal
 from broker_plugins.engine.packets import V5, Connack, Connect
@@ -40,7 +41,7 @@ async def connect(connection: "Connection", packet: Connect) -> None:
     engine.connected(connection)
     asked = packet.properties.get("receive_maximum", _FULL_WINDOW)
     engine.sessions.attach(connection.session, connection, min(asked, engine.limits.window))
-    connection.watch()
+    watching.for_silence(connection)
 
 
 async def _judge(connection: "Connection", packet: Connect) -> Principal:

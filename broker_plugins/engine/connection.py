@@ -2,16 +2,14 @@
 
 import asyncio
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from broker_plugins.engine import connecting, lane, publishing, subscribing
+from broker_plugins.engine import connecting, delivering, lane, publishing, subscribing, watching
 from broker_plugins.engine.acks import Slot
 from broker_plugins.engine.errors import MalformedPacketError, ProtocolError
 from broker_plugins.engine.hooks import Peer, Principal, Rights
@@ -37,7 +35,6 @@ from broker_plugins.engine.packets import (
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.routes import Route
 from broker_plugins.engine.session import Session
-from broker_plugins.engine.wheel import ticks
 
 if TYPE_CHECKING:
     from broker_plugins.engine.engine import Engine
@@ -213,7 +210,7 @@ class Connection(asyncio.Protocol):
         engine = self.engine
         engine.all.add(self)
         self.last_packet = engine.wheel.now
-        engine.wheel.add(_Look(self, Connection.tick_connect), ticks(engine.limits.connect_seconds))
+        watching.for_connect(self)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read from the socket."""
@@ -228,6 +225,7 @@ class Connection(asyncio.Protocol):
         elif self._blocked:
             self._rest += data
             return
+        self.rest_since = self.engine.wheel.now
         self._take(data)
 
     def eof_received(self) -> bool:
@@ -381,6 +379,21 @@ class Connection(asyncio.Protocol):
         return self._blocked != 0
 
     @property
+    def held_by_us(self) -> bool:
+        """Whether nothing is read for a reason of ours."""
+        return bool(self._blocked & (HELD | THROTTLED | SUSPENDED))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether part of a packet is there."""
+        return bool(self._rest)
+
+    @property
+    def let_in(self) -> bool:
+        """Whether CONNECT was accepted."""
+        return self.state is State.CONNECTED
+
+    @property
     def ended(self) -> bool:
         """Whether the connection is over, or about to be."""
         return self.state is State.CLOSED
@@ -470,27 +483,7 @@ class Connection(asyncio.Protocol):
 
     def deliver(self, delivery: Delivery, *, again: bool) -> bool:
         """See Outlet."""
-        message = delivery.message
-        packet = Publish(
-            message.topic,
-            message.payload,
-            delivery.qos,
-            delivery.retain,
-            again and delivery.qos > 0,
-            delivery.packet_id,
-        )
-        if self.version == V5:
-            packet.properties = self._properties(delivery)
-        data = encode(packet, self.version)
-        if self.client_max_packet and len(data) > self.client_max_packet:
-            return False
-        if self.max_aliases_out:
-            data = self._aliased(packet)
-        self.send(data)
-        self.messages_out += 1
-        if self.traced or self.engine.observed:
-            self.engine.saw(self, "out", packet)
-        return True
+        return delivering.deliver(self, delivery, again=again)
 
     def explained(self, detail: str) -> dict[str, Any]:
         """Properties that explain a reason code, where the client wants to know [3.1.2.11.7]."""
@@ -505,63 +498,6 @@ class Connection(asyncio.Protocol):
     def congested(self) -> bool:
         """See Outlet."""
         return bool(self._blocked & CONGESTED)
-
-    def _properties(self, delivery: Delivery) -> dict[str, Any]:
-        message = delivery.message
-        properties = dict(message.properties)
-        if message.expires is not None:  # what is left of it [MQTT-3.3.2-6]
-            properties["message_expiry_interval"] = max(0, (message.expires - self.engine.clock()) // 1_000_000)
-        if delivery.identifiers:
-            properties["subscription_identifier"] = list(delivery.identifiers)
-        return properties
-
-    def _aliased(self, packet: Publish) -> bytes:
-        aliases = self.aliases_out
-        if aliases is None:
-            aliases = self.aliases_out = {}
-        alias = aliases.get(packet.topic)
-        if alias is not None:
-            return encode(_with_alias(packet, "", alias), V5)
-        if len(aliases) < self.max_aliases_out:
-            alias = aliases[packet.topic] = len(aliases) + 1
-            data = encode(_with_alias(packet, packet.topic, alias), V5)
-            if not self.client_max_packet or len(data) <= self.client_max_packet:
-                return data
-            del aliases[packet.topic]
-        return encode(packet, V5)
-
-    # -- time --
-
-    def watch(self) -> None:
-        """Look after keep-alive and unfinished packets from now on."""
-        soon = self.keep_alive_ticks or ticks(self.engine.limits.packet_seconds)
-        self.engine.wheel.add(_Look(self, Connection.tick), soon)
-
-    def tick(self, now: int) -> int:
-        """Look for silence that lasts too long; ticks until the next look, 0: none."""
-        limits = self.engine.limits
-        if self.state is State.CLOSED:
-            return 0
-        if self._blocked & (HELD | THROTTLED | SUSPENDED):
-            self.last_packet = self.rest_since = now  # it is us who do not read
-        if self.keep_alive_ticks and now - self.last_packet >= self.keep_alive_ticks:  # [MQTT-3.1.2-22]
-            self.close(Reason.KEEP_ALIVE_TIMEOUT, "nothing came within 1.5 times the keep-alive", why="keep_alive")
-            return 0
-        if self._rest and now - self.rest_since >= ticks(limits.packet_seconds):
-            self.close(Reason.UNSPECIFIED_ERROR, "a packet did not end in time", why="packet_timeout")
-            return 0
-        next_look = ticks(limits.packet_seconds)
-        if self.keep_alive_ticks:
-            next_look = min(next_look, self.keep_alive_ticks - (now - self.last_packet))
-        return max(1, next_look)
-
-    def tick_connect(self, _now: int) -> int:
-        """The time for CONNECT is over."""
-        if self.state in {State.NEW, State.JUDGED}:
-            seconds = self.engine.limits.connect_seconds
-            self.engine.hooks.refused("connect", "", "timeout", f"not connected in {seconds:g} s", peer=str(self.peer))
-            self.close(Reason.UNSPECIFIED_ERROR, "not connected in time", why="timeout", log_it=False)
-        return 0
 
     # -- the end --
 
@@ -631,23 +567,3 @@ class Connection(asyncio.Protocol):
         if transport is not None:
             transport.close()
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)
-
-
-class _Look:
-    """Timed: a look at a connection, which is not kept alive for it."""
-
-    __slots__ = ("_connection", "_look")
-
-    def __init__(self, connection: Connection, look: Callable[[Connection, int], int]) -> None:
-        self._connection = weakref.ref(connection)
-        self._look = look
-
-    def tick(self, now: int) -> int:
-        """See Timed."""
-        connection = self._connection()
-        return 0 if connection is None else self._look(connection, now)
-
-
-def _with_alias(packet: Publish, topic: str, alias: int) -> Publish:
-    properties = {**packet.properties, "topic_alias": alias}
-    return Publish(topic, packet.payload, packet.qos, packet.retain, packet.dup, packet.packet_id, properties)
