@@ -165,3 +165,24 @@ async def test_purge_takes_one_device(store):
     assert await store.quarantined() == []
     await store.write(batch(("a", "s", T, at(1, 1))), [])
     assert await values(store, Selection("a")) == [1]
+
+
+async def test_the_last_message_of_each_packet_id(store):
+    """Over batches and streams; those of the connection that asks, without a packet id, or of others are left out."""
+
+    def sent(connection: int, *messages: tuple[str, str, int, int]) -> Batch:
+        made = batch(*[(device, stream, T, at(value, value)) for device, stream, _, value in messages])
+        made.connections = [connection] * len(messages)
+        made.packet_ids = [packet_id.to_bytes(2) for _, _, packet_id, _ in messages]
+        return made
+
+    await store.write(sent(7, ("a", "s", 1, 10), ("a", "s", 2, 20), ("b", "s", 3, 30), ("a", "s", 4, 40)), [])
+    await store.write(batch(("a", "s", T, at(50, 50))), [])
+    await store.write(sent(7, ("a", "t", 2, 21), ("a", "s", 0, 60)), [])
+    await store.write(sent(8, ("a", "s", 4, 41)), [])
+    found = {
+        packet_id: (stream, payload) for packet_id, (stream, payload) in (await store.by_packet_id("a", 8)).items()
+    }
+    assert found == {b"\0\1": ("s", at(10, 10)), b"\0\2": ("t", at(21, 21))}
+    assert set(await store.by_packet_id("a", 9)) == {b"\0\1", b"\0\2", b"\0\4"}
+    assert await store.by_packet_id("nobody", 9) == {}
