@@ -12,6 +12,7 @@ from cryptography import x509
 
 from broker_plugins.engine.handshakes import TlsFiles
 from fleet.authority import Authority
+from fleet.errors import FleetError
 from fleet.revocation import RevocationListError, Revocations
 from fleet.state import StateFolder
 from fleetgate.errors import SettingsError
@@ -71,7 +72,7 @@ class DeviceTls:
             self.files.load()
             self.revocations = Revocations(self._crl, self._other_authorities())
             self.revocations.load()
-        except (OSError, ValueError, RevocationListError) as error:
+        except (OSError, ValueError, FleetError) as error:
             raise TlsReloadError(f"TLS files not taken, those before go on counting: {error}") from error
         finally:
             self._crl_stamp = self._stamp()
