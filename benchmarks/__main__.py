@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import broker, ingest, metrics
+from benchmarks import broker, connections, ingest, metrics
 
-BENCHMARKS = {"ingest": ingest.main, "broker": broker.main, "metrics": metrics.main}
+BENCHMARKS = {
+    "ingest": ingest.main,
+    "broker": broker.main,
+    "sustained": broker.sustained,
+    "connections": connections.main,
+    "metrics": metrics.main,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

@@ -17,9 +17,18 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+PAYLOAD = b'{"ts":%d,"seq":%d,"temperature":21.53,"humidity":44.1,"battery":3.71,"state":"ok","rssi":-71}'
+"""A reading of about 100 bytes of JSON, without its time (milliseconds) and number."""
+
+
 def payload(number: int, ts_ms: int) -> bytes:
     """A reading of about 100 bytes of JSON."""
-    return b'{"ts":%d,"seq":%d,"temperature":21.53,"humidity":44.1,"battery":3.71,"state":"ok","rssi":-71}' % (
-        ts_ms,
-        number,
-    )
+    return PAYLOAD % (ts_ms, number)
+
+
+def memory_bytes(pid: int) -> int:
+    """Memory that a process has in use."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)

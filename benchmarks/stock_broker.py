@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import uvloop
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
@@ -68,4 +67,4 @@ async def serve(state: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1])))  # the loop that its own command runs

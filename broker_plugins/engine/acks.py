@@ -1,5 +1,6 @@
 """Acknowledgements leave in the order in which their messages came [MQTT-4.6.0-2] [MQTT-4.6.0-3], when each is due."""
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from broker_plugins.engine.packets import Ack, Kind, encode
@@ -16,6 +17,8 @@ _PUBACK = b"\x40\x02"
 def reserve(connection: "Connection") -> Slot:
     """Take the next place in the order."""
     slot: Slot = [None]
+    if connection.acks is None:
+        connection.acks = deque()
     connection.acks.append(slot)
     return slot
 

@@ -173,8 +173,8 @@ class Connection(asyncio.Protocol):
         self.will: Will | None = None
         self.routes: dict[bytes, Route] = {}
         """What is known of the topics this connection publishes to, by their bytes."""
-        self.acks: deque[Slot] = deque()
-        """Acknowledgements in the order they have to leave in, those not ready yet included."""
+        self.acks: deque[Slot] | None = None
+        """Acknowledgements in the order they have to leave in, those not ready yet included; made when there is one."""
         self.history: dict[bytes, tuple[str, bytes]] | None = None
         """What copies are recognised by, of device `history_of`; None: not looked up."""
         self.history_of = ""
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self.engine.all.discard(self)
+        self.engine.lost(self)
         self._end("connection lost" if exc is None else str(exc), will=True)
         self.transport = None
         if self.on_lost is not None:

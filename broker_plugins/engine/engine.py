@@ -12,6 +12,7 @@ import structlog
 
 from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.flapping import Flapping
+from broker_plugins.engine.heap import Heap
 from broker_plugins.engine.hooks import Candidate, Hooks, Principal
 from broker_plugins.engine.intake import Ingester, Intake
 from broker_plugins.engine.limits import Limits
@@ -78,6 +79,7 @@ class Engine:
         self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
         self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)
         self.wills = Wills()
+        self._heap = Heap()
         self.connections: dict[str, Connection] = {}
         """Those that were let in, by client id."""
         self.all: set[Connection] = set()
@@ -138,6 +140,7 @@ class Engine:
                 self._publish_will(*will)
         for owner, message in self.wills.due(now):
             self._publish_will(owner, message)
+        self._heap.tidy()
         self._sweeps += 1
         if self._sweeps % _RETAINED_SWEEP == 0:
             self.flapping.forget_old(now)
@@ -180,6 +183,11 @@ class Engine:
             self.sessions.detach(session)
         if connection.connected_at and self.hooks.sees("client_disconnected"):
             self.hooks.fire("client_disconnected", client=connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The socket of a connection is gone."""
+        self.all.discard(connection)
+        self._heap.gone()
 
     def reconsider(self, owner: str) -> None:
         """An identity changed: end its connections when it may have none any more, else judge its topics anew."""

@@ -1,7 +1,5 @@
 """Identities that connect again and again: refused for a while. Pure; told what time it is."""
 
-from collections import deque
-
 
 class Flapping:
     """At most `per_minute` connects of an identity in a minute (0: any number), else none for `pause_seconds`."""
@@ -9,7 +7,7 @@ class Flapping:
     def __init__(self, per_minute: int, pause_seconds: float) -> None:
         self._per_minute = per_minute
         self._pause = pause_seconds
-        self._connects: dict[str, deque[float]] = {}
+        self._connects: dict[str, list[float]] = {}
         self._banned: dict[str, float] = {}
 
     def connects(self, owner: str, now: float) -> bool:
@@ -19,9 +17,8 @@ class Flapping:
         if self._banned.get(owner, 0.0) > now:
             return False
         self._banned.pop(owner, None)
-        recent = self._connects.setdefault(owner, deque())
-        while recent and recent[0] <= now - 60:
-            recent.popleft()
+        recent = [moment for moment in self._connects.get(owner, ()) if moment > now - 60]
+        self._connects[owner] = recent
         if len(recent) >= self._per_minute:
             self._banned[owner] = now + self._pause
             del self._connects[owner]

@@ -58,6 +58,7 @@ def server_context(certificate: Path, key: Path, client_cas: Sequence[Path]) -> 
     context.load_cert_chain(certificate, key)
     for client_ca in client_cas:
         context.load_verify_locations(client_ca)
+    context.num_tickets = 1  # one resumption for one connection: each ticket holds the whole certificate
     context.set_alpn_protocols(["mqtt", "http/1.1"])
     return context
 

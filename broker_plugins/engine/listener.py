@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
+from aiofastnet import connect_accepted_socket
 
 from broker_plugins.engine.admission import Admission
 from broker_plugins.engine.connection import Connection
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
 log = structlog.get_logger("fleetgate.mqtt")
 
 _BACKLOG = 4096
-_HANDSHAKES = 1024
-"""Concurrent handshakes of one listener."""
+_HANDSHAKES = 256
+"""Concurrent handshakes of one listener: what is ready of them in one turn of the loop keeps all others waiting."""
 _PATIENCE_SECONDS = 1.0
-"""When all handshakes are taken, the oldest has to make room if it takes longer than this."""
+"""When all handshakes are taken and none was completed for so long, those that are older have to make room."""
 _HANDSHAKE_PAUSE_SECONDS = 0.01
 _ACCEPTS = 64
 """Accepted in one go."""
 _PAUSE_SECONDS = 0.1
+_TLS_RECORD = 16 * 1024 + 64
+_TLS: dict[str, Any] = {
+    "ssl_incoming_bio_size": 4 * _TLS_RECORD,
+    "ssl_outgoing_bio_size": _TLS_RECORD,
+    "ssl_shutdown_timeout": 1.0,
+}
+"""What a connection reads and writes in one go. The memory behind it counts as far as a connection ever filled it."""
 
 
 class Listener:
@@ -59,7 +67,10 @@ class Listener:
         self._origins = origins
         self._socket: socket.socket | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._handshakes: dict[asyncio.Task[None], float] = {}
+        self._handshakes: dict[asyncio.Task[None], tuple[float, int]] = {}
+        """When each began, and how many had been completed by then; the oldest first."""
+        self._completed = 0
+        self._last_completed = 0.0
 
     async def __aenter__(self) -> Self:
         host, port = self.address
@@ -124,7 +135,7 @@ class Listener:
         task = asyncio.get_running_loop().create_task(
             self._serve(accepted, address, entered), name=f"{self.scheme}-handshake"
         )
-        self._handshakes[task] = time.monotonic()
+        self._handshakes[task] = (time.monotonic(), self._completed)
 
         def done(ended: asyncio.Task[None]) -> None:
             del self._handshakes[ended]
@@ -138,11 +149,20 @@ class Listener:
         """Seconds until the next one may be accepted: there is a token for it, and a handshake is free."""
         now = time.monotonic()
         if len(self._handshakes) >= _HANDSHAKES:
-            oldest, since = next(iter(self._handshakes.items()))
-            if now - since > _PATIENCE_SECONDS:
-                oldest.cancel()
+            self._make_room(now)
             return _HANDSHAKE_PAUSE_SECONDS
         return self._admission.wait(now)
+
+    def _make_room(self, now: float) -> None:
+        """End handshakes whose clients take their time. In a rush all of them are slow, and none is to blame: they are
+        when nothing is completed at all, or when two rounds of others were completed since they began.
+        """
+        stalled = now - self._last_completed > _PATIENCE_SECONDS
+        for task, (since, completed) in self._handshakes.items():
+            if now - since <= _PATIENCE_SECONDS:
+                return
+            if stalled or self._completed - completed > 2 * _HANDSHAKES:
+                task.cancel()
 
     async def _serve(self, accepted: socket.socket, address: tuple[Any, ...], entered: "_Entered") -> None:
         connection = Connection(self._engine, Peer(address[0], address[1], self.scheme), entered.leave)
@@ -152,11 +172,11 @@ class Listener:
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = self._context()
-        seconds = self._handshake_seconds if context is not None else None
+        secure = {} if context is None else {"ssl": context, "ssl_handshake_timeout": self._handshake_seconds, **_TLS}
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol, accepted, ssl=context, ssl_handshake_timeout=seconds
-            )
+            await connect_accepted_socket(asyncio.get_running_loop(), lambda: protocol, accepted, **secure)
+            self._completed += 1
+            self._last_completed = time.monotonic()
         except OSError as error:
             accepted.close()
             entered.leave()

@@ -79,7 +79,7 @@ class Session:
         self.ended = 0
         """When its last connection ended, microseconds since 1970-01-01 UTC; 0: it has one, or never had."""
         self.subscriptions: dict[str, Granted] = {}
-        self.queue: deque[tuple[int, Delivery]] = deque()
+        self.queue: deque[tuple[int, Delivery]] | tuple[()] = ()
         """(when it came, delivery)."""
         self.queue_bytes = 0
         self.inflight: dict[int, Delivery] = {}
@@ -109,8 +109,7 @@ class Session:
         full = len(self.queue) >= self._limits.messages or self.queue_bytes + size > self._limits.size_bytes
         if full and not delivery.retain:
             return "queue_full"
-        self.queue.append((now, delivery))
-        self.queue_bytes += size
+        self._append(now, delivery)
         return None
 
     def pump(self, now: int) -> Iterator[tuple[Delivery, str | None]]:
@@ -161,11 +160,16 @@ class Session:
     def restore(self, came: int, delivery: Delivery) -> None:
         """Put back what was written down; deliveries come in the order in which they were offered."""
         if delivery.stage is Stage.QUEUED:
-            self.queue.append((came, delivery))
-            self.queue_bytes += delivery.message.size_bytes
+            self._append(came, delivery)
         else:
             self.inflight[delivery.packet_id] = delivery
             self._next_id = delivery.packet_id
+
+    def _append(self, came: int, delivery: Delivery) -> None:
+        if isinstance(self.queue, tuple):  # most sessions never need one
+            self.queue = deque()
+        self.queue.append((came, delivery))
+        self.queue_bytes += delivery.message.size_bytes
 
     def _free_id(self) -> int:
         while True:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +42,18 @@ _COLUMNS = (
 )
 
 
+_BLOCKS = (128, 16, 1)
+"""Rows that one statement inserts."""
+_ROW = f"({', '.join('?' * len(_COLUMNS.split(', ')))})"
+_INSERT = {count: f"INSERT INTO journal ({_COLUMNS}) VALUES {', '.join([_ROW] * count)}" for count in _BLOCKS}
+_TAIL_ROWS = 8192
+"""Rows that are looked through at most; then all of them are taken into the index, in its order."""
+_INDEX = (
+    "INSERT INTO found SELECT device, stream, found_last, id, found_first FROM journal"
+    " WHERE id > (SELECT id FROM found_until) ORDER BY device, stream, found_last, id"
+)
+
+
 class SqliteStore:
     """TelemetryStore in `folder`/journal.db. An async context manager."""
 
@@ -51,6 +64,7 @@ class SqliteStore:
         self._writing = asyncio.Lock()
         self._known: set[tuple[str, str]] = set()
         self._next_row = self._next_quarantined = 1
+        self._indexed = 0
 
     async def __aenter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,7 +91,8 @@ class SqliteStore:
         try:
             writer = self._writer or await self._open_writer()
             first = (self._next_row, self._next_quarantined)
-            await _in_thread(writer, _write, batch, quarantined, forget, fresh, first, progress)
+            index = self._next_row - self._indexed > _TAIL_ROWS
+            await _in_thread(writer, _write, batch, quarantined, forget, fresh, first, progress, index)
         except (sqlite3.Error, OverflowError, ValueError) as error:
             mapped = await self._undo(error)
             if progress.committing and await self._is_committed(batch, quarantined):
@@ -86,6 +101,8 @@ class SqliteStore:
         if len(self._known) + len(fresh) > _KNOWN_SERIES:
             self._known.clear()
         self._known |= fresh
+        if index:
+            self._indexed = self._next_row
         self._next_row += progress.rows
         self._next_quarantined += len(quarantined)
 
@@ -115,7 +132,7 @@ class SqliteStore:
         page = [last]
         while page:
             page = await self._read(
-                f"SELECT id, found_last FROM journal WHERE {where} AND (found_last, id) < (?, ?)"
+                f"SELECT id, found_last FROM located WHERE {where} AND (found_last, id) < (?, ?)"
                 " ORDER BY found_last DESC, id DESC LIMIT ?",
                 (*values, *last, _INDEX_PAGE),
             )
@@ -128,7 +145,7 @@ class SqliteStore:
         index: list[tuple[int, int]] = []
         for stream in await self._streams(selection):
             where, values = _where(selection, stream)
-            index += await self._read(f"SELECT found_first, id FROM journal WHERE {where}", values)
+            index += await self._read(f"SELECT found_first, id FROM located WHERE {where}", values)
         await asyncio.to_thread(index.sort)
         waiting: list[tuple[int, int, Row]] = []
         position, count, serial = 0, 1, 0
@@ -165,9 +182,8 @@ class SqliteStore:
         """See TelemetryStore.by_packet_id."""
         ids: list[int] = []
         for stream in await self._streams(Selection(device)):
-            # The index holds the ids: no row is read for this.
             where, values = _where(Selection(device), stream)
-            newest = f"SELECT id FROM journal WHERE {where} ORDER BY id DESC LIMIT ?"
+            newest = f"SELECT id FROM located WHERE {where} ORDER BY id DESC LIMIT ?"
             ids += [row_id for (row_id,) in await self._read(newest, (*values, _LOOK_BACK_ROWS))]
         ids.sort(reverse=True)
         rows: list[JournalRow] = []
@@ -214,8 +230,8 @@ class SqliteStore:
         self._known = {key for key in self._known if key[0] != device}
         gone = await self._delete(
             [
-                (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE device = ? LIMIT ?)", (device, limit))
-                for table in ("journal", "quarantine")
+                (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {found} WHERE device = ? LIMIT ?)", (device, limit))
+                for table, found in (("journal", "located"), ("quarantine", "quarantine"))
             ]
         )
         return gone or await self._delete([("DELETE FROM series WHERE device = ?", (device,))])
@@ -244,10 +260,11 @@ class SqliteStore:
     async def _number_on(self, writer: aiosqlite.Connection) -> None:
         """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
         found = await writer.execute_fetchall(
-            "SELECT (SELECT max(id) FROM journal), (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine')"
+            "SELECT (SELECT max(id) FROM journal), (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine'),"
+            " (SELECT id FROM found_until)"
         )
-        ((row, quarantined),) = found
-        self._next_row, self._next_quarantined = (row or 0) + 1, (quarantined or 0) + 1
+        ((row, quarantined, self._indexed),) = found
+        self._next_row, self._next_quarantined = max(row or 0, self._indexed) + 1, (quarantined or 0) + 1
 
     async def _undo(self, error: Exception) -> StoreError:
         """Roll back; after anything but a lock, start afresh with a new connection. Returns the error to raise."""
@@ -331,13 +348,25 @@ def _write(
     fresh: set[tuple[str, str]],
     first: tuple[int, int],
     progress: _Progress,
+    index: bool,
 ) -> None:
-    """One transaction, in the writer's thread, while the loop gathers the next batch. `first` ids: row, quarantined."""
+    """One transaction, in the writer's thread, while the loop gathers the next batch. `first` ids: row, quarantined.
+    `index`: take the rows of before into the index, all at once.
+    """
+    if index:
+        connection.execute(_INDEX)
+        connection.execute("UPDATE found_until SET id = ?", (first[0] - 1,))
     if fresh:
         connection.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
     if len(batch):
-        sql = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        progress.rows = connection.executemany(sql, pack(batch, first[0])).rowcount
+        rows = list(pack(batch, first[0]))
+        progress.rows = len(rows)
+        for count in _BLOCKS:
+            # The interpreter is handed back and forth once a statement: rows one at a time would wait for it each.
+            whole = len(rows) - len(rows) % count
+            for start in range(0, whole, count):
+                connection.execute(_INSERT[count], list(chain.from_iterable(rows[start : start + count])))
+            del rows[:whole]
     if quarantined:
         rows = _quarantine_rows(quarantined, first[1])
         connection.executemany("INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)

@@ -1,0 +1,69 @@
+"""Case 1: kill -9 under load, at any instant. What was acknowledged is there; it starts again without any repair."""
+
+import asyncio
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rounds import rounds
+from tests.faults.sender import Sender, check, sending
+from tests.system.gate import Gate
+
+pytestmark = pytest.mark.system
+
+DEVICES = ("d1", "d2", "d3")
+START_SECONDS = 2.0
+
+
+@pytest.mark.timeout(2700)
+async def test_kill_9_under_load(tmp_path: Path, long: bool):
+    """Each round sends again what was not acknowledged: stored once. Two gates at a time in the long form."""
+    left = rounds("kill", 1000 if long else 4, long=long)
+    await asyncio.gather(*(_lane(tmp_path / str(number), left) for number in range(2 if long else 1)))
+
+
+async def _lane(folder: Path, left) -> None:
+    gate = Gate(folder)
+    for device in DEVICES:
+        await asyncio.to_thread(gate.add, device)
+    await asyncio.to_thread(gate.start)
+    senders = [Sender(gate, device) for device in DEVICES]
+    try:
+        async with sending(senders):
+            slowest = 0.0
+            for number, chance in enumerate(left):
+                slowest = max(slowest, await _round(gate, senders, chance))
+                if number % 25 == 24:
+                    await _check(gate, senders)
+        assert slowest < START_SECONDS * 3, slowest  # three times: two gates and their clients share two cores
+        for sender in senders:
+            assert sorted(sender.acknowledged) == list(range(sender.sent)), "all of it, in the end"
+        await asyncio.to_thread(gate.check_account)
+    finally:
+        await asyncio.to_thread(gate.stop)
+    assert await check(gate.state, senders) == sum(sender.sent for sender in senders)
+    assert "Traceback" not in gate.errors(), gate.errors()
+
+
+async def _round(gate: Gate, senders: list[Sender], chance: random.Random) -> float:
+    """Load, kill, start: how long the start took."""
+    before = [len(sender.acknowledged) for sender in senders]
+    async with asyncio.timeout(30):
+        while any(len(sender.acknowledged) == count for sender, count in zip(senders, before, strict=True)):
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(chance.uniform(0, 0.3))  # the instant is what this case is about
+    assert gate.process is not None
+    assert await asyncio.to_thread(gate.stop, signal.SIGKILL) == -signal.SIGKILL
+    started = time.monotonic()
+    await asyncio.to_thread(gate.start)
+    return time.monotonic() - started
+
+
+async def _check(gate: Gate, senders: list[Sender]) -> None:
+    """While nobody serves: what is in the file now."""
+    await asyncio.to_thread(gate.stop, signal.SIGKILL)
+    await check(gate.state, senders)
+    await asyncio.to_thread(gate.start)
