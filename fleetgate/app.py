@@ -31,6 +31,7 @@ from fleetgate.http.api import create_api
 from fleetgate.http.server import HttpServer
 from fleetgate.logs import IngestLogFile
 from fleetgate.settings import Settings, SourceSettings
+from fleetgate.watchdog import Watchdog
 from ingester.retention import Retention
 from ingester.source_mqtt import MqttSource, SourceConfig
 
@@ -61,6 +62,7 @@ async def serving(
         )
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(open_core(settings, state))
+        core.metrics.register(stack.enter_context(Watchdog()))
         await stack.enter_async_context(Retention(core.store, settings.store.keep_days))
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):

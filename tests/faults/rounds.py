@@ -23,7 +23,7 @@ def rounds(name: str, count: int, *, long: bool) -> Iterator[random.Random]:
     if long and path.exists():
         kept = json.loads(path.read_text())
         seed, done = kept["seed"], kept["done"]
-    print(f"{name}: seed {seed}, from round {done}")  # noqa: T201 - shown when it fails, and by -s
+    print(f"{name}: seed {seed}, from round {done}")
     until = time.monotonic() + _SECONDS
     for number in range(done, count):
         if time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""A device on a real connection that remembers what it sent and what was acknowledged: the ledger of gate-wide cases."""
+"""A device on a real connection that remembers what it sent and what was acknowledged: the ledger of these cases."""
 
 import asyncio
 import contextlib
