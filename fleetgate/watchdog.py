@@ -1,4 +1,4 @@
-"""Watches the event loop from a thread of its own, and the wall clock: says who holds the loop up, and when time jumps."""
+"""Watches the event loop from a thread of its own, and the wall clock: who holds the loop up, and when time jumps."""
 
 import asyncio
 import sys
@@ -25,8 +25,8 @@ class Watchdog(Collector):
     """A context manager: watches the loop that it is entered on. Also the metrics of what it saw.
 
     The loop beats; a thread looks whether it did. When it did not for BLOCKED_SECONDS, the frames that the loop is in
-    are logged once, and how long it took once it goes on. A wall clock that moved against the monotonic one by more than
-    STEP_SECONDS between two beats was set: logged and counted. No timer of ours depends on it.
+    are logged once, and how long it took once it goes on. A wall clock that moved against the monotonic one by more
+    than STEP_SECONDS between two beats was set: logged and counted. No timer of ours depends on it.
     """
 
     def __init__(self) -> None:

@@ -10,3 +10,9 @@ Clock = Callable[[], int]
 def now_us() -> int:
     """Wall time in microseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1000
+
+
+def steady() -> Clock:
+    """A clock that shows wall time as it was now, and goes on evenly: setting the wall clock does not move it."""
+    offset = time.time_ns() - time.monotonic_ns()
+    return lambda: (time.monotonic_ns() + offset) // 1000

@@ -11,7 +11,6 @@ import structlog
 
 from ingester.batch import NO_PACKET_ID, Ack, Batch, Quarantined
 from ingester.batcher import Batcher
-from ingester.clock import Clock, now_us
 from ingester.decode import Limits, scan
 from ingester.errors import StoreRejected, StoreUnavailable
 from ingester.histogram import Histogram
@@ -54,8 +53,8 @@ class _Unit:
 
     batch: Batch = field(default_factory=Batch)
     quarantined: list[Quarantined] = field(default_factory=list)
-    offers: list[tuple[int, int]] = field(default_factory=list)
-    """(time of receipt of its first message, messages) of each offer."""
+    offers: list[tuple[float, int]] = field(default_factory=list)
+    """(monotonic seconds, messages) of each offer."""
     messages: int = 0
     size_bytes: int = 0
 
@@ -77,7 +76,6 @@ class Pipeline:
         limits: Limits | None = None,
         taps: Sequence[Tap] = (),
         drain_seconds: float = 2.0,
-        clock: Clock = now_us,
         monotonic: Monotonic = time.monotonic,
     ) -> None:
         self._store = store
@@ -86,7 +84,6 @@ class Pipeline:
         self._limits = limits or Limits()
         self._taps = taps
         self._drain_seconds = drain_seconds
-        self._clock = clock
         self._monotonic = monotonic
         self._batcher = Batcher(self._bounds.max_rows, self._bounds.max_bytes, self._bounds.max_age_seconds)
         self._open = _Unit()
@@ -144,7 +141,7 @@ class Pipeline:
         if not count:
             return True
         unit = self._open
-        unit.offers.append((batch.received[0], count))
+        unit.offers.append((self._monotonic(), count))
         if not batch.connections:
             batch.connections, batch.packet_ids = [0] * count, [NO_PACKET_ID] * count
         batch.times, batch.ends, bad = scan(batch.payloads, batch.received, self._limits)
@@ -160,7 +157,7 @@ class Pipeline:
         size = len(quarantined.payload)
         if self._closing or self.queue_messages >= self._bounds.queue_messages:
             return False
-        self._open.offers.append((quarantined.received, 1))
+        self._open.offers.append((self._monotonic(), 1))
         self._open.quarantined.append(quarantined)
         self._open.batch.extend(acks)
         self._gathered(1, size)
@@ -281,9 +278,9 @@ class Pipeline:
             self._ledger.quarantined(item.device or OTHER, item.reason)
         self.queue_messages -= unit.messages
         self.queue_bytes -= unit.size_bytes
-        now = self._clock()
-        for received, count in unit.offers:
-            self.ack_latency_seconds.observe(max(0, now - received) / 1e6, count)
+        now = self._monotonic()
+        for offered, count in unit.offers:
+            self.ack_latency_seconds.observe(now - offered, count)
         for ack in unit.batch.acks:
             self._call(ack)
         self._room.set()

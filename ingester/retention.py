@@ -5,7 +5,7 @@ from typing import Self
 
 import structlog
 
-from ingester.clock import Clock, now_us
+from ingester.clock import Clock, steady
 from ingester.errors import StoreUnavailable
 from ingester.store import TelemetryStore
 
@@ -21,12 +21,12 @@ class Retention:
     """Every `interval_seconds`, deletes what was received more than `keep_days` ago; 0 keeps all. A context manager."""
 
     def __init__(
-        self, store: TelemetryStore, keep_days: float, interval_seconds: float = 600, clock: Clock = now_us
+        self, store: TelemetryStore, keep_days: float, interval_seconds: float = 600, clock: Clock | None = None
     ) -> None:
         self._store = store
         self._keep_us = int(keep_days * _DAY_US)
         self._interval = interval_seconds
-        self._clock = clock
+        self._clock = clock or steady()  # a wall clock set ahead must not delete everything
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:

@@ -39,7 +39,7 @@ def _properties(connection: "Connection", delivery: Delivery) -> Properties:
     message = delivery.message
     properties = dict(message.properties)
     if message.expires is not None:  # what is left of it [MQTT-3.3.2-6]
-        properties["message_expiry_interval"] = max(0, (message.expires - connection.engine.clock()) // 1_000_000)
+        properties["message_expiry_interval"] = max(0, (message.expires - connection.engine.steady()) // 1_000_000)
     if delivery.identifiers:
         properties["subscription_identifier"] = list(delivery.identifiers)
     return properties

@@ -1,6 +1,7 @@
 """The engine: what all connections share, and what happens to a client, a message, a session."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -27,7 +28,7 @@ from broker_plugins.engine.topics import expires_at
 from broker_plugins.engine.waiting import called_back
 from broker_plugins.engine.wheel import Wheel, ticks
 from broker_plugins.engine.wills import Wills
-from ingester.clock import Clock, now_us
+from ingester.clock import Clock, now_us, steady
 from ingester.ledger import Ledger
 from ingester.topics import TopicMap
 
@@ -69,13 +70,15 @@ class Engine:
         self.hooks = hooks
         self.limits = limits or Limits()
         self.clock = clock
+        self.steady = steady()
+        """For how long something waited, or may: the wall clock may be set."""
         self.ledger = ledger
         self.history = history
         self.telemetry = telemetry
         self.store = SessionStore(path)
         self.intake = Intake(ingester, lambda: self.store.full)
         self.wheel = Wheel()
-        self.sessions = Sessions(self.store, self.limits.queue, self._may_receive, clock)
+        self.sessions = Sessions(self.store, self.limits.queue, self._may_receive, self.steady)
         self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
         self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)
         self.wills = Wills()
@@ -91,7 +94,7 @@ class Engine:
         self._by_owner: dict[str, set[Connection]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._dirty: list[Connection] = []
-        self._numbers = 0
+        self._numbers = secrets.randbits(62)
         self._sweeps = 0
         self._stack = AsyncExitStack()
 
@@ -122,8 +125,8 @@ class Engine:
         return task
 
     def number(self) -> int:
-        """A number for a new connection that none had before, not in earlier processes either."""
-        self._numbers = max(self._numbers + 1, self.clock())
+        """A number for a new connection that none had before, nor in an earlier process: those began elsewhere."""
+        self._numbers += 1
         return self._numbers
 
     def flush_soon(self, connection: Connection) -> None:
@@ -144,7 +147,7 @@ class Engine:
         self._sweeps += 1
         if self._sweeps % _RETAINED_SWEEP == 0:
             self.flapping.forget_old(now)
-            for topic in self.retained.expired(self.clock()):
+            for topic in self.retained.expired(self.steady()):
                 self.clear_retained(topic)
         return ticks(_SWEEP_SECONDS)
 
@@ -310,7 +313,7 @@ class Engine:
     def _leave_will(self, principal: Principal, session: Session | None, will: Will) -> None:
         properties = dict(will.properties)
         delay = properties.pop("will_delay_interval", 0)
-        expires = expires_at(properties, self.clock())
+        expires = expires_at(properties, self.steady())
         message = Message(will.topic, will.payload, will.qos, will.retain, properties, expires, principal.client_id)
         if session is not None:
             delay = min(delay, session.expiry)  # the end of the session ends the delay [MQTT-3.1.3-9]

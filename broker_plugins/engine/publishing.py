@@ -221,7 +221,7 @@ def _route(
 
 def _message(connection: "Connection", packet: Publish) -> Message:
     given = dict(packet.properties)
-    expires = expires_at(given, connection.engine.clock())
+    expires = expires_at(given, connection.engine.steady())
     properties = {name: given[name] for name in FORWARDED if name in given}
     return Message(packet.topic, packet.payload, packet.qos, packet.retain, properties, expires, connection.client_id)
 

@@ -87,7 +87,7 @@ def _send_retained(connection: "Connection", session: Session, entry: Subscripti
     engine = connection.engine
     if connection.ended:
         return
-    for message in engine.retained.match(entry.topic_filter, engine.clock()):
+    for message in engine.retained.match(entry.topic_filter, engine.steady()):
         if connection.admitted.rights.may_receive(message.topic):
             delivery = Delivery(
                 message,

@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -12,12 +11,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiosqlite
+import structlog
 
 from ingester.batch import Batch, Quarantined
 from ingester.errors import StoreError, StoreRejected, StoreUnavailable
 from ingester.sqlite.rows import JournalRow, last_by_packet_id, pack, unpack
 from ingester.sqlite.schema import migrate
 from ingester.store import Row, Selection
+
+log = structlog.get_logger("fleetgate.ingest")
 
 _REJECTED = (
     sqlite3.IntegrityError,
@@ -32,6 +34,8 @@ _BUSY_SECONDS = 0.2
 """How long SQLite itself waits for a lock; the pipeline goes on trying after that."""
 _WAL_PAGES = 4000
 """16 MiB of write-ahead log before it is copied into the file."""
+_WAL_ALARM_BYTES = 64 * 1024 * 1024
+"""Also what it is cut down to once it was copied."""
 _CHUNK_READINGS = 2000
 _INDEX_PAGE = 100
 _PACKET_IDS = 65_535
@@ -59,6 +63,8 @@ class SqliteStore:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "journal.db"
+        self._wal = folder / "journal.db-wal"
+        self._wal_grows = False
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._writing = asyncio.Lock()
@@ -105,6 +111,14 @@ class SqliteStore:
             self._indexed = self._next_row
         self._next_row += progress.rows
         self._next_quarantined += len(quarantined)
+        self._look_at_wal()
+
+    def _look_at_wal(self) -> None:
+        """Say it once when the write-ahead log grows: it can't be copied into the file while somebody reads."""
+        size = _size(self._wal)
+        if size > _WAL_ALARM_BYTES and not self._wal_grows:
+            log.warning("write-ahead log grows: something reads the journal for a long time", wal_bytes=size)
+        self._wal_grows = size > _WAL_ALARM_BYTES
 
     async def newest(self, selection: Selection, limit: int) -> list[Row]:
         """See TelemetryStore.newest."""
@@ -238,16 +252,16 @@ class SqliteStore:
 
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes."""
-        total = 0
-        for suffix in ("", "-wal"):
-            with suppress(FileNotFoundError):
-                total += self._path.with_name(self._path.name + suffix).stat().st_size
-        return {"journal": total}
+        return {"journal": _size(self._path), "wal": _size(self._wal)}
 
     async def _open_writer(self) -> aiosqlite.Connection:
         writer = await aiosqlite.connect(self._path, timeout=_BUSY_SECONDS, isolation_level="IMMEDIATE")
         self._writer = writer
-        for pragma in ("synchronous=FULL", f"wal_autocheckpoint={_WAL_PAGES}"):
+        for pragma in (
+            "synchronous=FULL",
+            f"wal_autocheckpoint={_WAL_PAGES}",
+            f"journal_size_limit={_WAL_ALARM_BYTES}",
+        ):
             await writer.execute(f"PRAGMA {pragma}")
         await self._number_on(writer)
         return writer
@@ -395,6 +409,13 @@ def _quarantine_rows(quarantined: Sequence[Quarantined], first_id: int) -> list[
          _storable(item.detail), item.payload)
         for entry_id, item in enumerate(quarantined, first_id)
     ]  # fmt: skip
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _storable(text: str) -> str:
