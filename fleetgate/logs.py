@@ -40,6 +40,11 @@ class IngestLogFile(logging.handlers.RotatingFileHandler):
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """A line that can't be written is lost: a full disk must not flood stderr as well."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
     def reopen(self) -> None:
         """Close the file and open it by its name again."""
         self.acquire()

@@ -71,11 +71,15 @@ class SqliteStore:
         self._known: set[tuple[str, str]] = set()
         self._next_row = self._next_quarantined = 1
         self._indexed = 0
+        self._doubtful: Batch | None = None
+        """Was written, and its sync failed."""
+        self._confirmed: Batch | None = None
+        """Was doubtful, and is on the disk: whoever writes it again is done."""
 
     async def __aenter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         await asyncio.to_thread(migrate, self._path)
-        await self._open_writer()
+        await self._confirm()  # a process that was killed may have written what it did not live to sync
         self._reader = await aiosqlite.connect(self._path, timeout=5)
         await self._reader.execute("PRAGMA query_only=ON")
         return self
@@ -89,6 +93,12 @@ class SqliteStore:
     async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
         """See TelemetryStore.write."""
         async with self._writing:
+            if self._doubtful is not None:
+                await self._confirm()
+                self._confirmed, self._doubtful = self._doubtful, None
+            if self._confirmed is batch:
+                self._confirmed = None
+                return
             await self._in_transaction(batch, quarantined, forget)
 
     async def _in_transaction(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int]) -> None:
@@ -102,7 +112,7 @@ class SqliteStore:
         except (sqlite3.Error, OverflowError, ValueError) as error:
             mapped = await self._undo(error)
             if progress.committing and await self._is_committed(batch, quarantined):
-                return
+                self._doubtful = batch
             raise mapped from error
         if len(self._known) + len(fresh) > _KNOWN_SERIES:
             self._known.clear()
@@ -295,6 +305,20 @@ class SqliteStore:
         except (sqlite3.Error, ValueError):
             self._writer = None
         return mapped
+
+    async def _confirm(self) -> None:
+        """See that what is in the write-ahead log is on the disk: copy it into the file, and sync that.
+
+        After a sync that failed it may be in memory only, and syncing the same once more proves nothing. Raises
+        StoreUnavailable as long as that can't be done.
+        """
+        try:
+            writer = self._writer or await self._open_writer()
+            ((busy, _, _),) = await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (sqlite3.Error, ValueError) as error:
+            raise await self._undo(error) from error
+        if busy:
+            raise StoreUnavailable(f"{self._path}: somebody reads what a failed sync left")
 
     async def _is_committed(self, batch: Batch, quarantined: Sequence[Quarantined]) -> bool:
         """Whether a commit that failed did reach the file after all, as it may when its fsync fails."""

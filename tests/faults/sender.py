@@ -13,6 +13,7 @@ from tests.system.gate import Gate
 
 _KEEP_ALIVE = 60
 _RETRY_SECONDS = 0.02
+_PUBACK, _PINGRESP = 0x40, 0xD0
 
 
 class Sender:
@@ -80,14 +81,21 @@ class Sender:
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while not (self._stopping and not self.unacknowledged):
-            answer = await reader.readexactly(4)
-            assert answer[0] == 0x40, answer
-            number, _, sent = self.unacknowledged.pop(answer[2] << 8 | answer[3])
+            kind, length = await reader.readexactly(2)
+            body = await reader.readexactly(length)
+            if kind == _PINGRESP:
+                continue
+            assert kind == _PUBACK, kind
+            number, _, sent = self.unacknowledged.pop(body[0] << 8 | body[1])
             self.acknowledged.append(number)
             self.latencies.append(time.monotonic() - sent)
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
-        while not self._stopping:
+        pinged = time.monotonic()
+        while True:
+            if time.monotonic() - pinged > self._keep_alive / 2:
+                pinged = time.monotonic()
+                writer.write(b"\xc0\x00")
             while len(self.unacknowledged) < self._window and not self._stopping:
                 writer.write(b"\x32" + self._next())
                 if self._pause:
