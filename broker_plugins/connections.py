@@ -15,6 +15,7 @@ HANDSHAKE_REASONS = (
     "unknown_ca",
     "expired",
     "not_yet_valid",
+    "weak_key",
     "tls",
     "timeout",
     "too_many",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -20,12 +21,22 @@ REASONS = (
     "expired",
     "key_usage",
     "ca_certificate",
+    "weak_key",
     "no_identity",
     "several_identities",
     "bad_identity",
     "identity_too_long",
 )
 """Why a certificate is nobody. Closed: each is a label value."""
+
+
+_RSA_BITS = 2048
+_RSA_EXPONENT = 65_537
+_EC_BITS = 256
+_ROCA = tuple(
+    (prime, frozenset(pow(65_537, power, prime) for power in range(prime)))
+    for prime in (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
+)
 
 
 class Source(StrEnum):
@@ -78,6 +89,7 @@ def identify(der: bytes | None, rules: Rules, now: datetime) -> Identity:
         certificate = x509.load_der_x509_certificate(der)
         _check_dates(certificate, now)
         _check_purpose(certificate)
+        check_key(certificate.public_key())
         kind, name = _READERS[rules.source](certificate, rules)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise IdentityError("unreadable_certificate", f"not a readable X.509 certificate: {error}") from error
@@ -121,6 +133,27 @@ def _check_purpose(certificate: x509.Certificate) -> None:
         return
     if basic.ca:
         raise IdentityError("ca_certificate", "a CA certificate is not a device")
+
+
+def check_key(key: object) -> None:
+    """Raises IdentityError for a key that others can find out: too short, or of a generator that is known for it."""
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < _RSA_BITS:
+            raise IdentityError("weak_key", f"an RSA key of {key.key_size} bits; at least {_RSA_BITS}")
+        if key.public_numbers().e < _RSA_EXPONENT:
+            raise IdentityError("weak_key", f"an RSA key with exponent {key.public_numbers().e}")
+        if _is_roca(key.public_numbers().n):
+            raise IdentityError("weak_key", "an RSA key of the kind that can be factored (CVE-2017-15361)")
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if key.key_size < _EC_BITS:
+            raise IdentityError("weak_key", f"an elliptic curve of {key.key_size} bits; at least {_EC_BITS}")
+    elif not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        raise IdentityError("weak_key", "neither RSA, nor an elliptic curve, nor Ed25519 or Ed448")
+
+
+def _is_roca(modulus: int) -> bool:
+    """Both primes were powers of 65537 modulo many small primes, so their product is one: never so by chance."""
+    return all(modulus % prime in powers for prime, powers in _ROCA)
 
 
 def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:

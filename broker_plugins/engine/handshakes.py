@@ -16,6 +16,9 @@ _BY_VERIFY_CODE = {
     21: "unknown_ca",
     24: "unknown_ca",
     26: "key_usage",
+    66: "weak_key",
+    67: "weak_key",
+    68: "weak_key",
 }
 
 

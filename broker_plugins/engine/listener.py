@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 from aiofastnet import connect_accepted_socket
 
+from broker_plugins.engine import heap
 from broker_plugins.engine.admission import Admission
 from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.handshakes import why_failed
@@ -110,6 +111,10 @@ class Listener:
 
     def _accept(self, listening: socket.socket) -> None:
         """Take those who wait, some at a time."""
+        if heap.is_short():
+            log.error("not accepting", listener=self.scheme, error="hardly any address space is left")
+            self._pause(_PAUSE_SECONDS)
+            return
         for _ in range(_ACCEPTS):
             if pause := self._wait_seconds():
                 self._pause(pause)

@@ -29,6 +29,8 @@ _REJECTED = (
     OverflowError,
     UnicodeEncodeError,
 )
+_FAILED = (sqlite3.Error, ValueError, MemoryError)
+"""What SQLite and its thread raise: ValueError when the connection is closed, MemoryError when there is none left."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _BUSY_SECONDS = 0.2
 """How long SQLite itself waits for a lock; the pipeline goes on trying after that."""
@@ -109,7 +111,7 @@ class SqliteStore:
             first = (self._next_row, self._next_quarantined)
             index = self._next_row - self._indexed > _TAIL_ROWS
             await _in_thread(writer, _write, batch, quarantined, forget, fresh, first, progress, index)
-        except (sqlite3.Error, OverflowError, ValueError) as error:
+        except (*_FAILED, OverflowError) as error:
             mapped = await self._undo(error)
             if progress.committing and await self._is_committed(batch, quarantined):
                 self._doubtful = batch
@@ -302,7 +304,7 @@ class SqliteStore:
                 await self._writer.rollback()
             if isinstance(mapped, StoreUnavailable) and code not in _BUSY:
                 await self._close_writer()
-        except (sqlite3.Error, ValueError):
+        except _FAILED:
             self._writer = None
         return mapped
 
@@ -315,7 +317,7 @@ class SqliteStore:
         try:
             writer = self._writer or await self._open_writer()
             ((busy, _, _),) = await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        except (sqlite3.Error, ValueError) as error:
+        except _FAILED as error:
             raise await self._undo(error) from error
         if busy:
             raise StoreUnavailable(f"{self._path}: somebody reads what a failed sync left")
@@ -327,7 +329,7 @@ class SqliteStore:
         row, entry = self._next_row, self._next_quarantined
         try:
             await self._open_writer()
-        except (sqlite3.Error, ValueError) as error:
+        except _FAILED as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
         return bool(len(batch) and self._next_row > row) or bool(quarantined and self._next_quarantined > entry)
 
@@ -339,7 +341,7 @@ class SqliteStore:
                 for sql, values in statements:
                     gone += (await db.execute(sql, values)).rowcount
                 await db.commit()
-            except (sqlite3.Error, ValueError) as error:
+            except _FAILED as error:
                 raise await self._undo(error) from error
         return gone
 

@@ -7,6 +7,11 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+from fleet.authority import read_request, signing_request
+from fleet.identity import Kind
+from fleet.state import StateFolder
+from fleetgate.core import open_core
+from fleetgate.settings import Settings
 from ingester.sqlite import SqliteStore
 from ingester.store import Selection
 from tests.system.gate import Gate
@@ -14,6 +19,7 @@ from tests.system.gate import Gate
 _KEEP_ALIVE = 60
 _RETRY_SECONDS = 0.02
 _PUBACK, _PINGRESP = 0x40, 0xD0
+_PINGREQ = b"\xc0\x00"
 
 
 class Sender:
@@ -49,8 +55,14 @@ class Sender:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def stop(self) -> None:
-        """Send nothing new."""
+        """Send nothing new; the answer to a ping tells that nothing is missing."""
         self._stopping = True
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(_PINGREQ)
+
+    def begin_again(self) -> None:
+        """Go on after a stop, with the numbers that come next."""
+        self._stopping = False
 
     def drop(self) -> None:
         """Break the connection."""
@@ -95,7 +107,7 @@ class Sender:
         while True:
             if time.monotonic() - pinged > self._keep_alive / 2:
                 pinged = time.monotonic()
-                writer.write(b"\xc0\x00")
+                writer.write(_PINGREQ)
             while len(self.unacknowledged) < self._window and not self._stopping:
                 writer.write(b"\x32" + self._next())
                 if self._pause:
@@ -120,6 +132,19 @@ class Sender:
         self.unacknowledged[self._packet_id] = (self.sent, packet, time.monotonic())
         self.sent += 1
         return packet
+
+
+async def provision(gate: Gate, names: Iterable[str]) -> None:
+    """Register devices while the gate does not run, and write their certificates where `gate.add` does."""
+    gate.out.mkdir(parents=True, exist_ok=True)
+    async with open_core(Settings(), StateFolder(gate.state)) as core:
+        (gate.out / "ca.pem").write_bytes(core.authority.ca_pem)
+        for name in names:
+            key, request = signing_request(name)
+            issued = core.authority.issue(Kind.DEVICE, name, read_request(request))
+            await core.registry.add(Kind.DEVICE, name, issued.certificate)
+            (gate.out / f"{name}-key.pem").write_bytes(key)
+            (gate.out / f"{name}.pem").write_bytes(issued.pem)
 
 
 def tls(gate: Gate, name: str | None) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.sender import connect, tls
+from tests.faults.sender import connect, provision, tls
 from tests.system.gate import Gate
 from tests.waiting import wait_until
 
@@ -25,10 +25,9 @@ async def test_coming_and_going(tmp_path: Path, long: bool):
     chance = random.Random(seed)
     seconds = 1800 if long else 6
     gate = Gate(tmp_path, environment={"FLEETGATE__MQTT__FLAPPING_CONNECTS": "0"})
-    for number in range(DEVICES if long else 6):
-        await asyncio.to_thread(gate.add, f"d{number}")
+    names = [f"d{number}" for number in range(DEVICES if long else 6)]
+    await provision(gate, names)
     with gate:
-        names = [f"d{number}" for number in range(DEVICES if long else 6)]
         counts = dict.fromkeys(names, 0)
         memory: list[tuple[float, float]] = []
         await asyncio.gather(*(_visits(gate, name, counts, chance, 3, 0) for name in names))  # all code was run once

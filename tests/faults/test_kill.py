@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.rounds import rounds
-from tests.faults.sender import Sender, check, sending
+from tests.faults.sender import Sender, check, provision, sending
 from tests.system.gate import Gate
 
 pytestmark = pytest.mark.system
@@ -27,8 +27,7 @@ async def test_kill_9_under_load(tmp_path: Path, long: bool):
 
 async def _lane(folder: Path, left) -> None:
     gate = Gate(folder)
-    for device in DEVICES:
-        await asyncio.to_thread(gate.add, device)
+    await provision(gate, DEVICES)
     await asyncio.to_thread(gate.start)
     senders = [Sender(gate, device) for device in DEVICES]
     try:
