@@ -5,6 +5,7 @@ from typing import Any
 
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
@@ -75,9 +76,9 @@ class WebSocketProtocol(asyncio.Protocol):
             self._write()
 
     def close(self) -> None:
-        """Say goodbye, and close."""
-        if self._open:
-            self._open = False
+        """Say goodbye, if the client did not, and close."""
+        self._open = False
+        if self._protocol.state is State.OPEN:
             self._protocol.send_close(1000)
             self._write()
         self._transport.close()
@@ -128,12 +129,12 @@ class WebSocketProtocol(asyncio.Protocol):
         if frame.opcode in _DATA:
             self._connection.data_received(bytes(frame.data))
         elif frame.opcode is Opcode.TEXT:
+            self._open = False
             self._protocol.fail(_UNSUPPORTED, "MQTT comes in binary frames")  # [MQTT-6.0.0-1]
-            self._connection.connection_lost(None)
+            self._write()
+            self._transport.close()
 
     def _write(self) -> None:
         for data in self._protocol.data_to_send():
-            if data:
+            if data:  # nothing: the end of what we send, which TLS knows no half of
                 self._transport.write(data)
-            else:
-                self._transport.write_eof() if self._transport.can_write_eof() else None

@@ -4,9 +4,11 @@ import asyncio
 import os
 import sqlite3
 import subprocess
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from structlog.testing import capture_logs
 
 from ingester.ledger import Ledger
 from ingester.pipeline import Bounds, Pipeline
@@ -129,3 +131,39 @@ async def test_stopped_under_load(tmp_path, long):
             assert ledger.totals.in_flight == 0
             assert sum(map(len, sender.acknowledged.values())) == ledger.totals.received
             assert await sender.check(store) == ledger.totals.stored
+
+
+@pytest.mark.timeout(900)
+async def test_a_reader_that_does_not_end(tmp_path, monkeypatch, long):
+    """Case 6: the write-ahead log can't be copied while somebody reads. It is said once, ingest goes on, and when the
+    reader is gone the log is cut down.
+    """
+    limit = 64_000_000 if long else 1_000_000
+    stack = ExitStack()
+    monkeypatch.setattr("ingester.sqlite.store._WAL_PAGES", 100)
+    monkeypatch.setattr("ingester.sqlite.store._WAL_ALARM_BYTES", limit)
+    ledger = Ledger()
+    async with SqliteStore(tmp_path) as store:
+        stop = asyncio.Event()
+        async with Pipeline(store, ledger, bounds=BOUNDS) as pipeline:
+            logs = stack.enter_context(capture_logs())
+            sender = AckLedger(pipeline, ledger)
+            sending = asyncio.create_task(sender.run(stop))
+            await until(lambda: ledger.totals.stored > 100)
+            reader = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM journal").fetchone()
+            await until(lambda: store.size_bytes()["wal"] > limit, 600)
+            before = ledger.totals.stored
+            await until(lambda: ledger.totals.stored > before + 500)
+            assert store._wal_grows
+            assert pipeline.failing is None
+            reader.execute("COMMIT")
+            reader.close()
+            await until(lambda: store.size_bytes()["wal"] <= limit, 30)
+            await until(lambda: not store._wal_grows)
+            stop.set()
+            await sending
+        assert await sender.check(store) == ledger.totals.stored
+    stack.close()
+    assert [line["event"].partition(":")[0] for line in logs].count("write-ahead log grows") == 1
