@@ -88,7 +88,7 @@ def scan(payloads: list[bytes], received: list[int], limits: Limits) -> tuple[li
                 type(value) is not dict
                 or len(payload) > max_bytes
                 or shape.count(b"{") > max_depth
-                or (_DIGITS in shape and _maybe_big(shape))
+                or (shape.find(_DIGITS) >= 0 and _maybe_big(shape))  # `in` tries a number first, for 0.2 us
             ):
                 first, last = _span(parse(payload, limits), arrived)
             elif (ts := value.get("ts")) is None:

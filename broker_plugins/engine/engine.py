@@ -314,7 +314,16 @@ class Engine:
         properties = dict(will.properties)
         delay = properties.pop("will_delay_interval", 0)
         expires = expires_at(properties, self.steady())
-        message = Message(will.topic, will.payload, will.qos, will.retain, properties, expires, principal.client_id)
+        message = Message(
+            will.topic,
+            will.payload,
+            will.qos,
+            will.retain,
+            properties,
+            expires,
+            principal.client_id,
+            principal.owner,
+        )
         if session is not None:
             delay = min(delay, session.expiry)  # the end of the session ends the delay [MQTT-3.1.3-9]
         if delay:
@@ -335,6 +344,11 @@ class Engine:
     async def _offer_checked(self, session: Session, delivery: Delivery) -> None:
         if await self.hooks.agrees(session.outlet, session.client_id, delivery.message.topic, "receive"):
             self.sessions.offer(session, delivery)
+
+    def still_published(self, message: Message) -> bool:
+        """Whether whoever published a retained message would still be allowed to."""
+        rights = self.hooks.still(message.owner) if message.owner else None
+        return not message.owner or (rights is not None and rights.may_publish(message.topic))
 
     def _may_receive(self, session: Session, topic: str) -> bool:
         rights = self.hooks.still(session.owner)

@@ -17,7 +17,7 @@ FORWARDED = (
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Message:
-    """What was published. `sender` is the client id it came from, empty for the server's own.
+    """What was published. `sender` is the client id it came from, `owner` the identity; empty for the server's own.
 
     `expires` is when it is worth nothing any more, in microseconds since 1970-01-01 UTC; None: never.
     """
@@ -29,6 +29,7 @@ class Message:
     properties: Properties = field(default_factory=dict)
     expires: int | None = None
     sender: str = ""
+    owner: str = ""
 
     @property
     def size_bytes(self) -> int:

@@ -223,7 +223,16 @@ def _message(connection: "Connection", packet: Publish) -> Message:
     given = dict(packet.properties)
     expires = expires_at(given, connection.engine.steady())
     properties = {name: given[name] for name in FORWARDED if name in given}
-    return Message(packet.topic, packet.payload, packet.qos, packet.retain, properties, expires, connection.client_id)
+    return Message(
+        packet.topic,
+        packet.payload,
+        packet.qos,
+        packet.retain,
+        properties,
+        expires,
+        connection.client_id,
+        connection.admitted.owner,
+    )
 
 
 def _acknowledge_when_safe(connection: "Connection", packet: Publish, slot: acks.Slot | None) -> None:

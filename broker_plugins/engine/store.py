@@ -21,9 +21,9 @@ from broker_plugins.engine.wire import Reader
 
 log = structlog.get_logger("fleetgate.mqtt")
 
-VERSION = 1
-_SCHEMA = """
-BEGIN IMMEDIATE;
+VERSION = 2
+_MIGRATIONS = {
+    1: """
 CREATE TABLE sessions (client_id TEXT PRIMARY KEY, owner TEXT NOT NULL, expiry INTEGER NOT NULL, ended INTEGER NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE subscriptions (
@@ -41,9 +41,9 @@ CREATE TABLE received (client_id TEXT NOT NULL, packet_id INTEGER NOT NULL, PRIM
 CREATE TABLE retained (
     topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, properties BLOB NOT NULL, expires INTEGER,
     sender TEXT NOT NULL);
-PRAGMA user_version=1;
-COMMIT;
-"""
+""",
+    2: "ALTER TABLE retained ADD COLUMN owner TEXT NOT NULL DEFAULT '';",
+}
 _OF_A_SESSION = ("sessions", "subscriptions", "deliveries", "received")
 _BACKOFF_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _GROUP = 5000
@@ -171,9 +171,9 @@ class SessionStore:
     def retained(self, message: Message) -> None:
         """A retained message is new or replaced."""
         self._change(
-            "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO retained VALUES (?, ?, ?, ?, ?, ?, ?)",
             message.topic, message.payload, message.qos, write_properties(message.properties), message.expires,
-            message.sender,
+            message.sender, message.owner,
         )  # fmt: skip
 
     def unretained(self, topic: str) -> None:
@@ -284,9 +284,16 @@ def _delivery(row: tuple[Any, ...]) -> tuple[str, int, Delivery]:
 
 
 def _message(
-    topic: str, payload: bytes, qos: int, retain: bool, properties: bytes, expires: int | None, sender: str
+    topic: str,
+    payload: bytes,
+    qos: int,
+    retain: bool,
+    properties: bytes,
+    expires: int | None,
+    sender: str,
+    owner: str = "",
 ) -> Message:
-    return Message(topic, payload, qos, retain, read_properties(Reader(properties), "publish"), expires, sender)
+    return Message(topic, payload, qos, retain, read_properties(Reader(properties), "publish"), expires, sender, owner)
 
 
 def _migrate(path: Path) -> None:
@@ -300,8 +307,9 @@ def _migrate(path: Path) -> None:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found > VERSION:
             raise SessionStoreError(f"{path} has schema {found}; this fleetgate knows up to {VERSION}")
-        if not found:
-            connection.executescript(_SCHEMA)  # one transaction: a kill at any point leaves an empty file
+        for version in range(found + 1, VERSION + 1):
+            # One script in one transaction: a kill at any point leaves the version before.
+            connection.executescript(f"BEGIN IMMEDIATE; {_MIGRATIONS[version]} PRAGMA user_version={version}; COMMIT;")
     except sqlite3.Error as error:
         raise SessionStoreError(f"{path}: {error}") from error
     finally:

@@ -88,7 +88,7 @@ def _send_retained(connection: "Connection", session: Session, entry: Subscripti
     if connection.ended:
         return
     for message in engine.retained.match(entry.topic_filter, engine.steady()):
-        if connection.admitted.rights.may_receive(message.topic):
+        if connection.admitted.rights.may_receive(message.topic) and engine.still_published(message):
             delivery = Delivery(
                 message,
                 min(message.qos, entry.qos),

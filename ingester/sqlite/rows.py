@@ -3,11 +3,15 @@
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, chain, compress, count
+from operator import ne
+from typing import TypeVar
 
 from ingester.batch import NO_PACKET_ID, Batch
 from ingester.decode import DecodeError, Limits, Reading, readings
 from ingester.store import Row
+
+T = TypeVar("T")
 
 JournalRow = tuple[int, str, str, int, int, int, bytes | None, bytes | None, bytes, int | None, bytes | None]
 """id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids."""
@@ -18,38 +22,47 @@ _ANY = Limits(max_bytes=2**31, max_depth=1000)
 
 def pack(batch: Batch, first_id: int) -> Iterator[JournalRow]:
     """One row for each device, stream and connection of a decoded batch, in the order of their first messages."""
-    groups: dict[tuple[str, str, int], list[int]] = {}
-    connections = batch.connections or [0] * len(batch)
-    for index, key in enumerate(zip(batch.devices, batch.streams, connections, strict=True)):
-        if key in groups:
-            groups[key].append(index)
-        else:
-            groups[key] = [index]
     times, ends, received, payloads = batch.times, batch.ends, batch.received, batch.payloads
-    for row_id, ((device, stream, number), members) in enumerate(groups.items(), first_id):
+    for row_id, ((device, stream, number), runs) in enumerate(_runs(batch).items(), first_id):
         connection = number or None
-        packet_ids = b"".join([batch.packet_ids[index] for index in members]) if number else None
-        if len(members) == 1:
-            only = members[0]
+        if len(runs) == 1 and runs[0].stop - runs[0].start == 1:
+            only = runs[0].start
             found = times[only], ends[only], received[only]
+            packet_ids = batch.packet_ids[only] if number else None
             yield row_id, device, stream, *found, None, None, payloads[only], connection, packet_ids
             continue
-        parts = [payloads[index] for index in members]
-        arrived = [received[index] for index in members]
+        parts, arrived = _column(payloads, runs), _column(received, runs)
+        numbers: list[bytes] = _column(batch.packet_ids, runs) if number else []
         last = max(arrived)
         yield (
             row_id,
             device,
             stream,
-            min([times[index] for index in members]),
-            max([ends[index] for index in members]),
+            min(_column(times, runs)),
+            max(_column(ends, runs)),
             last,
             None if min(arrived) == last else _to_bytes(array("q", arrived)),
             _to_bytes(array("I", map(len, parts))),
             b"".join(parts),
             connection,
-            packet_ids,
+            b"".join(numbers) if number else None,
         )
+
+
+def _runs(batch: Batch) -> dict[tuple[str, str, int], list[slice]]:
+    """Where the messages of each sender are. They come in runs: what is done once a run costs nothing a message."""
+    keys = list(zip(batch.devices, batch.streams, batch.connections or [0] * len(batch), strict=True))
+    runs: dict[tuple[str, str, int], list[slice]] = {}
+    starts: list[int] = [0, *compress(count(1), map(ne, keys, keys[1:]))] if keys else []
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=False):
+        runs.setdefault(keys[start], []).append(slice(start, stop))
+    return runs
+
+
+def _column(values: list[T], runs: list[slice]) -> list[T]:
+    if len(runs) == 1:
+        return values[runs[0]]
+    return list(chain.from_iterable(values[run] for run in runs))
 
 
 def messages(row: JournalRow) -> Iterator[tuple[int, bytes]]:

@@ -12,6 +12,7 @@ from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.packets import V5, V311, Ack, Connect, Disconnect, Kind, Pingreq, Publish, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
+from fleet.registry.model import Status
 from ingester.errors import StoreUnavailable
 from tests.broker_plugins.engine.client import Served, served, will
 from tests.waiting import until
@@ -122,6 +123,26 @@ async def test_retained_messages_go_to_subscribers_only(gate: Served):
         await subscriber.expect(Publish, payload=b"kept")
         await bystander.subscribe("devices/b/#", 1)
         await bystander.silent()
+
+
+@pytest.mark.parametrize("change", ["disable", "delete"])
+async def test_retained_messages_of_who_may_not_publish_any_more(tmp_path, change: str):
+    """Are given to nobody new: not now, and not after a restart. What others published still is."""
+    async with served(tmp_path / "gate") as gate:
+        for name in ("a", "b"):
+            await gate.add(name)
+            async with await gate.client(name) as client:
+                await client.publish(f"devices/{name}/events", b"kept", retain=True)
+        await gate.add("back", Who.APPLICATION, subscribe=("devices/#",))
+        if change == "delete":
+            await gate.core.registry.delete(Who.DEVICE, "a")
+        else:
+            await gate.core.registry.set_status(Who.DEVICE, "a", Status.DISABLED)
+    for _ in range(2):
+        async with served(tmp_path / "gate") as gate, await gate.client("back") as back:
+            await back.subscribe("devices/+/events")
+            await back.expect(Publish, topic="devices/b/events", payload=b"kept")
+            await back.silent()
 
 
 async def test_silence_ends_connections(tmp_path):
