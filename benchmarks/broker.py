@@ -48,7 +48,7 @@ SHAPES = (
             OURS: 800_000,
         },
     ),
-    Shape("fleet", DEVICES, 1, 0, {STOCK: 15_000, "Mosquitto, nothing stored": 100_000, OURS: 100_000}),
+    Shape("fleet", DEVICES, 1, 0, {STOCK: 15_000, "Mosquitto, nothing stored": 200_000, OURS: 200_000}),
     Shape("one device", 1, 1000, 0, {STOCK: 20_000, OURS: 400_000}),
     Shape("fleet, 10,000 a second", DEVICES, 1, 10_000, {"Mosquitto, nothing stored": 100_000, OURS: 100_000}),
     Shape("fleet, 1,000 a second", DEVICES, 1, 1000, {STOCK: 10_000, OURS: 10_000}),

@@ -47,28 +47,40 @@ _MIGRATIONS = {
     ALTER TABLE journal ADD COLUMN packet_ids BLOB;
     """,
     3: """
-    -- Where the rows of a device are. Rows up to found_until.id are in `found`; the few after it are looked through: an
-    -- index kept row by row costs more than all the rest of a commit when a thousand devices take part in it.
+    -- Where the rows of a device are. Rows up to the last segment's `until` are in `found`, a segment after the other,
+    -- each in its own order and written once; the few after it are looked through. An index over all rows would be
+    -- written at as many places as there are devices, again and again.
+    CREATE TABLE segments (
+        id INTEGER PRIMARY KEY,
+        found_first INTEGER NOT NULL,
+        found_last INTEGER NOT NULL,
+        until INTEGER NOT NULL
+    );
+    CREATE UNIQUE INDEX segments_until ON segments (until);
     CREATE TABLE found (
+        segment INTEGER NOT NULL,
         device TEXT NOT NULL,
         stream TEXT NOT NULL,
         found_last INTEGER NOT NULL,
         id INTEGER NOT NULL,
         found_first INTEGER NOT NULL,
-        PRIMARY KEY (device, stream, found_last, id)
+        PRIMARY KEY (segment, device, stream, found_last, id)
     ) WITHOUT ROWID;
-    CREATE TABLE found_until (id INTEGER NOT NULL);
-    INSERT INTO found SELECT device, stream, found_last, id, found_first FROM journal
+    INSERT INTO found SELECT 1, device, stream, found_last, id, found_first FROM journal
         ORDER BY device, stream, found_last, id;
-    INSERT INTO found_until SELECT coalesce(max(id), 0) FROM journal;
+    INSERT INTO segments SELECT 1, min(found_first), max(found_last), max(id) FROM journal HAVING count(*) > 0;
     DROP INDEX journal_found;
     CREATE VIEW located AS
-        SELECT device, stream, found_last, id, found_first FROM found
+        SELECT found.device, found.stream, found.found_last, found.id, found.found_first,
+            segments.found_first AS segment_first, segments.found_last AS segment_last
+        FROM segments CROSS JOIN found ON found.segment = segments.id
         UNION ALL
-        SELECT device, stream, found_last, id, found_first FROM journal WHERE id > (SELECT id FROM found_until);
+        SELECT device, stream, found_last, id, found_first, found_first, found_last
+        FROM journal WHERE id > (SELECT coalesce(max(until), 0) FROM segments);
     CREATE TRIGGER journal_deleted AFTER DELETE ON journal BEGIN
         DELETE FROM found
-        WHERE device = OLD.device AND stream = OLD.stream AND found_last = OLD.found_last AND id = OLD.id;
+        WHERE segment = (SELECT id FROM segments WHERE until >= OLD.id ORDER BY until LIMIT 1)
+            AND device = OLD.device AND stream = OLD.stream AND found_last = OLD.found_last AND id = OLD.id;
     END;
     """,
 }

@@ -53,11 +53,10 @@ _BLOCKS = (128, 16, 1)
 _ROW = f"({', '.join('?' * len(_COLUMNS.split(', ')))})"
 _INSERT = {count: f"INSERT INTO journal ({_COLUMNS}) VALUES {', '.join([_ROW] * count)}" for count in _BLOCKS}
 _TAIL_ROWS = 8192
-"""Rows that are looked through at most; then all of them are taken into the index, in its order."""
-_INDEX = (
-    "INSERT INTO found SELECT device, stream, found_last, id, found_first FROM journal"
-    " WHERE id > (SELECT id FROM found_until) ORDER BY device, stream, found_last, id"
-)
+"""Rows that are looked through at most; then all of them become a segment of the index."""
+_INDEXED = "(SELECT coalesce(max(until), 0) FROM segments)"
+_FIRST_SEGMENTS = 4
+"""Segments that are looked into at first, the latest ones; then twice as many, and so on."""
 
 
 class SqliteStore:
@@ -152,25 +151,34 @@ class SqliteStore:
         return best
 
     async def _latest_first(self, stream: str, selection: Selection) -> AsyncIterator[tuple[int, int]]:
-        """(id, found_last) of the rows that may hold something, the latest first, read page by page."""
+        """(id, found_last) of rows that may hold something, the latest first; segments are read as they are needed."""
         where, values = _where(selection, stream)
-        last: tuple[int, int] = (2**62, 2**62)
-        page = [last]
-        while page:
-            page = await self._read(
-                f"SELECT id, found_last FROM located WHERE {where} AND (found_last, id) < (?, ?)"
-                " ORDER BY found_last DESC, id DESC LIMIT ?",
-                (*values, *last, _INDEX_PAGE),
-            )
-            for row_id, found_last in page:
-                last = (found_last, row_id)
-                yield row_id, found_last
+        found = await self._read(
+            f"SELECT NULL, id, found_last FROM journal WHERE {where} AND id > {_INDEXED}"
+            " UNION ALL SELECT id, NULL, found_last FROM segments ORDER BY found_last DESC",
+            values,
+        )
+        segments = [(segment, last) for segment, _, last in found if segment is not None]
+        waiting = [(-last, -row_id) for segment, row_id, last in found if segment is None]
+        heapq.heapify(waiting)
+        position, count = 0, _FIRST_SEGMENTS
+        while waiting or position < len(segments):
+            chunk = segments[position : position + count]
+            while waiting and (not chunk or -waiting[0][0] > chunk[0][1]):
+                found_last, row_id = heapq.heappop(waiting)
+                yield -row_id, -found_last
+            position, count = position + count, 2 * count
+            if chunk:
+                marks = ",".join(str(segment) for segment, _ in chunk)
+                sql = f"SELECT id, found_last FROM found WHERE segment IN ({marks}) AND {where}"
+                for row_id, found_last in await self._read(sql, values):
+                    heapq.heappush(waiting, (-found_last, -row_id))
 
     async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
         """See TelemetryStore.rows."""
         index: list[tuple[int, int]] = []
         for stream in await self._streams(selection):
-            where, values = _where(selection, stream)
+            where, values = _where(selection, stream, segments=True)
             index += await self._read(f"SELECT found_first, id FROM located WHERE {where}", values)
         await asyncio.to_thread(index.sort)
         waiting: list[tuple[int, int, Row]] = []
@@ -243,13 +251,18 @@ class SqliteStore:
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. Ids follow the order of receipt, so the oldest rows are the first ones."""
-        return await self._delete(
+        gone = await self._delete(
             [
                 (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT ?) AND {column} < ?",
                  (limit, cutoff))
                 for table, column in (("journal", "received_last"), ("quarantine", "received"))
             ]
         )  # fmt: skip
+        empty = (
+            "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
+        )
+        await self._delete([(empty, ())])
+        return gone
 
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge."""
@@ -287,7 +300,7 @@ class SqliteStore:
         """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
         found = await writer.execute_fetchall(
             "SELECT (SELECT max(id) FROM journal), (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine'),"
-            " (SELECT id FROM found_until)"
+            f" {_INDEXED}"
         )
         ((row, quarantined, self._indexed),) = found
         self._next_row, self._next_quarantined = max(row or 0, self._indexed) + 1, (quarantined or 0) + 1
@@ -394,8 +407,7 @@ def _write(
     `index`: take the rows of before into the index, all at once.
     """
     if index:
-        connection.execute(_INDEX)
-        connection.execute("UPDATE found_until SET id = ?", (first[0] - 1,))
+        _index(connection)
     if fresh:
         connection.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
     if len(batch):
@@ -416,16 +428,32 @@ def _write(
     connection.commit()
 
 
-def _where(selection: Selection, stream: str) -> tuple[str, tuple[Any, ...]]:
-    where, values = "device = ? AND stream = ?", [selection.device, stream]
-    bounds: list[Any] = []
-    if selection.start is not None:
-        where += " AND found_last >= ?"
-        bounds.append(selection.start)
-    if selection.end is not None:
-        where += " AND found_first <= ?"
-        bounds.append(selection.end)
-    return where, (*values, *bounds)
+def _index(connection: sqlite3.Connection) -> None:
+    """Make the rows that are in no segment yet into one."""
+    ((segment, start),) = connection.execute("SELECT coalesce(max(id), 0) + 1, coalesce(max(until), 0) FROM segments")
+    connection.execute(
+        "INSERT INTO found SELECT ?, device, stream, found_last, id, found_first FROM journal WHERE id > ?"
+        " ORDER BY device, stream, found_last, id",
+        (segment, start),
+    )
+    connection.execute(
+        "INSERT INTO segments SELECT ?, min(found_first), max(found_last), max(id) FROM journal WHERE id > ?"
+        " HAVING count(*) > 0",
+        (segment, start),
+    )
+
+
+def _where(selection: Selection, stream: str, *, segments: bool = False) -> tuple[str, tuple[Any, ...]]:
+    """Condition and values; `segments`: on the view, where whole segments may be passed over."""
+    where = "device = ? AND stream = ?"
+    values: list[Any] = [selection.device, stream]
+    for bound, column, sign in ((selection.start, "last", ">="), (selection.end, "first", "<=")):
+        if bound is not None:
+            columns = (f"found_{column}", f"segment_{column}") if segments else (f"found_{column}",)
+            for name in columns:
+                where += f" AND {name} {sign} ?"
+                values.append(bound)
+    return where, tuple(values)
 
 
 def _quarantine_rows(quarantined: Sequence[Quarantined], first_id: int) -> list[tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """What every telemetry store must promise: one suite over all of them."""
 
+import random
 from contextlib import AsyncExitStack
 
 import pytest
@@ -16,8 +17,11 @@ T = 1_795_392_000_000_000
 SECOND = 1_000_000
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request, tmp_path):
+@pytest.fixture(params=["memory", "sqlite", "sqlite, in segments"])
+async def store(request, tmp_path, monkeypatch):
+    if request.param == "sqlite, in segments":
+        monkeypatch.setattr("ingester.sqlite.store._TAIL_ROWS", 1)
+        monkeypatch.setattr("ingester.sqlite.store._FIRST_SEGMENTS", 1)
     async with AsyncExitStack() as stack:
         yield MemoryStore() if request.param == "memory" else await stack.enter_async_context(SqliteStore(tmp_path))
 
@@ -186,3 +190,35 @@ async def test_the_last_message_of_each_packet_id(store):
     assert found == {b"\0\1": ("s", at(10, 10)), b"\0\2": ("t", at(21, 21))}
     assert set(await store.by_packet_id("a", 9)) == {b"\0\1", b"\0\2", b"\0\4"}
     assert await store.by_packet_id("nobody", 9) == {}
+
+
+async def test_many_segments_with_overlapping_times(tmp_path, monkeypatch):
+    """Newest, ranges, expiry and purge over many segments are those of one, whatever is in which."""
+    monkeypatch.setattr("ingester.sqlite.store._TAIL_ROWS", 2)
+    monkeypatch.setattr("ingester.sqlite.store._FIRST_SEGMENTS", 1)
+    chance = random.Random(7)
+    seconds = [chance.randrange(1000) for _ in range(60)]
+    async with SqliteStore(tmp_path) as store:
+        for index, second in enumerate(seconds):
+            sender = "a" if index % 3 else "b"
+            await store.write(batch((sender, "s", T + index, at(second, second))), [])
+        mine = sorted(second for index, second in enumerate(seconds) if index % 3)
+        assert await values(store, Selection("a")) == mine
+        for limit in (1, 5, 100):
+            assert [row.fields["v"] for row in await store.newest(Selection("a"), limit)] == mine[-limit:]
+        window = Selection("a", None, T + 200 * SECOND, T + 700 * SECOND)
+        assert await values(store, window) == [second for second in mine if 200 <= second <= 700]
+        assert [row.fields["v"] for row in await store.newest(window, 3)] == [v for v in mine if 200 <= v <= 700][-3:]
+        assert [row.fields["v"] for row in await store.last_values("a")] == [mine[-1]]
+        assert await store.expire(T + 30, 1000) == 30
+        left = sorted(second for index, second in enumerate(seconds) if index % 3 and index >= 30)
+        assert await values(store, Selection("a")) == left
+        while await store.purge("a", 4):
+            pass
+        assert await values(store, Selection("a")) == []
+        assert await values(store, Selection("b")) == sorted(
+            second for index, second in enumerate(seconds) if not index % 3 and index >= 30
+        )
+    async with SqliteStore(tmp_path) as store:
+        await store.write(batch(("a", "s", T, at(1, 1))), [])
+        assert await values(store, Selection("a")) == [1]

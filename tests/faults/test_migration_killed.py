@@ -16,7 +16,7 @@ TARGETS = {
         "import sys; from pathlib import Path; from ingester.sqlite.schema import migrate; migrate(Path(sys.argv[1]))",
         [
             {"journal", "series", "quarantine", "sqlite_sequence"},
-            {"journal", "series", "quarantine", "sqlite_sequence", "found", "found_until"},
+            {"journal", "series", "quarantine", "sqlite_sequence", "found", "segments"},
         ],
     ),
 }
