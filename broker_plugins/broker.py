@@ -71,7 +71,6 @@ class Broker(AmqttBroker):
             raise PluginRefusedError(f"mqtt.plugins: {': '.join(filter(None, (str(error), str(cause))))}") from error
         hooks = PluginHooks(self.plugins_manager.plugins, services)
         self._hooks = hooks
-        self._services = services
         self.engine = Engine(
             path, hooks, services.pipeline, store, services.ledger, services.telemetry, limits, services.clock
         )

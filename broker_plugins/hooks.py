@@ -91,7 +91,7 @@ class PluginHooks:
         session = await self._agree(candidate, client_id, client_id, alone=True)
         # Who gave a name and a password is known by the name; others are known by nothing but their client id.
         owner = f"{_PLAIN}{session.username}" if session.username else f"{_ANONYMOUS}{client_id}"
-        return Principal(owner, client_id, _ANYTHING, client_id, own_account=False)
+        return Principal(owner, client_id, _ANYTHING, client_id)
 
     def still(self, owner: str) -> Rights | None:
         """See Hooks."""

@@ -273,9 +273,7 @@ class Connection(asyncio.Protocol):
                 self._need = 1
         except ProtocolError as error:
             self.fail(error)
-        except Exception:
-            # Supervision point: a fault of ours ends this connection, and no other.
-            log.exception("connection failed", client_id=self.client_id, peer=str(self.peer))
+        except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
             self._failed()
 
     def _take_connect(self, data: bytes) -> int:
@@ -366,9 +364,7 @@ class Connection(asyncio.Protocol):
             await coroutine
         except ProtocolError as error:
             self.fail(error)
-        except Exception:
-            # Supervision point: a fault of ours ends this connection, and no other.
-            log.exception("connection failed", client_id=self.client_id, peer=str(self.peer))
+        except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
             self._failed()
         finally:
             self.unblock(SUSPENDED)
@@ -505,9 +501,7 @@ class Connection(asyncio.Protocol):
         """The identity's rights changed: what was known of topics counts no more."""
         principal = self.principal
         if principal is not None:
-            self.principal = Principal(
-                principal.owner, principal.name, rights, principal.client_id, principal.own_account
-            )
+            self.principal = Principal(principal.owner, principal.name, rights, principal.client_id)
         self.routes.clear()
 
     def fail(self, error: ProtocolError) -> None:
@@ -524,7 +518,8 @@ class Connection(asyncio.Protocol):
         self.close(error.reason, str(error), why=error.why, log_it=False)
 
     def _failed(self) -> None:
-        """Say that it was not the client."""
+        """Supervision point: a fault of ours, being handled, ends this connection, and no other."""
+        log.exception("connection failed", client_id=self.client_id, peer=str(self.peer))
         if self.state is not State.CONNECTED:
             self.engine.hooks.refused("connect", "", "failed", "an error of ours", peer=str(self.peer))
         self.close(Reason.UNSPECIFIED_ERROR, "an error of the server", why="failed")

@@ -334,11 +334,11 @@ class Engine:
     def _publish_will(self, owner: str, message: Message) -> None:
         rights = self.hooks.still(owner)
         if rights is not None and rights.may_publish(message.topic):
-            self.run(self._broadcast(message))
+            self.run(self._send_will(message))
         else:
             self.hooks.refused("publish", owner, "not_authorized", "a will without a right any more", message.topic)
 
-    async def _broadcast(self, message: Message) -> None:
+    async def _send_will(self, message: Message) -> None:
         await self.broadcast(message)
 
     async def _offer_checked(self, session: Session, delivery: Delivery) -> None:

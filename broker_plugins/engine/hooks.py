@@ -27,14 +27,13 @@ class Principal:
     """Who a connection was let in as.
 
     `owner` is the key of the identity: sessions belong to it, and nobody else takes them over. `name` is whose account
-    messages are booked on; `own_account` whether that holds for telemetry of other devices too.
+    messages are booked on.
     """
 
     owner: str
     name: str
     rights: Rights
     client_id: str
-    own_account: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ async def _take_asking(connection: "Connection", packet: Publish, telemetry: Tel
         hooks.fire("message_received", client=connection, packet=packet)
     if allowed and hooks.checks_topics:
         allowed = await hooks.agrees(connection, client_id, packet.topic, "publish")
-    deliveries = await connection.engine.agreed(_message(connection, packet)) if hooks.checks_topics else None
+    ask = allowed and hooks.checks_topics
+    deliveries = await connection.engine.agreed(_message(connection, packet)) if ask else None
     if not connection.ended:
         _take(connection, packet, telemetry, allowed=allowed, deliveries=deliveries)
     if allowed and hooks.sees("message_broadcast"):

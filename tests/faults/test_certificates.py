@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sqlite3
 import ssl
 from datetime import timedelta
 
@@ -10,8 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.identity import IdentityError, Kind, check_key
+from fleet.registry import Status
 from tests.broker_plugins.engine.client import V5, Client, Served, served
 from tests.fleet.pki import NOW, certificate, key, key_pem, pem
 from tests.waiting import until
@@ -122,3 +125,29 @@ def test_keys_of_the_generator_that_can_be_factored():
         check_key(rsa.RSAPublicNumbers(65_537, modulus).public_key())
     for _ in range(5):
         check_key(rsa.generate_private_key(65_537, 2048).public_key())
+
+
+async def test_the_registry_file_is_locked(tmp_path):
+    """Case 37: who is known is let in as before, who is not stays out, and what can't be written is not done."""
+    async with served(tmp_path / "gate", flapping_connects=0) as gate:
+        await gate.add("pump")
+        stranger = key()
+        ca = x509.load_pem_x509_certificate(gate.core.authority.ca_pem)
+        ca_key = load_pem_private_key((gate.core.state.pki / "ca-key.pem").read_bytes(), None)
+        made = certificate(issuer=ca, issuer_key=ca_key, public_key=stranger.public_key(), uris=(f"{DEVICES}pump",))
+        gate.keep("stranger", key_pem(stranger), pem(made))
+        other = sqlite3.connect(gate.core.state.fleet_db, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        async with await gate.client("pump") as client:
+            await client.publish("devices/pump/telemetry")
+        async with await gate.open("stranger") as client:
+            assert (await client.connect("pump")).reason != 0
+        with pytest.raises(SQLAlchemyError):
+            await gate.core.registry.set_status(Kind.DEVICE, "pump", Status.DISABLED)
+        async with await gate.client("pump") as client:
+            await client.silent()
+        other.execute("ROLLBACK")
+        other.close()
+        await gate.core.registry.set_status(Kind.DEVICE, "pump", Status.DISABLED)
+        async with await gate.open("pump") as client:
+            assert (await client.connect("pump")).reason != 0

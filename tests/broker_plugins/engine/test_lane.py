@@ -8,8 +8,8 @@ from broker_plugins.engine.packets import V5, V311, Ack, Disconnect, Kind, Publi
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
 from fleet.registry import Status
-from ingester.errors import StoreUnavailable
 from tests.broker_plugins.engine.client import BOTH, Client, Served, served
+from tests.broker_plugins.engine.conftest import out_of_order
 from tests.waiting import until
 
 TOPIC = "devices/a/telemetry"
@@ -21,20 +21,6 @@ def numbered(count: int, qos: int = 1, first: int = 1) -> list[Publish]:
 
 async def acked(client: Client, count: int, kind: Kind = Kind.PUBACK) -> list[int]:
     return [(await client.expect(Ack, kind=kind)).packet_id for _ in range(count)]
-
-
-@pytest.fixture
-def outage(gate: Served, monkeypatch):
-    """The store can't write until the switch is turned back."""
-    real, state = gate.core.store.write, {"down": True}
-
-    async def write(*arguments):
-        if state["down"]:
-            raise StoreUnavailable("out of order, says the test")
-        await real(*arguments)
-
-    monkeypatch.setattr(gate.core.store, "write", write)
-    return state
 
 
 @pytest.mark.parametrize("version", BOTH)
@@ -267,14 +253,7 @@ async def test_a_full_intake_holds_back_and_loses_nothing(tmp_path, monkeypatch)
     async with served(tmp_path / "gate") as gate:
         await gate.add("a")
         await gate.add("b")
-        real, down = gate.core.store.write, True
-
-        async def write(*arguments):
-            if down:
-                raise StoreUnavailable("out of order, says the test")
-            await real(*arguments)
-
-        monkeypatch.setattr(gate.core.store, "write", write)
+        outage = out_of_order(gate, monkeypatch)
         async with await gate.client("a") as client, await gate.client("b") as other:
             for n in range(1, 3001, 100):
                 packets = numbered(100, first=n)
@@ -286,7 +265,7 @@ async def test_a_full_intake_holds_back_and_loses_nothing(tmp_path, monkeypatch)
             await other.send(Publish("devices/b/telemetry", b'{"q": 1}', 1, packet_id=1))
             received = gate.core.ledger.totals.received
             assert received < 3000
-            down = False
+            outage["down"] = False
             assert await acked(client, 3000) == list(range(1, 3001))
             await acked(other, 1)
         assert [row["n"] for row in await gate.fields("a")] == list(range(1, 3001))

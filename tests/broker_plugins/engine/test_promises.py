@@ -13,7 +13,6 @@ from broker_plugins.engine.packets import V5, V311, Ack, Connect, Disconnect, Ki
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
 from fleet.registry.model import Status
-from ingester.errors import StoreUnavailable
 from tests.broker_plugins.engine.client import Served, served, will
 from tests.waiting import until
 
@@ -166,21 +165,13 @@ async def test_one_client_id_has_one_connection(gate: Served):
         assert len(gate.engine.all) == 1 or await until(lambda: len(gate.engine.all) == 1)
 
 
-async def test_puback_means_on_disk(gate: Served, monkeypatch):
+async def test_puback_means_on_disk(gate: Served, outage):
     """Row 7: not before the commit."""
-    real, down = gate.core.store.write, True
-
-    async def write(*arguments):
-        if down:
-            raise StoreUnavailable("says the test")
-        await real(*arguments)
-
-    monkeypatch.setattr(gate.core.store, "write", write)
     async with await gate.client("a") as device:
         await device.send(Publish("devices/a/telemetry", b"{}", 1, packet_id=1))
         await until(lambda: gate.core.pipeline.failing)
         await device.silent()
-        down = False
+        outage["down"] = False
         await device.expect(Ack, packet_id=1)
     assert len(await gate.fields("a")) == 1
 
