@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fleet.identity import Identity, IdentityError, Kind, Rules, Source, fingerprint_of, identify
@@ -109,3 +110,30 @@ def test_other_sources_refuse_alike():
     assert reason(certificate(dns=("a", "b")), Rules(Source.SAN_DNS)) == "several_identities"
     assert reason(certificate(cn=None), Rules(Source.SUBJECT_CN)) == "no_identity"
     assert reason(certificate(cn="a/b"), Rules(Source.SUBJECT_CN)) == "bad_identity"
+
+
+@pytest.mark.parametrize(
+    ("weak", "why"),
+    [
+        (rsa.generate_private_key(65_537, 1024), "1024 bits"),
+        (rsa.generate_private_key(3, 2048), "exponent 3"),
+        (ec.generate_private_key(ec.SECP224R1()), "224 bits"),
+        (dsa.generate_private_key(2048), "neither"),
+    ],
+)
+def test_keys_that_are_too_weak(weak, why: str):
+    """Whoever vouches for them."""
+    with pytest.raises(IdentityError, match=why) as caught:
+        identify(der(certificate(public_key=weak.public_key())), Rules(), NOW)
+    assert caught.value.reason == "weak_key"
+
+
+def test_keys_that_are_good():
+    """RSA from 2048 bits, the curves, Ed25519 and Ed448."""
+    for good in (
+        rsa.generate_private_key(65_537, 2048),
+        ec.generate_private_key(ec.SECP384R1()),
+        ed25519.Ed25519PrivateKey.generate(),
+        ed448.Ed448PrivateKey.generate(),
+    ):
+        assert identify(der(certificate(public_key=good.public_key())), Rules(), NOW).name == "pump-1"
