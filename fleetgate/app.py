@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -61,6 +62,9 @@ async def serving(
             " set http.allow_plain = true to listen all the same"
         )
     async with AsyncExitStack() as stack:
+        loop = asyncio.get_running_loop()
+        stack.callback(loop.set_exception_handler, loop.get_exception_handler())
+        loop.set_exception_handler(_on_loop_error)
         core = await stack.enter_async_context(open_core(settings, state))
         core.metrics.register(stack.enter_context(Watchdog()))
         await stack.enter_async_context(Retention(core.store, settings.store.keep_days))
@@ -113,6 +117,12 @@ async def run(
             ready(addresses)
             await stop.wait()
     log.info("stopped")
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handshakes that fail are counted and logged by the listener: here only what nobody expects."""
+    if context.get("message") != "SSL handshake failed":
+        loop.default_exception_handler(context)
 
 
 @asynccontextmanager

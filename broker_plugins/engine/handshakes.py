@@ -76,7 +76,7 @@ def why_failed(error: OSError) -> tuple[str, str]:
         return "tls", (error.reason or str(error)).lower().replace("_", " ")
     if isinstance(error, ConnectionAbortedError):  # asyncio's type for the handshake timeout
         return "timeout", "no TLS handshake in time"
-    return "tls", str(error) or type(error).__name__
+    return "tls", str(error) or "the client closed the connection"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -172,6 +172,19 @@ def _memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+async def test_a_handshake_left_half_way(gate: Served, caplog):
+    """Closed by the client after its hello, or half of it: counted, and no error of ours."""
+    hello = await _hello(gate)
+    for data in (hello, hello[:20], b""):
+        before = gate.core.connects._refused["tls"]
+        _, writer = await asyncio.open_connection(*gate.addresses["mqtts"])
+        writer.write(data)
+        await writer.drain()
+        writer.close()
+        await until(lambda before=before: gate.core.connects._refused["tls"] == before + 1)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 @pytest.mark.parametrize(
     "data",
     [
