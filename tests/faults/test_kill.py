@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,13 @@ START_SECONDS = 2.0
 async def test_kill_9_under_load(tmp_path: Path, long: bool):
     """Each round sends again what was not acknowledged: stored once. Two gates at a time in the long form."""
     left = rounds("kill", 1000 if long else 4, long=long)
-    await asyncio.gather(*(_lane(tmp_path / str(number), left) for number in range(2 if long else 1)))
+    gates = [Gate(tmp_path / str(number)) for number in range(2 if long else 1)]
+    for gate in gates:
+        await provision(gate, DEVICES)
+    await asyncio.gather(*(_lane(gate, left) for gate in gates))
 
 
-async def _lane(folder: Path, left) -> None:
-    gate = Gate(folder)
-    await provision(gate, DEVICES)
+async def _lane(gate: Gate, left: Iterator[random.Random]) -> None:
     await asyncio.to_thread(gate.start)
     senders = [Sender(gate, device) for device in DEVICES]
     try:
