@@ -1,7 +1,8 @@
 """The load generator, a process of its own: raw MQTT 3.1.1 over mTLS, one certificate a client.
 
 `python -m benchmarks.generator HOST:PORT FOLDER FIRST COUNT` is clients FIRST to FIRST + COUNT - 1. It takes
-commands, a JSON object a line, and answers each with one: `connect`, `load`, `subscribe`, `storm`, `close`.
+commands, a JSON object a line, and answers each with one: `connect`, `load`, `subscribe`, `received`, `storm`.
+Where they end, it disconnects.
 """
 
 import asyncio
@@ -45,11 +46,7 @@ class Client(asyncio.Protocol):
         self._waiting = self._next = self._left = 0
         self._transport: asyncio.Transport | None = None
         self._head = b""
-        self.aim(self._name)
-
-    def aim(self, device: bytes) -> None:
-        """Publish to the telemetry topic of a device."""
-        self.aim_at(b"devices/%b/telemetry" % device)
+        self.aim_at(b"devices/%b/telemetry" % self._name)
 
     def aim_at(self, topic: bytes) -> None:
         """Publish to a topic."""
@@ -183,9 +180,9 @@ class Generator:
         self._clients = await asyncio.gather(*map(one, self._names))
         return {"connected": len(self._clients), "seconds": time.perf_counter() - started}
 
-    async def load(self, window: int, messages: int, rate: float, to: str = "", begin: float = 0.0) -> dict[str, Any]:
+    async def load(self, window: int, messages: int, rate: float, to: str = "") -> dict[str, Any]:
         """Send `messages` in all. `rate` 0: each client `window` ahead. Else so many a second, each due at a time
-        of its own from `begin` (perf_counter) on; latency counts from that time, however late it left. `to`: the topic.
+        of its own; latency counts from that time, however late it left. `to`: the topic.
         """
         del self._latencies[:]
         clients, share = self._clients, messages // len(self._clients)
@@ -195,7 +192,7 @@ class Generator:
             client.begin(window)
         started = time.perf_counter()
         if rate:
-            await self._open_loop(share, rate, max(started, begin))
+            await self._open_loop(share, rate, started)
         else:
             for client in clients:
                 client.load(window, share)
@@ -265,11 +262,10 @@ class Generator:
             **quantiles(found),
         }  # fmt: skip
 
-    async def close(self) -> dict[str, Any]:
+    def close(self) -> None:
         """Disconnect."""
         for client in self._clients:
             client.close()
-        return {}
 
     async def _connect(self, name: str) -> Client:
         host, port = self._server
@@ -306,6 +302,7 @@ async def obey(generator: Generator) -> None:
         command: dict[str, Any] = json.loads(line)
         do: Callable[..., Awaitable[dict[str, Any]]] = getattr(generator, command.pop("do"))
         print(json.dumps(await do(**command)), flush=True)
+    generator.close()
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ log = structlog.get_logger("fleetgate.mqtt")
 _BACKLOG = 4096
 _HANDSHAKES = 256
 """Concurrent handshakes of one listener: what is ready of them in one turn of the loop keeps all others waiting."""
-_PATIENCE_SECONDS = 1.0
-"""When all handshakes are taken and none was completed for so long, those that are older have to make room."""
 _HANDSHAKE_PAUSE_SECONDS = 0.01
+_PATIENCE_LOOKS = 100
+"""When all handshakes are taken and none was completed for so many looks, those that are older have to make room."""
 _ACCEPTS = 64
 """Accepted in one go."""
 _PAUSE_SECONDS = 0.1
@@ -68,10 +68,13 @@ class Listener:
         self._origins = origins
         self._socket: socket.socket | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._handshakes: dict[asyncio.Task[None], tuple[float, int]] = {}
-        """When each began, and how many had been completed by then; the oldest first."""
-        self._completed = 0
-        self._last_completed = 0.0
+        self._handshakes: dict[asyncio.Task[None], tuple[int, int]] = {}
+        """At which look each began, and how many had been completed by then; the oldest first."""
+        self._looks = 0
+        """Times that all handshakes were found taken: they come late while the loop is busy, and so does the end of
+        anybody's patience.
+        """
+        self._completed = self._completed_at = 0
 
     async def __aenter__(self) -> Self:
         host, port = self.address
@@ -140,7 +143,7 @@ class Listener:
         task = asyncio.get_running_loop().create_task(
             self._serve(accepted, address, entered), name=f"{self.scheme}-handshake"
         )
-        self._handshakes[task] = (time.monotonic(), self._completed)
+        self._handshakes[task] = (self._looks, self._completed)
 
         def done(ended: asyncio.Task[None]) -> None:
             del self._handshakes[ended]
@@ -152,19 +155,19 @@ class Listener:
 
     def _wait_seconds(self) -> float:
         """Seconds until the next one may be accepted: there is a token for it, and a handshake is free."""
-        now = time.monotonic()
         if len(self._handshakes) >= _HANDSHAKES:
-            self._make_room(now)
+            self._make_room()
             return _HANDSHAKE_PAUSE_SECONDS
-        return self._admission.wait(now)
+        return self._admission.wait(time.monotonic())
 
-    def _make_room(self, now: float) -> None:
+    def _make_room(self) -> None:
         """End handshakes whose clients take their time. In a rush all of them are slow, and none is to blame: they are
         when nothing is completed at all, or when two rounds of others were completed since they began.
         """
-        stalled = now - self._last_completed > _PATIENCE_SECONDS
+        self._looks += 1
+        stalled = self._looks - self._completed_at > _PATIENCE_LOOKS
         for task, (since, completed) in self._handshakes.items():
-            if now - since <= _PATIENCE_SECONDS:
+            if self._looks - since <= _PATIENCE_LOOKS:
                 return
             if stalled or self._completed - completed > 2 * _HANDSHAKES:
                 task.cancel()
@@ -181,7 +184,7 @@ class Listener:
         try:
             await connect_accepted_socket(asyncio.get_running_loop(), lambda: protocol, accepted, **secure)
             self._completed += 1
-            self._last_completed = time.monotonic()
+            self._completed_at = self._looks
         except OSError as error:
             accepted.close()
             entered.leave()

@@ -46,8 +46,6 @@ _KNOWN_SERIES = 1_000_000
 _COLUMNS = (
     "id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids"
 )
-
-
 _BLOCKS = (128, 16, 1)
 """Rows that one statement inserts."""
 _ROW = f"({', '.join('?' * len(_COLUMNS.split(', ')))})"
@@ -55,6 +53,10 @@ _INSERT = {count: f"INSERT INTO journal ({_COLUMNS}) VALUES {', '.join([_ROW] * 
 _TAIL_ROWS = 8192
 """Rows that are looked through at most; then all of them become a segment of the index."""
 _INDEXED = "(SELECT coalesce(max(until), 0) FROM segments)"
+_FORGET_SEGMENTS = (
+    "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
+)
+"""Those whose rows are gone; the last one stays, for the ids go on behind it."""
 _FIRST_SEGMENTS = 4
 """Segments that are looked into at first, the latest ones; then twice as many, and so on."""
 
@@ -74,8 +76,8 @@ class SqliteStore:
         self._indexed = 0
         self._doubtful: Batch | None = None
         """Was written, and its sync failed."""
-        self._confirmed: Batch | None = None
-        """Was doubtful, and is on the disk: whoever writes it again is done."""
+        self._confirmed: list[Batch] = []
+        """Were doubtful, and are on the disk: whoever writes one of them again is done."""
 
     async def __aenter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -96,9 +98,10 @@ class SqliteStore:
         async with self._writing:
             if self._doubtful is not None:
                 await self._confirm()
-                self._confirmed, self._doubtful = self._doubtful, None
-            if self._confirmed is batch:
-                self._confirmed = None
+                self._confirmed.append(self._doubtful)
+                self._doubtful = None
+            if any(known is batch for known in self._confirmed):
+                self._confirmed = [known for known in self._confirmed if known is not batch]
                 return
             await self._in_transaction(batch, quarantined, forget)
 
@@ -258,10 +261,8 @@ class SqliteStore:
                 for table, column in (("journal", "received_last"), ("quarantine", "received"))
             ]
         )  # fmt: skip
-        empty = (
-            "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
-        )
-        await self._delete([(empty, ())])
+        if gone:
+            await self._delete([(_FORGET_SEGMENTS, ())])
         return gone
 
     async def purge(self, device: str, limit: int) -> int:

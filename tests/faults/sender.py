@@ -64,11 +64,6 @@ class Sender:
         """Go on after a stop, with the numbers that come next."""
         self._stopping = False
 
-    def drop(self) -> None:
-        """Break the connection."""
-        if self._writer is not None:
-            self._writer.transport.abort()
-
     async def _connection(self) -> None:
         host, port = self._gate.mqtt
         context = tls(self._gate, self.name)
@@ -155,9 +150,10 @@ def tls(gate: Gate, name: str | None) -> ssl.SSLContext:
     return context
 
 
-def connect(name: str, keep_alive: int = _KEEP_ALIVE) -> bytes:
-    """CONNECT, 3.1.1, clean."""
-    body = b"\x00\x04MQTT\x04\x02" + keep_alive.to_bytes(2) + len(name).to_bytes(2) + name.encode()
+def connect(name: str, keep_alive: int = _KEEP_ALIVE, will: tuple[str, ...] = ()) -> bytes:
+    """CONNECT, 3.1.1, clean. `will`: topic and payload, QoS 0."""
+    fields = b"".join(len(text).to_bytes(2) + text.encode() for text in (name, *will))
+    body = b"\x00\x04MQTT\x04" + (b"\x06" if will else b"\x02") + keep_alive.to_bytes(2) + fields
     return bytes([0x10, len(body)]) + body
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import resource
 import signal
 import socket
@@ -80,20 +79,6 @@ async def settled(gate: Gate, senders: list[Sender]) -> None:
     assert await asyncio.to_thread(gate.stop) == 0
     assert await check(gate.state, senders) == sum(sender.sent for sender in senders)
     assert "Traceback" not in gate.errors(), gate.errors()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 24 MiB."""
-    if os.geteuid() != 0:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mounting a small file system needs root")
-        pytest.skip("mounting a small file system needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.timeout(300)

@@ -12,6 +12,7 @@ import pytest
 from tests.faults.rounds import rounds
 from tests.faults.sender import Sender, check, provision, sending
 from tests.system.gate import Gate
+from tests.waiting import until
 
 pytestmark = pytest.mark.system
 
@@ -52,9 +53,9 @@ async def _lane(gate: Gate, left: Iterator[random.Random]) -> None:
 async def _round(gate: Gate, senders: list[Sender], chance: random.Random) -> float:
     """Load, kill, start: how long the start took."""
     before = [len(sender.acknowledged) for sender in senders]
-    async with asyncio.timeout(30):
-        while any(len(sender.acknowledged) == count for sender, count in zip(senders, before, strict=True)):
-            await asyncio.sleep(0.001)
+    await until(
+        lambda: all(len(sender.acknowledged) > count for sender, count in zip(senders, before, strict=True)), 30
+    )
     await asyncio.sleep(chance.uniform(0, 0.3))  # the instant is what this case is about
     assert gate.process is not None
     assert await asyncio.to_thread(gate.stop, signal.SIGKILL) == -signal.SIGKILL

@@ -11,7 +11,7 @@ from benchmarks.machine import memory_bytes
 from benchmarks.processes import Clients, fleet, fleetgate
 from tests.faults.sender import Sender, check, provision, sending
 from tests.system.gate import Gate
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -95,8 +95,7 @@ def test_everybody_at_once(long: bool):
             assert server.handled is not None
             sent = sum(result["messages"] for result in found) + 2 * 5 * half
             assert sent > 2 * 5 * half
-            while server.handled() < sent:
-                time.sleep(0.01)
+            wait_until(lambda: server.handled() >= sent, 60)
             after = memory_bytes(server.pid)
         print(f"{2 * half} back after {max(result['last_s'] for result in found):.1f} s,"
               f" {before / 1e6:.0f} -> {after / 1e6:.0f} MB")  # fmt: skip

@@ -1,40 +1,24 @@
 """Cases 4 and 5: a full disk, and a database that somebody else locks. Nothing is lost; it heals itself."""
 
 import asyncio
-import os
 import sqlite3
-import subprocess
 from contextlib import ExitStack
 from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
+from ingester.batch import NO_PACKET_ID, Batch
+from ingester.errors import StoreUnavailable
 from ingester.ledger import Ledger
 from ingester.pipeline import Bounds, Pipeline
 from ingester.sqlite import SqliteStore
+from ingester.sqlite import store as store_module
+from ingester.store import Selection
 from tests.faults.ledger import AckLedger, filler
 from tests.waiting import until
 
 BOUNDS = Bounds(queue_messages=2000)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 8 MiB."""
-    if os.geteuid() != 0:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mounting a small file system needs root")
-        pytest.skip("mounting a small file system needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.fail(f"can't mount: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 async def outage(pipeline, sender, begin, end, hold: float) -> None:
@@ -167,3 +151,29 @@ async def test_a_reader_that_does_not_end(tmp_path, monkeypatch, long):
         assert await sender.check(store) == ledger.totals.stored
     stack.close()
     assert [line["event"].partition(":")[0] for line in logs].count("write-ahead log grows") == 1
+
+
+async def test_two_writers_whose_syncs_fail_in_turns(tmp_path, monkeypatch):
+    """What was written and not surely synced is written once, whoever comes in between."""
+    real, failing = store_module._write, True
+
+    def write(connection, *arguments):
+        real(connection, *arguments)
+        if failing:
+            raise sqlite3.OperationalError("disk I/O error, says the test")
+
+    monkeypatch.setattr(store_module, "_write", write)
+
+    def batch(device: str) -> Batch:
+        return Batch([device], ["s"], [1], [b"{}"], [1], [1], [0], [NO_PACKET_ID])
+
+    first, other = batch("a"), batch("b")
+    async with SqliteStore(tmp_path) as store:
+        for attempt in (first, other):
+            with pytest.raises(StoreUnavailable):
+                await store.write(attempt, [])
+        failing = False
+        for attempt in (first, other, batch("c")):
+            await store.write(attempt, [])
+        counts = [sum([len(rows) async for rows in store.rows(Selection(device))]) for device in ("a", "b", "c")]
+        assert counts == [1, 1, 1]

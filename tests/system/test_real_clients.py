@@ -15,7 +15,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.system.gate import Gate
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 LARGE = b'{"x": "' + b"y" * (256 * 1024 - 9) + b'"}'
 VERSIONS = {"3.1.1": paho.MQTTv311, "5": paho.MQTTv5}
@@ -114,6 +114,17 @@ def test_mosquitto(fleet: Gate, need, version: str):
         victim.kill()
         victim.wait()
         wait_until(lambda: subscriber.messages() == ["devices/other/events/w 1 0 gone"])
+        older = subprocess.Popen(will, stderr=subprocess.DEVNULL)
+        wait_until(lambda: "other" in [item["client_id"] for item in fleet.json("connections", "list")])
+        assert fleet.publish("other", "devices/other/events/x", "taken over", "-V", version).returncode == 0
+        wait_until(
+            lambda: (
+                sorted(subscriber.messages()[1:])
+                == ["devices/other/events/w 1 0 gone", "devices/other/events/x 1 0 taken over"]
+            )
+        )
+        older.kill()
+        older.wait()
     rows = [row["fields"] for row in fleet.json("query", "dev", "--stream", version, "--from", "-1h")]
     assert rows[:3] == [{"q": 0}, {"q": 1}, {"q": 2}]
 
@@ -223,43 +234,115 @@ def test_paho(fleet: Gate, version: str):
     assert [row["fields"] for row in rows][:3] == [{"q": 0}, {"q": 1}, {"q": 2}]
 
 
+async def receive(client: aiomqtt.Client | MQTTClient, count: int) -> list[tuple[str, bytes, bool]]:
+    """The next messages that come: topic, payload, retain flag."""
+    found = []
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            if isinstance(client, aiomqtt.Client):
+                message = await anext(client.messages)
+                found.append((str(message.topic), message.payload, bool(message.retain)))
+            else:
+                message = await client.deliver_message()
+                found.append((message.topic, bytes(message.data), message.publish_packet.retain_flag))
+    return found
+
+
+async def gone(gate: Gate, name: str) -> None:
+    """Wait until a client is not connected."""
+    await asyncio.to_thread(
+        wait_until, lambda: name not in [item["client_id"] for item in gate.json("connections", "list")]
+    )
+
+
+async def stored(gate: Gate, stream: str) -> list[object]:
+    """Fields of a stream's readings, and the length of the long one."""
+    rows = await asyncio.to_thread(gate.json, "query", "dev", "--stream", stream, "--from", "-1h")
+    return [row["fields"].get("q", len(row["fields"].get("x", ""))) for row in rows]
+
+
 @pytest.mark.parametrize("version", [aiomqtt.ProtocolVersion.V311, aiomqtt.ProtocolVersion.V5])
 async def test_aiomqtt(fleet: Gate, version):
-    """A command and its answer, every QoS, and what is stored."""
-    stream = f"devices/dev/telemetry/aiomqtt-{version.value}"
-    async with fleet.client("dev", protocol=version) as device, fleet.client("back", protocol=version) as back:
-        await device.subscribe("devices/dev/commands/#", 1)
-        await back.subscribe("devices/dev/answers", 1)
-        await back.publish("devices/dev/commands/x", b"?", 1)
-        async with asyncio.timeout(10):
-            async for message in device.messages:
-                assert message.payload == b"?"
-                break
-            await device.publish("devices/dev/answers", b"!", 1)
-            async for message in back.messages:
-                assert message.payload == b"!"
-                break
-        for qos in (0, 1, 2):
-            await device.publish(stream, json.dumps({"q": qos}), qos)
-    rows = await asyncio.to_thread(fleet.json, "query", "dev", "--stream", f"aiomqtt-{version.value}", "--from", "-1h")
-    assert [row["fields"] for row in rows] == [{"q": 0}, {"q": 1}, {"q": 2}]
+    """Every QoS both ways, 256 KiB, retained, will, take-over, reconnect with its session."""
+    stream = f"aiomqtt-{version.value}"
+    topic = f"devices/dev/telemetry/{stream}"
+    session: dict[str, object] = {"clean_session": False}
+    if version is aiomqtt.ProtocolVersion.V5:
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 300
+        session = {"clean_start": False, "properties": properties}
+    async with fleet.client("back", protocol=version) as back:
+        await back.subscribe("devices/dev/#", 2)
+        async with fleet.client("dev", protocol=version, **session) as device:
+            await device.subscribe("devices/dev/commands/#", 2)
+            for qos in (0, 1, 2):
+                await device.publish(topic, json.dumps({"q": qos}), qos)
+                await back.publish("devices/dev/commands/x", str(qos), qos)
+            await device.publish(topic, LARGE, 1)
+            assert sorted(payload for _, payload, _ in await receive(device, 3)) == [b"0", b"1", b"2"]
+            assert (topic, LARGE, False) in await receive(back, 7)  # its own commands among them
+        await gone(fleet, "dev")
+        await back.publish("devices/dev/commands/x", "meanwhile", 1)
+        async with fleet.client("dev", protocol=version, **session) as device:
+            assert await receive(device, 1) == [("devices/dev/commands/x", b"meanwhile", False)]
+            await device.publish("devices/dev/events/r", "kept", 1, retain=True)
+        assert {payload for _, payload, _ in await receive(back, 2)} == {b"meanwhile", b"kept"}
+        first = fleet.client("dev", protocol=version, will=aiomqtt.Will("devices/dev/events/w", "gone", 1))
+        await first.__aenter__()
+        async with fleet.client("dev", protocol=version) as second:
+            assert await receive(back, 1) == [("devices/dev/events/w", b"gone", False)]
+            await second.subscribe("devices/dev/events/r", 1)
+            assert await receive(second, 1) == [("devices/dev/events/r", b"kept", True)]
+            await second.publish("devices/dev/events/r", b"", 1, retain=True)
+            with pytest.raises(aiomqtt.MqttError):
+                await receive(first, 1)
+        with contextlib.suppress(aiomqtt.MqttError):
+            await first.__aexit__(None, None, None)
+    assert sorted(await stored(fleet, stream)) == [0, 1, 2, 256 * 1024 - 9]
+
+
+class Amqtt(MQTTClient):
+    """amqtt's own client with a device's certificate. A context manager."""
+
+    def __init__(self, gate: Gate, name: str, *, clean: bool = True, **more: object) -> None:
+        super().__init__(name, config={"auto_reconnect": False, "check_hostname": False, "plugins": {}, **more})
+        self.config.connection.certfile = str(gate.out / f"{name}.pem")
+        self.config.connection.keyfile = str(gate.out / f"{name}-key.pem")
+        self._gate, self._clean = gate, clean
+
+    async def __aenter__(self) -> "Amqtt":
+        host, port = self._gate.mqtt
+        await self.connect(f"mqtts://{host}:{port}", self._clean, cafile=str(self._gate.out / "ca.pem"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.disconnect()
 
 
 async def test_amqtts_own_client(fleet: Gate):
-    """Connects by certificate, publishes and subscribes."""
-    client = MQTTClient("dev", config={"auto_reconnect": False, "check_hostname": False, "plugins": {}})
-    host, port = fleet.mqtt
-    client.config.connection.certfile = str(fleet.out / "dev.pem")
-    client.config.connection.keyfile = str(fleet.out / "dev-key.pem")
-    await client.connect(f"mqtts://{host}:{port}", cafile=str(fleet.out / "ca.pem"))
-    try:
-        assert await client.subscribe([("devices/dev/events/#", 1)]) == [1]
-        for qos in (0, 1, 2):
-            await client.publish("devices/dev/telemetry/amqtt", b'{"q": %d}' % qos, qos)
-        await client.publish("devices/dev/events/x", b"hello", 1)
-        message = await client.deliver_message(timeout_duration=10)
-        assert (message.topic, bytes(message.data)) == ("devices/dev/events/x", b"hello")
-    finally:
-        await client.disconnect()
-    rows = await asyncio.to_thread(fleet.json, "query", "dev", "--stream", "amqtt", "--from", "-1h")
-    assert [row["fields"] for row in rows] == [{"q": 0}, {"q": 1}, {"q": 2}]
+    """Every QoS both ways, 256 KiB, retained, will, take-over, reconnect with its session. It knows 3.1.1 only."""
+    topic = "devices/dev/telemetry/amqtt"
+    async with Amqtt(fleet, "back") as back:
+        assert await back.subscribe([("devices/dev/#", 2)]) == [2]
+        async with Amqtt(fleet, "dev", clean=False) as device:
+            assert await device.subscribe([("devices/dev/commands/#", 2)]) == [2]
+            for qos in (0, 1, 2):
+                await device.publish(topic, b'{"q": %d}' % qos, qos)
+                await back.publish("devices/dev/commands/x", b"%d" % qos, qos)
+            await device.publish(topic, LARGE, 1)
+            assert sorted(payload for _, payload, _ in await receive(device, 3)) == [b"0", b"1", b"2"]
+            assert (topic, LARGE, False) in await receive(back, 7)  # its own commands among them
+        await gone(fleet, "dev")
+        await back.publish("devices/dev/commands/x", b"meanwhile", 1)
+        async with Amqtt(fleet, "dev", clean=False) as device:
+            assert await receive(device, 1) == [("devices/dev/commands/x", b"meanwhile", False)]
+            await device.publish("devices/dev/events/r", b"kept", 1, retain=True)
+        assert {payload for _, payload, _ in await receive(back, 2)} == {b"meanwhile", b"kept"}
+        will = {"topic": "devices/dev/events/w", "message": "gone", "qos": 1, "retain": False}
+        async with Amqtt(fleet, "dev", will=will) as first, Amqtt(fleet, "dev") as second:
+            assert await receive(back, 1) == [("devices/dev/events/w", b"gone", False)]
+            await until(lambda: not first.session.transitions.is_connected())
+            await second.subscribe([("devices/dev/events/r", 1)])
+            assert await receive(second, 1) == [("devices/dev/events/r", b"kept", True)]
+            await second.publish("devices/dev/events/r", b"", 1, retain=True)
+    assert sorted(await stored(fleet, "amqtt")) == [0, 1, 2, 256 * 1024 - 9]
