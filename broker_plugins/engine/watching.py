@@ -18,8 +18,8 @@ def for_connect(connection: "Connection") -> None:
 
 def for_silence(connection: "Connection") -> None:
     """From now on look after its keep-alive, and its unfinished packets."""
-    soon = connection.keep_alive_ticks or ticks(connection.engine.limits.packet_seconds)
-    connection.engine.wheel.add(_Look(connection, _silence), soon)
+    wheel = connection.engine.wheel
+    wheel.add(_Look(connection, _silence), _until_next(connection, wheel.now))
 
 
 class _Look:
@@ -56,7 +56,14 @@ def _silence(connection: "Connection", now: int) -> int:
     if connection.unfinished and now - connection.rest_since >= ticks(limits.packet_seconds):
         connection.close(Reason.UNSPECIFIED_ERROR, "a packet did not end in time", why="packet_timeout")
         return 0
-    next_look = ticks(limits.packet_seconds)
+    return _until_next(connection, now)
+
+
+def _until_next(connection: "Connection", now: int) -> int:
+    """Ticks until a packet may have been unfinished for too long, or the keep-alive be over."""
+    soon = ticks(connection.engine.limits.packet_seconds)
+    if connection.unfinished:
+        soon -= now - connection.rest_since
     if connection.keep_alive_ticks:
-        next_look = min(next_look, connection.keep_alive_ticks - (now - connection.last_packet))
-    return max(1, next_look)
+        soon = min(soon, connection.keep_alive_ticks - (now - connection.last_packet))
+    return max(1, soon)

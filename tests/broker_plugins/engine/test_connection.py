@@ -1,9 +1,11 @@
 """A connection's states, limits and ends, over real sockets."""
 
 import asyncio
+import gc
 
 import pytest
 
+from broker_plugins.engine import watching
 from broker_plugins.engine.connection import ALLOWED, State
 from broker_plugins.engine.packets import (
     V5,
@@ -170,11 +172,12 @@ async def test_keep_alive_ends_a_silent_connection(gate: Served):
             await lively.silent()
 
 
-async def test_a_packet_has_to_end_in_time(tmp_path):
-    """Half a PUBLISH without keep-alive does not stay for ever; its time begins with its first byte."""
+@pytest.mark.parametrize("keep_alive", [0, 65_535])
+async def test_a_packet_has_to_end_in_time(tmp_path, keep_alive: int):
+    """Half a PUBLISH does not stay for ever, whatever the keep-alive; its time begins with its first byte."""
     async with served(tmp_path / "gate", packet_seconds=1) as gate:
         await gate.add("a")
-        async with await gate.client("a") as client:
+        async with await gate.client("a", keep_alive=keep_alive) as client:
             now = gate.engine.wheel.now
             await until(lambda: gate.engine.wheel.now > now + 6)
             whole = encode(Publish("devices/a/telemetry", b'{"late": 1}', 1, packet_id=1), V5)
@@ -188,10 +191,26 @@ async def test_a_packet_has_to_end_in_time(tmp_path):
         assert gate.core.ledger.totals.received == 1
 
 
+async def test_nothing_waits_for_a_connection_that_is_gone(tmp_path):
+    """However long its keep-alive was."""
+    async with served(tmp_path / "gate", packet_seconds=1, connect_seconds=1) as gate:
+        await gate.add("a")
+
+        def looks() -> list[object]:
+            return [item for item in gc.get_objects() if type(item).__module__ == watching.__name__]
+
+        others = len(looks())  # of gates that were there before
+        for _ in range(20):
+            async with await gate.client("a", keep_alive=65_535) as client:
+                await client.silent()
+        assert len(looks()) > others
+        await until(lambda: len(looks()) <= others)
+
+
 @pytest.mark.parametrize("version", BOTH)
 async def test_take_over_by_the_same_identity(gate: Served, version: int):
     """The old connection ends, with a reason where there are reasons; the new one has the session [MQTT-3.1.4-3]."""
-    first = await gate.client("a", version, clean=version == V311 and False)
+    first = await gate.client("a", version, clean=False)
     await first.subscribe("devices/a/commands/#", 1)
     async with await gate.client("a", version, clean=False) as second:
         said = await first.closed()
