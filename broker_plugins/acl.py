@@ -9,7 +9,7 @@ from broker_plugins.attached import Attached
 from broker_plugins.services import Services, member_of
 from fleet.identity import Kind
 from fleet.policy import Rights
-from fleet.registry import CertificateStatus, Status
+from fleet.registry import CONNECTS, CertificateStatus
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -25,7 +25,7 @@ class TopicRightsPlugin(Attached, BaseTopicPlugin):
         if self.services is None or kind not in _KINDS:
             return None
         member = self.services.registry.find(_KINDS[kind], name)
-        if member is None or member.status is not Status.ACTIVE:
+        if member is None or member.state not in CONNECTS:
             return None
         known = self.services.registry.certificates(member)
         return member.rights if any(entry.status is CertificateStatus.ACTIVE for entry in known) else None

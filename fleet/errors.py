@@ -27,3 +27,7 @@ class StateError(FleetError):
 
 class StateInUseError(StateError):
     """Another process owns the state folder."""
+
+
+class StaleError(ConflictError):
+    """What is to be changed was changed by somebody else meanwhile."""

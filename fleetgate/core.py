@@ -18,7 +18,8 @@ from broker_plugins.refusals import Refusals
 from broker_plugins.services import Services
 from fleet.authority import Authority
 from fleet.identity import Rules
-from fleet.registry import Member, Registry
+from fleet.presence import Presence
+from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.state import StateFolder, StateLock
 from fleetgate.settings import Settings
 from fleetgate.tls import DeviceTls
@@ -42,6 +43,10 @@ class Core:
     authority: Authority
     rules: Rules
     registry: Registry
+    types: Types
+    groups: Groups
+    inventory: Inventory
+    presence: Presence
     store: SqliteStore
     ledger: Ledger
     pipeline: Pipeline
@@ -67,9 +72,12 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         stack.enter_context(StateLock(state))
         authority = await asyncio.to_thread(make_authority, settings, state)
         registry = await stack.enter_async_context(Registry(state.fleet_db))
+        types = await stack.enter_async_context(Types(registry.database))
+        groups = await stack.enter_async_context(Groups(registry))
         store = await stack.enter_async_context(SqliteStore(state.telemetry))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
         ledger, tail = Ledger(), Tail(limits)
+        presence = await stack.enter_async_context(Presence(registry, ledger))
         pipeline = await stack.enter_async_context(
             Pipeline(
                 store, ledger, bounds=_bounds(settings), limits=limits, taps=[IngestLog().committed, tail.committed]
@@ -102,6 +110,10 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             authority,
             rules,
             registry,
+            types,
+            groups,
+            Inventory(registry, types, groups),
+            presence,
             store,
             ledger,
             pipeline,

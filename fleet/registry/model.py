@@ -3,15 +3,30 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fleet.errors import StaleError
 from fleet.identity import Identity, Kind
 from fleet.policy import Rights, application_rights, device_rights
 
 
-class Status(StrEnum):
-    """Whether a member may connect."""
+class State(StrEnum):
+    """Where a member is in its life."""
 
+    REGISTERED = "registered"
+    """It was never connected."""
     ACTIVE = "active"
-    DISABLED = "disabled"
+    SUSPENDED = "suspended"
+    RETIRED = "retired"
+
+
+TRANSITIONS = {
+    State.REGISTERED: frozenset({State.ACTIVE, State.SUSPENDED, State.RETIRED}),
+    State.ACTIVE: frozenset({State.SUSPENDED, State.RETIRED}),
+    State.SUSPENDED: frozenset({State.ACTIVE, State.RETIRED}),
+    State.RETIRED: frozenset[State](),
+}
+"""What may follow a state."""
+CONNECTS = frozenset({State.REGISTERED, State.ACTIVE})
+"""States in which a member may connect."""
 
 
 class CertificateStatus(StrEnum):
@@ -38,15 +53,19 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A device or an application. `publish` and `subscribe` are an application's filters, empty for a device."""
+    """A device or an application. `publish` and `subscribe` are an application's filters, empty for a device.
+
+    `version` counts its changes.
+    """
 
     kind: Kind
     name: str
-    status: Status
+    state: State
     created: int
     updated: int
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    version: int = 1
 
     @property
     def rights(self) -> Rights:
@@ -62,6 +81,16 @@ class Member:
         return client_id.startswith(self.name)
 
 
+def check_version(what: str, version: int, expected: int | None) -> int:
+    """The version that a change makes of `version` (0: not there yet).
+
+    `expected`: the version that whoever asks for the change has seen. Raises StaleError when it is another by now.
+    """
+    if expected is not None and version != expected:
+        raise StaleError(f"{what} has version {version} by now, not {expected}: look again")
+    return version + 1
+
+
 class Refused(Exception):  # noqa: N818 - the answer to a question, not a fault
     """This certificate is not let in. `reason` is one of REFUSALS."""
 
@@ -70,7 +99,7 @@ class Refused(Exception):  # noqa: N818 - the answer to a question, not a fault
         self.reason = reason
 
 
-REFUSALS = ("unknown_device", "unknown_certificate", "revoked", "deleted", "disabled")
+REFUSALS = ("unknown_device", "unknown_certificate", "revoked", "deleted", "disabled", "retired")
 """Why an identity is not let in. Closed: each is a label value."""
 
 
@@ -89,6 +118,7 @@ def admit(identity: Identity, certificate: Certificate | None, member: Member | 
         raise Refused(certificate.status.value, f"this certificate of {identity.name} is {certificate.status}")
     if member is None:
         raise Refused("unknown_device", f"{identity.kind} {identity.name} is not registered")
-    if member.status is not Status.ACTIVE:
-        raise Refused("disabled", f"{identity.name} is disabled")
+    if member.state not in CONNECTS:
+        reason = "retired" if member.state is State.RETIRED else "disabled"
+        raise Refused(reason, f"{identity.name} is {reason}")
     return member

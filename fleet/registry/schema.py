@@ -6,11 +6,14 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import BigInteger, Column, Engine, MetaData, String, Table, Text, create_engine, event
+from sqlalchemy import BigInteger, Column, Engine, Float, Index, MetaData, String, Table, Text, create_engine, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.errors import StateError
+
+READING = "fleetgate_reading"
+"""Execution option of an engine whose transactions only read: they wait for nobody."""
 
 metadata = MetaData()
 
@@ -19,11 +22,84 @@ members = Table(
     metadata,
     Column("kind", String(16), primary_key=True),
     Column("name", String(128), primary_key=True),
-    Column("status", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("updated", BigInteger, nullable=False),
     Column("publish", Text, nullable=False, server_default="[]"),
     Column("subscribe", Text, nullable=False, server_default="[]"),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Column("display_name", Text, nullable=False, server_default=""),
+    Column("type", String(128), nullable=False, server_default=""),
+    Column("site", String(128), nullable=False, server_default=""),
+    Column("notes", Text, nullable=False, server_default=""),
+    Index("members_by_type", "type", "name"),
+    Index("members_by_site", "site", "name"),
+)
+
+# Of devices. `text` is what the value looks like; `number` and `sort` are what it is compared by, if it is a number or
+# a text (in the order of versions).
+attributes = Table(
+    "attributes",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("number", Float),
+    Column("sort", Text),
+    Index("attributes_by_text", "key", "text", "device"),
+    Index("attributes_by_number", "key", "number", "device"),
+    Index("attributes_by_sort", "key", "sort", "device"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("tag", String(128), primary_key=True),
+    Index("tags_by_tag", "tag", "device"),
+)
+
+# A group has the devices that were put into it, or those that its query finds.
+groups = Table(
+    "groups",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("parent", String(128)),
+    Column("query", Text),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("version", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
+group_devices = Table(
+    "group_devices",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("group", String(128), primary_key=True),
+    Index("group_devices_by_group", "group", "device"),
+)
+
+types = Table(
+    "types",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("required", Text, nullable=False, server_default="{}"),
+    Column("telemetry", Text, nullable=False, server_default="null"),
+    Column("messages_per_minute", Float),
+    Column("version", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
+# When devices were seen, of before the last start.
+seen = Table(
+    "seen",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("last_seen", BigInteger, nullable=False),
 )
 
 # Rows outlive their member: the certificate of a deleted device stays refused.
@@ -74,7 +150,8 @@ def transactional(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get(READING, False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _check_version(path: Path, config: Config, connection: Connection) -> None:

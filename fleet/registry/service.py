@@ -7,52 +7,77 @@ committed, and then `changed` is called.
 import asyncio
 import json
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+import structlog
 from cryptography import x509
-from sqlalchemy import Delete, Insert, Update
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import ConflictError, NotFoundError
 from fleet.identity import Identity, Kind, fingerprint_of
 from fleet.names import check_name
 from fleet.policy import check_filter
-from fleet.registry.model import Certificate, CertificateStatus, Member, Status, admit
-from fleet.registry.schema import certificates, members, migrate, transactional
+from fleet.registry.database import Database
+from fleet.registry.details import NOTHING, Details
+from fleet.registry.model import TRANSITIONS, Certificate, CertificateStatus, Member, State, admit, check_version
+from fleet.registry.records import delete_of, rows_of
+from fleet.registry.schema import certificates, members
 from ingester.clock import Clock, now_us
 
+log = structlog.get_logger("fleetgate.fleet")
+
+_RETRY_SECONDS = 1.0
+
 Changed = Callable[[Member], None]
-"""Called on the loop after a member or its certificates changed: the member as it is now, or was when deleted."""
+"""Called on the loop after a member or its certificates changed: the member as it is now, or was when deleted.
+
+That a device became active by its first connection is not told.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A member to register. `publish` and `subscribe` are an application's; `details` a device's, and checked."""
+
+    kind: Kind
+    name: str
+    certificate: x509.Certificate | None = None
+    publish: Sequence[str] = ()
+    subscribe: Sequence[str] = ()
+    details: Details = NOTHING
 
 
 class Registry:
     """Devices and applications. An async context manager around fleet.db at `path`."""
 
     def __init__(self, path: Path, clock: Clock = now_us) -> None:
-        self._path = path
+        self.database = Database(path)
         self._clock = clock
-        self._engine: AsyncEngine | None = None
         self._members: dict[tuple[Kind, str], Member] = {}
         self._certificates: dict[str, Certificate] = {}
         self._fingerprints: dict[tuple[Kind, str], list[str]] = {}
         self._names: dict[Kind, list[str]] = {kind: [] for kind in Kind}
-        self._writing = asyncio.Lock()
+        self._first_connects: set[str] = set()
+        self._woken = asyncio.Event()
+        self._activating: asyncio.Task[None] | None = None
         self.changed: list[Changed] = []
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(migrate, self._path)
-        self._engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}")
-        transactional(self._engine.sync_engine)
+        await self.database.__aenter__()
         await self._load()
+        self._activating = asyncio.create_task(self._activate(), name="registry-activate")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._engine is not None:
-            await self._engine.dispose()
+        if self._activating is not None:
+            self._activating.cancel()
+            await asyncio.wait([self._activating])
+        await self.database.__aexit__()
 
     def admit(self, identity: Identity) -> Member:
         """Decide whether a certificate is let in. Returns its member; raises Refused."""
@@ -61,6 +86,13 @@ class Registry:
             self._certificates.get(identity.fingerprint),
             self._members.get((identity.kind, identity.name)),
         )
+
+    def connected(self, device: str) -> None:
+        """A device was let in: by its first connection it becomes active."""
+        member = self._members.get((Kind.DEVICE, device))
+        if member is not None and member.state is State.REGISTERED:
+            self._first_connects.add(device)
+            self._woken.set()
 
     def get(self, kind: Kind, name: str) -> Member:
         """One member; raises NotFoundError."""
@@ -87,90 +119,143 @@ class Registry:
         self,
         kind: Kind,
         name: str,
-        certificate: x509.Certificate,
+        certificate: x509.Certificate | None = None,
         publish: Sequence[str] = (),
         subscribe: Sequence[str] = (),
+        details: Details = NOTHING,
     ) -> Member:
-        """Register a new member with its first certificate.
+        """Register a new member, with its first certificate if it has one.
 
         Raises InvalidNameError, InvalidFilterError, or ConflictError when the name or the certificate is taken.
         """
-        check_name(name)
-        filters = tuple(map(check_filter, publish)), tuple(map(check_filter, subscribe))
-        async with self._writing:
-            now = self._clock()
-            if (kind, name) in self._members:
-                raise ConflictError(f"{kind} {name} is registered already")
-            entry = _entry(kind, name, certificate, now)
-            if known := self._certificates.get(entry.fingerprint):
-                raise ConflictError(f"this certificate is registered already, for {known.name} ({known.status})")
-            member = Member(kind, name, Status.ACTIVE, now, now, *filters)
-            await self._execute(
-                members.insert().values(
-                    kind=kind,
-                    name=name,
-                    status=member.status,
-                    created=now,
-                    updated=now,
-                    publish=json.dumps(member.publish),
-                    subscribe=json.dumps(member.subscribe),
-                ),
-                certificates.insert().values(
-                    fingerprint=entry.fingerprint,
-                    kind=kind,
-                    name=name,
-                    serial=entry.serial,
-                    not_before=entry.not_before,
-                    not_after=entry.not_after,
-                    status=entry.status,
-                    created=now,
-                ),
-            )
-            self._keep_certificate(entry)
-            self._keep(member)
+        (member,) = await self.add_all([New(kind, name, certificate, publish, subscribe, details)])
         return member
 
-    async def set_status(self, kind: Kind, name: str, status: Status) -> Member:
-        """Disable or enable a member. Raises NotFoundError."""
-        async with self._writing:
-            member = replace(self.get(kind, name), status=status, updated=self._clock())
-            await self._execute(
-                members.update()
-                .where(members.c.kind == kind, members.c.name == name)
-                .values(status=status, updated=member.updated)
-            )
+    async def add_all(self, new: Sequence[New]) -> list[Member]:
+        """Register new members, all of them or none. Raises as `add`, for the first that can't be."""
+        async with self.database.transaction() as connection:
+            now = self._clock()
+            found = [_member_of(one, now) for one in new]
+            entries = [_entry(one, now) for one in new if one.certificate is not None]
+            self._check_free(found, entries)
+            for statement, rows in rows_of(found, entries, [one.details for one in new]):
+                await connection.execute(statement, rows)
+        for entry in entries:
+            self._keep_certificate(entry)
+        for member in found:
             self._keep(member)
-        return member
+        return found
+
+    async def change(
+        self,
+        kind: Kind,
+        name: str,
+        become: Callable[[Member], Member] = lambda member: member,
+        write: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        expected: int | None = None,
+    ) -> Member:
+        """Change a member: its version goes up by one.
+
+        `become` makes what it is to be of what it is; `write` writes what else belongs to the change, in the same
+        transaction. `expected`: the version that whoever asks for the change has seen. Raises NotFoundError,
+        StaleError, and what `become` and `write` do.
+        """
+        async with self.database.transaction() as connection:
+            member = self.get(kind, name)
+            check_version(name, member.version, expected)
+            changed = await self._write(connection, become(member))
+            if write is not None:
+                await write(connection)
+        self._keep(changed)
+        return changed
+
+    async def set_state(self, kind: Kind, name: str, state: State, *, expected: int | None = None) -> Member:
+        """Move a member on in its life. Raises NotFoundError, StaleError, ConflictError where TRANSITIONS forbid it."""
+        if self.get(kind, name).state is state:
+            return self.get(kind, name)
+
+        def become(member: Member) -> Member:
+            if state not in TRANSITIONS[member.state]:
+                raise ConflictError(f"{name} is {member.state}: it can't become {state}")
+            return replace(member, state=state)
+
+        return await self.change(kind, name, become, expected=expected)
 
     async def revoke(self, kind: Kind, name: str) -> Member:
         """Revoke all certificates of a member, for good. Raises NotFoundError."""
-        async with self._writing:
-            member = replace(self.get(kind, name), updated=self._clock())
-            await self._execute(
+        async with self.database.transaction() as connection:
+            member = await self._write(connection, self.get(kind, name))
+            await connection.execute(
                 certificates.update()
                 .where(certificates.c.kind == kind, certificates.c.name == name, _active)
-                .values(status=CertificateStatus.REVOKED),
-                members.update().where(members.c.kind == kind, members.c.name == name).values(updated=member.updated),
+                .values(status=CertificateStatus.REVOKED)
             )
-            self._retire(member, CertificateStatus.REVOKED)
-            self._keep(member)
+        self._retire(member, CertificateStatus.REVOKED)
+        self._keep(member)
         return member
 
     async def delete(self, kind: Kind, name: str) -> Member:
         """Take a member out of the fleet; its certificates stay refused. Raises NotFoundError."""
-        async with self._writing:
+        async with self.database.transaction() as connection:
             member = self.get(kind, name)
-            await self._execute(
+            await connection.execute(
                 certificates.update()
                 .where(certificates.c.kind == kind, certificates.c.name == name, _active)
-                .values(status=CertificateStatus.DELETED),
-                members.delete().where(members.c.kind == kind, members.c.name == name),
+                .values(status=CertificateStatus.DELETED)
             )
-            self._retire(member, CertificateStatus.DELETED)
-            del self._members[kind, name]
-            self._names[kind].remove(name)
-            self._notify(member)
+            for statement in delete_of(kind, name):
+                await connection.execute(statement)
+        self._retire(member, CertificateStatus.DELETED)
+        del self._members[kind, name]
+        self._names[kind].remove(name)
+        self._notify(member)
         return member
+
+    async def _write(self, connection: AsyncConnection, member: Member) -> Member:
+        changed = replace(member, updated=self._clock(), version=member.version + 1)
+        await connection.execute(
+            members.update()
+            .where(members.c.kind == member.kind, members.c.name == member.name)
+            .values(state=changed.state, updated=changed.updated, version=changed.version)
+        )
+        return changed
+
+    async def _activate(self) -> None:
+        """Write down who was connected for the first time, many at once when many come."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            names = list(self._first_connects)
+            self._first_connects.clear()
+            try:
+                await self._activated(names)
+            except SQLAlchemyError as error:
+                log.warning("first connects are not written down, again later", error=str(error))
+                self._first_connects.update(names)
+                self._woken.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _activated(self, names: Iterable[str]) -> None:
+        async with self.database.transaction() as connection:
+            found = [self._members.get((Kind.DEVICE, name)) for name in names]
+            first = [member for member in found if member is not None and member.state is State.REGISTERED]
+            changed = [await self._write(connection, replace(member, state=State.ACTIVE)) for member in first]
+        # Nobody is told: it gives and takes nobody's rights, and in a storm of new devices they would be judged twice.
+        self._members.update(((member.kind, member.name), member) for member in changed)
+
+    def _check_free(self, found: Sequence[Member], entries: Sequence[Certificate]) -> None:
+        names: set[tuple[Kind, str]] = set()
+        for member in found:
+            if (member.kind, member.name) in self._members or (member.kind, member.name) in names:
+                raise ConflictError(f"{member.kind} {member.name} is registered already")
+            names.add((member.kind, member.name))
+        fingerprints: set[str] = set()
+        for entry in entries:
+            if known := self._certificates.get(entry.fingerprint):
+                raise ConflictError(f"this certificate is registered already, for {known.name} ({known.status})")
+            if entry.fingerprint in fingerprints:
+                raise ConflictError(f"this certificate, of {entry.name}, is given twice")
+            fingerprints.add(entry.fingerprint)
 
     def _keep_certificate(self, entry: Certificate) -> None:
         self._certificates[entry.fingerprint] = entry
@@ -191,13 +276,8 @@ class Registry:
         for changed in self.changed:
             changed(member)
 
-    async def _execute(self, *statements: Insert | Update | Delete) -> None:
-        async with self._open_engine.begin() as connection:
-            for statement in statements:
-                await connection.execute(statement)
-
     async def _load(self) -> None:
-        async with self._open_engine.begin() as connection:
+        async with self.database.reading() as connection:
             for row in await connection.execute(members.select()):
                 member = _member(row)
                 self._members[member.kind, member.name] = member
@@ -217,33 +297,38 @@ class Registry:
                 )
                 self._keep_certificate(entry)
 
-    @property
-    def _open_engine(self) -> AsyncEngine:
-        if self._engine is None:
-            raise RuntimeError("the registry is used outside its context")
-        return self._engine
-
 
 _active = certificates.c.status == CertificateStatus.ACTIVE
+
+
+def _member_of(new: New, now: int) -> Member:
+    check_name(new.name)
+    filters = tuple(map(check_filter, new.publish)), tuple(map(check_filter, new.subscribe))
+    first = State.REGISTERED if new.kind is Kind.DEVICE else State.ACTIVE
+    return Member(new.kind, new.name, first, now, now, *filters)
 
 
 def _member(row: Any) -> Member:
     return Member(
         Kind(row.kind),
         row.name,
-        Status(row.status),
+        State(row.state),
         row.created,
         row.updated,
         tuple(json.loads(row.publish)),
         tuple(json.loads(row.subscribe)),
+        row.version,
     )
 
 
-def _entry(kind: Kind, name: str, certificate: x509.Certificate, now: int) -> Certificate:
+def _entry(new: New, now: int) -> Certificate:
+    certificate = new.certificate
+    if certificate is None:
+        raise ValueError(f"{new.name} has no certificate")
     return Certificate(
         fingerprint_of(certificate),
-        kind,
-        name,
+        new.kind,
+        new.name,
         f"{certificate.serial_number:x}",
         _us(certificate.not_valid_before_utc),
         _us(certificate.not_valid_after_utc),

@@ -12,14 +12,19 @@ from fleet.authority import signing_request
 from fleet.files import write_private, write_public
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
+from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
 from fleetgate.cli.output import print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
 
-_COLUMNS = ("name", "status", "connected", "last_seen", "certificates", "created")
+_COLUMNS = ("name", "state", "connected", "last_seen", "certificates", "created")
+_DEVICE_COLUMNS = ("name", "state", "type", "site", "tags", "connected", "last_seen", "certificates")
 _MESSAGE = '{"temperature": 21.5}'
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
+QueryOption = Annotated[
+    str, typer.Option("--query", help="Fleet query, as `type:pump AND NOT tag:lab`.", show_default=False)
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="Folder for key, certificate and ca.pem; made when missing.", show_default=False),
@@ -37,23 +42,19 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     for kind, plural in (("device", "devices"), ("application", "applications")):
         commands = typer.Typer(help=f"Add, look at and remove {plural}.", no_args_is_help=True)
-        commands.command("add")(_add_device if kind == "device" else _add_application)
+        if kind == "device":
+            commands.command("add")(_add_device)
+            commands.command("list")(_list_devices)
+            commands.command("count")(_count_devices)
+            commands.command("set")(_set_device)
+        else:
+            commands.command("add")(_add_application)
+            commands.command("list")(_list_applications)
         _register_common(commands, plural)
         app.add_typer(commands, name=kind)
 
 
 def _register_common(commands: typer.Typer, plural: str) -> None:
-    @commands.command("list")
-    def listed(
-        context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-    ) -> None:
-        """List them all."""
-        found = run(_list(target(context, state, config), plural))
-        if as_json:
-            print_json(found)
-        else:
-            print_table(_COLUMNS, [{**member, "certificates": len(member["certificates"])} for member in found])
-
     @commands.command()
     def show(
         context: typer.Context,
@@ -69,6 +70,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
     for action, summary in (
         ("disable", "Refuse its connections until it is enabled."),
         ("enable", "Let it in again."),
+        ("retire", "Refuse its connections for good; what is known about it stays."),
         ("revoke", "Revoke its certificates for good."),
     ):
         _register_action(commands, plural, action, summary)
@@ -117,6 +119,12 @@ def _add_device(
     out: Out = None,
     certificate: CertificateFile = None,
     csr: CsrFile = None,
+    display_name: DisplayName = None,
+    type_name: Type = None,
+    site: Site = None,
+    notes: Notes = None,
+    attributes: Attributes = None,
+    tags: Tags = None,
     state: StateOption = None,
     config: ConfigOption = None,
     *,
@@ -124,7 +132,85 @@ def _add_device(
 ) -> None:
     """Register a device: with a new key and certificate in --out, or from --csr or --certificate."""
     on = target(context, state, config)
-    _add(on, "devices", name, out, certificate, csr, {}, as_json=as_json)
+    known = given_only(display_name=display_name, type=type_name, site=site, notes=notes, tags=tags)
+    known["attributes"] = attributes_of(attributes or [])
+    _add(on, "devices", name, out, certificate, csr, known, as_json=as_json)
+
+
+def _list_devices(
+    context: typer.Context,
+    query: QueryOption = "",
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List devices, all or those that a query finds."""
+    _print_list(target(context, state, config), "devices", _DEVICE_COLUMNS, query, as_json=as_json)
+
+
+def _list_applications(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """List them all."""
+    _print_list(target(context, state, config), "applications", _COLUMNS, "", as_json=as_json)
+
+
+def _count_devices(
+    context: typer.Context,
+    query: QueryOption = "",
+    by: Annotated[
+        str | None, typer.Option(help="type, site, state, tag, connected or attributes.KEY.", show_default=False)
+    ] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Count devices that a query finds, all together or by a field."""
+    params = given_only(query=query, by=by)
+    found = run(_call(target(context, state, config), "GET", "/device-counts", params=params))
+    if as_json:
+        print_json(found)
+    elif by is None:
+        sys.stdout.write(f"{found[0]['count']}\n")
+    else:
+        print_table((by, "count"), [{by: row["value"], "count": row["count"]} for row in found])
+
+
+def _set_device(
+    context: typer.Context,
+    name: Name,
+    display_name: DisplayName = None,
+    type_name: Type = None,
+    site: Site = None,
+    notes: Notes = None,
+    attributes: Attributes = None,
+    tags: Tags = None,
+    without: Annotated[list[str] | None, typer.Option("--without", help="KEY of an attribute to remove.")] = None,
+    if_version: Annotated[
+        int | None, typer.Option(help="Only if this is still its version.", show_default=False)
+    ] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what is known about a device; tags, where given, are all it is to have."""
+    if no_tags and tags:
+        raise ArgumentError("--tag and --no-tags exclude each other")
+    change = given_only(
+        display_name=display_name, type=type_name, site=site, notes=notes, tags=[] if no_tags else tags or None
+    )
+    change["attributes"] = {**dict.fromkeys(without or []), **attributes_of(attributes or [])}
+    headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
+    on = target(context, state, config)
+    found = run(_call(on, "PATCH", f"/devices/{name}", json=change, headers=headers))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{name} is version {found['version']}")
 
 
 def _add_application(
@@ -212,20 +298,29 @@ def publish_lines(on: Target, name: str, out: Path) -> list[str]:
     return [shlex.join(mosquitto), *(shlex.join([sys.executable, "-c", code]) for code in (paho, aiomqtt))]
 
 
-async def list_all(owner: Api, plural: str) -> list[dict[str, Any]]:
-    """Fetch all pages."""
+async def list_all(owner: Api, plural: str, query: str = "") -> list[dict[str, Any]]:
+    """Fetch all pages. `query`: of devices."""
     found: list[dict[str, Any]] = []
     after: str | None = ""
+    asked = {"query": query} if query else {}
     while after is not None:
-        page = await owner.call("GET", f"/{plural}", params={"after": after})
+        page = await owner.call("GET", f"/{plural}", params={"after": after, **asked})
         found += page["items"]
         after = page["next"]
     return found
 
 
-async def _list(on: Target, plural: str) -> list[dict[str, Any]]:
+def _print_list(on: Target, plural: str, columns: tuple[str, ...], query: str, *, as_json: bool) -> None:
+    found = run(_list(on, plural, query))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(columns, [{**member, "certificates": len(member["certificates"])} for member in found])
+
+
+async def _list(on: Target, plural: str, query: str) -> list[dict[str, Any]]:
     async with api(on) as owner:
-        return await list_all(owner, plural)
+        return await list_all(owner, plural, query)
 
 
 async def _call(on: Target, method: str, path: str, **arguments: Any) -> Any:

@@ -12,9 +12,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from fleetgate import __version__
 from fleetgate.core import Core
-from fleetgate.http import devices, mqtt, problems, quarantine, telemetry
+from fleetgate.http import devices, groups, mqtt, problems, quarantine, telemetry, types
 
-_FEATURES = (devices, telemetry, quarantine, mqtt)
+_FEATURES = (devices, types, groups, telemetry, quarantine, mqtt)
 """Each has `router(core)`."""
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]

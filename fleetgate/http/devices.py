@@ -1,29 +1,35 @@
-"""Devices and applications: add, look at, disable, enable, revoke, delete."""
+"""Devices and applications: add, look at, change, move on in their life, delete; find and count devices by a query."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from fleet.authority import read_certificate, read_request
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
-from fleet.registry import Member, Status
+from fleet.registry import Member, State
+from fleet.registry.details import NOTHING, Details
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
+from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 
 Name = Annotated[str, Path(max_length=128)]
+Value = StrictStr | StrictBool | StrictInt | StrictFloat
 _PEM_BYTES = 64 * 1024
 _PURGE_ROWS = 200
+_LIMIT = 200
 
 
-class NewDevice(BaseModel):
-    """A device to register, with exactly one of `csr` (a certificate is issued) and `certificate` (made elsewhere)."""
+class NewMember(BaseModel):
+    """What is to be registered: with `csr` (a certificate is issued) or `certificate` (made elsewhere), not both."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
@@ -31,11 +37,34 @@ class NewDevice(BaseModel):
     certificate: str | None = Field(None, max_length=_PEM_BYTES, description="certificate, PEM")
 
 
-class NewApplication(NewDevice):
+class NewApplication(NewMember):
     """A back end to register, and the topic filters it may use."""
 
     publish: list[str] = []
     subscribe: list[str] = []
+
+
+class NewDevice(NewMember):
+    """A device to register, and what is known about it."""
+
+    display_name: str = ""
+    type: str = ""
+    site: str = ""
+    notes: str = ""
+    attributes: dict[str, Value] = {}
+    tags: list[str] = []
+
+
+class DeviceChange(BaseModel):
+    """What is to be different about a device [RFC 7396]: an attribute that is null goes; tags are all it is to have."""
+
+    model_config = ConfigDict(extra="forbid")
+    display_name: str | None = None
+    type: str | None = None
+    site: str | None = None
+    notes: str | None = None
+    attributes: dict[str, Value | None] | None = None
+    tags: list[str] | None = None
 
 
 class CertificateView(BaseModel):
@@ -53,7 +82,8 @@ class MemberView(BaseModel):
 
     name: str
     kind: str
-    status: str
+    state: str
+    version: int
     connected: bool
     last_seen: str | None
     created: str
@@ -63,7 +93,31 @@ class MemberView(BaseModel):
     certificates: list[CertificateView]
 
 
-class Page(BaseModel):
+class DeviceView(MemberView):
+    """A device, and what is known about it."""
+
+    display_name: str
+    type: str
+    site: str
+    notes: str
+    attributes: dict[str, Value]
+    tags: list[str]
+
+
+class OneDevice(DeviceView):
+    """A device, and the groups it is in by itself."""
+
+    groups: list[str]
+
+
+class Devices(BaseModel):
+    """Some of a list; `next` is the value of `after` for the rest, null at the end."""
+
+    items: list[DeviceView]
+    next: str | None
+
+
+class Applications(BaseModel):
     """Some of a list; `next` is the value of `after` for the rest, null at the end."""
 
     items: list[MemberView]
@@ -71,9 +125,9 @@ class Page(BaseModel):
 
 
 class Added(BaseModel):
-    """What was registered, and what belongs on the device."""
+    """What was registered, and what belongs on it."""
 
-    device: MemberView
+    device: OneDevice | MemberView
     certificate: str
     ca: str
 
@@ -85,46 +139,109 @@ class Deleted(BaseModel):
     purged: int
 
 
+class Count(BaseModel):
+    """How many; `value` is that of the field that is counted by, null where all are counted together."""
+
+    value: str | None
+    count: int
+
+
 def router(core: Core) -> APIRouter:
     """Build the routes of this feature."""
     routes = APIRouter()
-    for kind, plural, model in (
-        (Kind.DEVICE, "devices", NewDevice),
-        (Kind.APPLICATION, "applications", NewApplication),
-    ):
-        _add_routes(routes, core, kind, plural, model)
+    _device_routes(routes, core)
+    _application_routes(routes, core)
+    _life_routes(routes, core, Kind.DEVICE, "devices")
+    _life_routes(routes, core, Kind.APPLICATION, "applications")
     return routes
 
 
-def _add_routes(routes: APIRouter, core: Core, kind: Kind, plural: str, model: type[NewDevice]) -> None:
-    registry = core.registry
+def _device_routes(routes: APIRouter, core: Core) -> None:
+    @routes.get("/devices", summary="List devices, all or those that a query finds")
+    async def list_devices(
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=_LIMIT)] = _LIMIT,
+        query: Annotated[str, Query(description="fleet query; empty: all")] = "",
+    ) -> Devices:
+        names = await core.inventory.find(query, after, limit)
+        members = [member for name in names if (member := core.registry.find(Kind.DEVICE, name)) is not None]
+        return Devices(items=await _device_views(core, members), next=names[-1] if len(names) == limit else None)
 
-    @routes.get(f"/{plural}", summary=f"List {plural}", name=f"list_{plural}")
-    async def listed(after: str = "", limit: Annotated[int, Query(ge=1, le=200)] = 200) -> Page:
-        found = registry.page(kind, after, limit)
-        return Page(
-            items=[_view(core, member) for member in found], next=found[-1].name if len(found) == limit else None
+    @routes.get("/device-counts", summary="Count devices, all together or by a field")
+    async def count_devices(
+        query: Annotated[str, Query(description="fleet query; empty: all")] = "",
+        by: Annotated[str | None, Query(description="type, site, state, tag, connected or attributes.KEY")] = None,
+    ) -> list[Count]:
+        if by is None:
+            return [Count(value=None, count=await core.inventory.count(query))]
+        return [Count(value=value, count=count) for value, count in await core.inventory.count_by(query, by)]
+
+    @routes.post("/devices", status_code=201, summary="Register a device")
+    async def add_device(new: NewDevice) -> Added:
+        details = core.inventory.check(
+            Details(new.display_name, new.type, new.site, new.notes, new.attributes, tuple(new.tags))
         )
+        member, pem = await _add(core, Kind.DEVICE, new, details=details)
+        return Added(device=await _one(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
 
-    @routes.post(f"/{plural}", status_code=201, summary=f"Register one of the {plural}", name=f"add_{plural}")
-    async def add(new: model) -> Added:  # type: ignore[valid-type]  # one of two models, chosen above
-        return await _add(core, kind, new)
+    @routes.get("/devices/{name}", summary="Show a device")
+    async def show_device(name: Name, response: Response) -> OneDevice:
+        return with_version(response, await _one(core, core.registry.get(Kind.DEVICE, name)))
 
-    @routes.get(f"/{plural}/{{name}}", summary=f"Show one of the {plural}", name=f"show_{plural}")
-    async def show(name: Name) -> MemberView:
-        return _view(core, registry.get(kind, name))
+    @routes.patch("/devices/{name}", summary="Change what is known about a device")
+    async def change_device(
+        name: Name, change: DeviceChange, response: Response, if_match: IfMatch = None
+    ) -> OneDevice:
+        member = await core.inventory.update(name, partial(_changed, change), expected_version(if_match))
+        return with_version(response, await _one(core, member))
 
-    @routes.post(f"/{plural}/{{name}}/disable", summary="Refuse its connections", name=f"disable_{plural}")
-    async def disable(name: Name) -> MemberView:
-        return _view(core, await registry.set_status(kind, name, Status.DISABLED))
 
-    @routes.post(f"/{plural}/{{name}}/enable", summary="Let it in again", name=f"enable_{plural}")
-    async def enable(name: Name) -> MemberView:
-        return _view(core, await registry.set_status(kind, name, Status.ACTIVE))
+def _application_routes(routes: APIRouter, core: Core) -> None:
+    @routes.get("/applications", summary="List applications")
+    async def list_applications(
+        after: str = "", limit: Annotated[int, Query(ge=1, le=_LIMIT)] = _LIMIT
+    ) -> Applications:
+        found = core.registry.page(Kind.APPLICATION, after, limit)
+        items = [_member_view(core, member) for member in found]
+        return Applications(items=items, next=found[-1].name if len(found) == limit else None)
 
-    @routes.post(f"/{plural}/{{name}}/revoke", summary="Revoke its certificates for good", name=f"revoke_{plural}")
-    async def revoke(name: Name) -> MemberView:
-        return _view(core, await registry.revoke(kind, name))
+    @routes.post("/applications", status_code=201, summary="Register an application")
+    async def add_application(new: NewApplication) -> Added:
+        member, pem = await _add(core, Kind.APPLICATION, new, new.publish, new.subscribe)
+        return Added(device=_member_view(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
+
+    @routes.get("/applications/{name}", summary="Show an application")
+    async def show_application(name: Name, response: Response) -> MemberView:
+        return with_version(response, _member_view(core, core.registry.get(Kind.APPLICATION, name)))
+
+
+def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None:
+    registry = core.registry
+    view = OneDevice if kind is Kind.DEVICE else MemberView
+
+    async def shown(member: Member, response: Response) -> MemberView:
+        found = await _one(core, member) if kind is Kind.DEVICE else _member_view(core, member)
+        return with_version(response, found)
+
+    def _state_route(action: str, state: State, summary: str) -> None:
+        @routes.post(f"/{plural}/{{name}}/{action}", summary=summary, name=f"{action}_{plural}", response_model=view)
+        async def act(name: Name, response: Response, if_match: IfMatch = None) -> MemberView:
+            return await shown(
+                await registry.set_state(kind, name, state, expected=expected_version(if_match)), response
+            )
+
+    _state_route("disable", State.SUSPENDED, "Refuse its connections")
+    _state_route("enable", State.ACTIVE, "Let it in again")
+    _state_route("retire", State.RETIRED, "Refuse its connections for good")
+
+    @routes.post(
+        f"/{plural}/{{name}}/revoke",
+        summary="Revoke its certificates for good",
+        name=f"revoke_{plural}",
+        response_model=view,
+    )
+    async def revoke(name: Name, response: Response) -> MemberView:
+        return await shown(await registry.revoke(kind, name), response)
 
     @routes.delete(f"/{plural}/{{name}}", summary="Take it out of the fleet", name=f"delete_{plural}")
     async def delete(name: Name, *, purge: bool = False) -> Deleted:
@@ -135,7 +252,15 @@ def _add_routes(routes: APIRouter, core: Core, kind: Kind, plural: str, model: t
         return Deleted(name=name, purged=purged)
 
 
-async def _add(core: Core, kind: Kind, new: NewDevice) -> Added:
+async def _add(
+    core: Core,
+    kind: Kind,
+    new: NewMember,
+    publish: Sequence[str] = (),
+    subscribe: Sequence[str] = (),
+    details: Details = NOTHING,
+) -> tuple[Member, str]:
+    """Register; returns the member, and its certificate as PEM."""
     check_name(new.name)
     if (new.csr is None) == (new.certificate is None):
         raise ArgumentError("csr, certificate: exactly one of them is needed")
@@ -144,10 +269,8 @@ async def _add(core: Core, kind: Kind, new: NewDevice) -> Added:
     else:
         certificate = read_certificate((new.certificate or "").encode())
     _check_identity(core, kind, new.name, certificate)
-    filters = (new.publish, new.subscribe) if isinstance(new, NewApplication) else ((), ())
-    member = await core.registry.add(kind, new.name, certificate, *filters)
-    pem = certificate.public_bytes(Encoding.PEM).decode()
-    return Added(device=_view(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
+    member = await core.registry.add(kind, new.name, certificate, publish, subscribe, details)
+    return member, certificate.public_bytes(Encoding.PEM).decode()
 
 
 def _check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certificate) -> None:
@@ -162,19 +285,64 @@ def _check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certifi
         )
 
 
-def _view(core: Core, member: Member) -> MemberView:
-    account = core.ledger.accounts.get(member.name)
-    return MemberView(
-        name=member.name,
-        kind=member.kind,
-        status=member.status,
-        connected=account is not None and account.connections > 0,
-        last_seen=iso(account.last_seen) if account is not None and account.last_seen else None,
-        created=iso(member.created),
-        updated=iso(member.updated),
-        publish=list(member.rights.publish),
-        subscribe=list(member.rights.subscribe),
-        certificates=[
+def _changed(change: DeviceChange, known: Details) -> Details:
+    def text(now: str, to_be: str | None) -> str:
+        return now if to_be is None else to_be
+
+    return Details(
+        text(known.display_name, change.display_name),
+        text(known.type, change.type),
+        text(known.site, change.site),
+        text(known.notes, change.notes),
+        _merged(known.attributes, change.attributes or {}),
+        known.tags if change.tags is None else tuple(change.tags),
+    )
+
+
+def _merged(known: Mapping[str, Value], change: Mapping[str, Value | None]) -> dict[str, Value]:
+    return {key: value for key, value in {**known, **change}.items() if value is not None}
+
+
+async def _device_views(core: Core, members: Sequence[Member]) -> list[DeviceView]:
+    details = await core.inventory.details([member.name for member in members])
+    return [DeviceView(**_device_fields(core, member, details.get(member.name, NOTHING))) for member in members]
+
+
+async def _one(core: Core, member: Member) -> OneDevice:
+    details = (await core.inventory.details([member.name])).get(member.name, NOTHING)
+    return OneDevice(**_device_fields(core, member, details), groups=await core.groups.of(member.name))
+
+
+def _device_fields(core: Core, member: Member, details: Details) -> dict[str, Any]:
+    return {
+        **_member_fields(core, member),
+        "display_name": details.display_name,
+        "type": details.type,
+        "site": details.site,
+        "notes": details.notes,
+        "attributes": dict(details.attributes),
+        "tags": list(details.tags),
+    }
+
+
+def _member_view(core: Core, member: Member) -> MemberView:
+    return MemberView(**_member_fields(core, member))
+
+
+def _member_fields(core: Core, member: Member) -> dict[str, Any]:
+    last_seen = core.presence.last_seen(member.name)
+    return {
+        "name": member.name,
+        "kind": member.kind,
+        "state": member.state,
+        "version": member.version,
+        "connected": core.presence.connected(member.name),
+        "last_seen": iso(last_seen) if last_seen is not None else None,
+        "created": iso(member.created),
+        "updated": iso(member.updated),
+        "publish": list(member.rights.publish),
+        "subscribe": list(member.rights.subscribe),
+        "certificates": [
             CertificateView(
                 fingerprint=entry.fingerprint,
                 serial=entry.serial,
@@ -184,4 +352,4 @@ def _view(core: Core, member: Member) -> MemberView:
             )
             for entry in core.registry.certificates(member)
         ],
-    )
+    }

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from fleet.errors import ConflictError, FleetError, NotFoundError
+from fleet.registry.query import QueryError as FleetQueryError
 from fleetgate.errors import ArgumentError
 from fleetgate.tls import TlsReloadError
 from ingester.errors import QueryError, StoreError
@@ -39,7 +40,8 @@ def install(app: FastAPI) -> None:
 
     async def known(_request: Request, error: Exception) -> JSONResponse:
         status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
-        return problem(status, str(error))
+        more: dict[str, Any] = {"column": error.column} if isinstance(error, FleetQueryError) else {}
+        return problem(status, str(error), **more)
 
     async def by_status(_request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.identity import IdentityError, Kind, check_key
-from fleet.registry import Status
+from fleet.registry import State
 from tests.broker_plugins.engine.client import V5, Client, Served, served
 from tests.fleet.pki import NOW, certificate, key, key_pem, pem
 from tests.waiting import until
@@ -143,11 +143,11 @@ async def test_the_registry_file_is_locked(tmp_path):
         async with await gate.open("stranger") as client:
             assert (await client.connect("pump")).reason != 0
         with pytest.raises(SQLAlchemyError):
-            await gate.core.registry.set_status(Kind.DEVICE, "pump", Status.DISABLED)
+            await gate.core.registry.set_state(Kind.DEVICE, "pump", State.SUSPENDED)
         async with await gate.client("pump") as client:
             await client.silent()
         other.execute("ROLLBACK")
         other.close()
-        await gate.core.registry.set_status(Kind.DEVICE, "pump", Status.DISABLED)
+        await gate.core.registry.set_state(Kind.DEVICE, "pump", State.SUSPENDED)
         async with await gate.open("pump") as client:
             assert (await client.connect("pump")).reason != 0

@@ -10,7 +10,12 @@ import pytest
 TARGETS = {
     "fleet.db": (
         "import sys; from pathlib import Path; from fleet.registry.schema import migrate; migrate(Path(sys.argv[1]))",
-        [{"members", "certificates", "alembic_version"}],
+        [
+            {
+                *("members", "certificates", "alembic_version"),
+                *("attributes", "tags", "groups", "group_devices", "types", "seen"),
+            }
+        ],
     ),
     "journal.db": (
         "import sys; from pathlib import Path; from ingester.sqlite.schema import migrate; migrate(Path(sys.argv[1]))",

@@ -1,11 +1,14 @@
 """Who belongs to the fleet."""
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from fleet.errors import ConflictError, InvalidNameError, NotFoundError, StateError
 from fleet.identity import Kind, Rules, identify
 from fleet.policy.rights import InvalidFilterError
-from fleet.registry import Refused, Registry, Status
+from fleet.registry import Refused, Registry, State
 from tests.fleet.pki import NOW, certificate, der
 
 
@@ -63,13 +66,13 @@ async def test_life_of_a_device(tmp_path):
     first, second = named("a"), named("a")
     seen = []
     async with Registry(tmp_path / "fleet.db") as registry:
-        registry.changed.append(lambda member: seen.append((member.name, member.status)))
+        registry.changed.append(lambda member: seen.append((member.name, member.state)))
         await registry.add(Kind.DEVICE, "a", first)
-        await registry.set_status(Kind.DEVICE, "a", Status.DISABLED)
+        await registry.set_state(Kind.DEVICE, "a", State.SUSPENDED)
         assert refusal(registry, first) == "disabled"
     async with Registry(tmp_path / "fleet.db") as registry:
         assert refusal(registry, first) == "disabled"
-        await registry.set_status(Kind.DEVICE, "a", Status.ACTIVE)
+        await registry.set_state(Kind.DEVICE, "a", State.ACTIVE)
         assert registry.admit(who(first)).name == "a"
         await registry.revoke(Kind.DEVICE, "a")
         assert refusal(registry, first) == "revoked"
@@ -83,7 +86,7 @@ async def test_life_of_a_device(tmp_path):
             await registry.add(Kind.DEVICE, "a", second)
         with pytest.raises(NotFoundError):
             registry.get(Kind.DEVICE, "a")
-    assert seen == [("a", Status.ACTIVE), ("a", Status.DISABLED)]
+    assert seen == [("a", State.REGISTERED), ("a", State.SUSPENDED)]
 
 
 async def test_conflicts_and_bad_input_change_nothing(registry):
@@ -149,3 +152,28 @@ async def test_the_migrations_make_the_schema_of_the_tables(tmp_path):
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+async def test_the_first_schema_is_brought_up_to_date(tmp_path):
+    """Members keep their names, states and certificates."""
+    path = tmp_path / "fleet.db"
+    made = named("a")
+    async with Registry(path) as registry:
+        for name, its in (("a", made), ("b", named("b"))):
+            await registry.add(Kind.DEVICE, name, its)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for table in ("attributes", "tags", "groups", "group_devices", "types", "seen"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.executescript(
+            "DROP INDEX members_by_type; DROP INDEX members_by_site;"
+            "ALTER TABLE members DROP COLUMN version; ALTER TABLE members DROP COLUMN display_name;"
+            "ALTER TABLE members DROP COLUMN type; ALTER TABLE members DROP COLUMN site;"
+            "ALTER TABLE members DROP COLUMN notes; ALTER TABLE members RENAME COLUMN state TO status;"
+            "UPDATE members SET status = CASE name WHEN 'a' THEN 'active' ELSE 'disabled' END;"
+            "UPDATE alembic_version SET version_num = '0001'"
+        )
+    async with Registry(path) as registry:
+        assert registry.admit(who(made)).name == "a"
+        assert registry.get(Kind.DEVICE, "a").state is State.ACTIVE
+        assert registry.get(Kind.DEVICE, "b").state is State.SUSPENDED
+        assert registry.get(Kind.DEVICE, "b").version == 1

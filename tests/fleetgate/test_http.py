@@ -97,8 +97,8 @@ async def test_a_device_from_csr_to_deletion(client, core):
     assert ([item["name"] for item in page["items"]], page["next"]) == (["pump-1"], "pump-1")
     page = (await client.get("/api/v1/devices", params={"after": "pump-1"})).json()
     assert ([item["name"] for item in page["items"]], page["next"]) == (["pump-2"], None)
-    for action, status in (("disable", "disabled"), ("enable", "active"), ("revoke", "active")):
-        assert (await client.post(f"/api/v1/devices/pump-1/{action}")).json()["status"] == status
+    for action, status in (("disable", "suspended"), ("enable", "active"), ("revoke", "active")):
+        assert (await client.post(f"/api/v1/devices/pump-1/{action}")).json()["state"] == status
     shown = (await client.get("/api/v1/devices/pump-1")).json()
     assert [entry["status"] for entry in shown["certificates"]] == ["revoked"]
     await store(core, "pump-1", b'{"v": 1}', b'{"v": 2}')

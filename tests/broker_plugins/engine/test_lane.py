@@ -7,7 +7,7 @@ import pytest
 from broker_plugins.engine.packets import V5, V311, Ack, Disconnect, Kind, Publish, Subscribe, Subscription, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
-from fleet.registry import Status
+from fleet.registry import State
 from tests.broker_plugins.engine.client import BOTH, Client, Served, served
 from tests.broker_plugins.engine.conftest import out_of_order
 from tests.waiting import until
@@ -241,7 +241,7 @@ async def test_rights_that_change_count_at_once(gate: Served):
     async with await gate.client("a") as client:
         await client.publish(TOPIC)
         assert next(iter(gate.engine.connections.values())).routes
-        await gate.core.registry.set_status(Who.DEVICE, "a", Status.DISABLED)
+        await gate.core.registry.set_state(Who.DEVICE, "a", State.SUSPENDED)
         await client.send(*numbered(3))
         assert (await client.closed()).reason == Reason.ADMINISTRATIVE_ACTION
     assert len(await gate.fields("a")) == 1

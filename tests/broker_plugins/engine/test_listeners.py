@@ -16,7 +16,7 @@ from broker_plugins.engine.packets import V5, V311, Connect, Publish, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.authority import read_request, signing_request
 from fleet.identity import Kind as Who
-from fleet.registry import Status
+from fleet.registry import State
 from fleetgate.errors import SettingsError
 from tests.broker_plugins.engine.client import Client, Served, served
 from tests.fleet.pki import certificate, key, key_pem, pem
@@ -38,7 +38,7 @@ async def test_live_connections_end_within_a_second(tmp_path, change: str):
             if change == "revoke":
                 await registry.revoke(Who.DEVICE, "a")
             elif change == "disable":
-                await registry.set_status(Who.DEVICE, "a", Status.DISABLED)
+                await registry.set_state(Who.DEVICE, "a", State.SUSPENDED)
             else:
                 await registry.delete(Who.DEVICE, "a")
             assert (await device.closed()).reason == Reason.ADMINISTRATIVE_ACTION

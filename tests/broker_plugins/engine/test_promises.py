@@ -12,7 +12,7 @@ from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.packets import V5, V311, Ack, Connect, Disconnect, Kind, Pingreq, Publish, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
-from fleet.registry.model import Status
+from fleet.registry.model import State
 from tests.broker_plugins.engine.client import Served, served, will
 from tests.waiting import until
 
@@ -136,7 +136,7 @@ async def test_retained_messages_of_who_may_not_publish_any_more(tmp_path, chang
         if change == "delete":
             await gate.core.registry.delete(Who.DEVICE, "a")
         else:
-            await gate.core.registry.set_status(Who.DEVICE, "a", Status.DISABLED)
+            await gate.core.registry.set_state(Who.DEVICE, "a", State.SUSPENDED)
     for _ in range(2):
         async with served(tmp_path / "gate") as gate, await gate.client("back") as back:
             await back.subscribe("devices/+/events")

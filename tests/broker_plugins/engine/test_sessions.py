@@ -18,7 +18,7 @@ from broker_plugins.engine.packets import (
 )
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
-from fleet.registry import Status
+from fleet.registry import State
 from tests.broker_plugins.engine.client import BOTH, Client, Served, served, will
 from tests.waiting import until
 
@@ -448,9 +448,9 @@ async def test_what_waits_is_not_delivered_to_who_lost_the_right(gate: Served):
     async with await gate.client("a", V311, clean=False) as device:
         await device.subscribe("devices/a/#", 1)
     await until(lambda: "a" not in gate.engine.connections)
-    await gate.core.registry.set_status(Who.DEVICE, "a", Status.DISABLED)
+    await gate.core.registry.set_state(Who.DEVICE, "a", State.SUSPENDED)
     await command(gate, b"secret", 1)
-    await gate.core.registry.set_status(Who.DEVICE, "a", Status.ACTIVE)
+    await gate.core.registry.set_state(Who.DEVICE, "a", State.ACTIVE)
     async with await gate.client("a", V311, clean=False) as device:
         await device.silent()
     await gate.core.registry.delete(Who.DEVICE, "a")

@@ -1,0 +1,124 @@
+"""Inventory: what is known about devices, and the queries that find and count them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fleet.identity import Kind
+from fleet.registry.details import Details, InvalidDetailsError, check_details, check_required
+from fleet.registry.group_service import Groups
+from fleet.registry.model import Member
+from fleet.registry.query.statement import DEVICES, grouping
+from fleet.registry.records import attribute_rows, attribute_value, tag_rows
+from fleet.registry.schema import attributes, members, tags
+from fleet.registry.service import Registry
+from fleet.registry.type_service import Types
+
+_CHUNK = 500
+
+
+class Inventory:
+    """Details of devices, in fleet.db."""
+
+    def __init__(self, registry: Registry, types: Types, groups: Groups) -> None:
+        self._registry = registry
+        self._database = registry.database
+        self._types = types
+        self._groups = groups
+
+    def check(self, details: Details) -> Details:
+        """Return details that may be written: the type is known, and its devices have what it requires.
+
+        Raises InvalidDetailsError.
+        """
+        found = check_details(details)
+        if found.type:
+            if (known := self._types.find(found.type)) is None:
+                raise InvalidDetailsError(f"type: no type named {found.type!r}")
+            check_required(known.name, known.required, found.attributes)
+        return found
+
+    async def details(self, names: Sequence[str]) -> dict[str, Details]:
+        """What is known about devices, by name; a name that no device has is left out."""
+        found: dict[str, Details] = {}
+        async with self._database.reading() as connection:
+            for start in range(0, len(names), _CHUNK):
+                found |= await _read(connection, names[start : start + _CHUNK])
+        return found
+
+    async def update(self, name: str, become: Callable[[Details], Details], expected: int | None = None) -> Member:
+        """Change what is known about a device: `become` makes what is to be known of what is.
+
+        Raises NotFoundError, StaleError, InvalidDetailsError.
+        """
+
+        async def write(connection: AsyncConnection) -> None:
+            known = await _read(connection, [name])
+            found = self.check(become(known[name]))
+            for table in (attributes, tags):
+                await connection.execute(table.delete().where(table.c.device == name))
+            if rows := attribute_rows(name, found.attributes):
+                await connection.execute(attributes.insert(), rows)
+            if rows := tag_rows(name, found.tags):
+                await connection.execute(tags.insert(), rows)
+            await connection.execute(
+                members.update()
+                .where(DEVICES, members.c.name == name)
+                .values(display_name=found.display_name, type=found.type, site=found.site, notes=found.notes)
+            )
+
+        return await self._registry.change(Kind.DEVICE, name, write=write, expected=expected)
+
+    async def find(self, query: str, after: str, limit: int) -> list[str]:
+        """Names of the devices that a query finds, in order, the first `limit` behind `after`. Raises QueryError."""
+        statement = (
+            select(members.c.name)
+            .where(DEVICES, members.c.name > after, self._groups.condition(query))
+            .order_by(members.c.name)
+            .limit(limit)
+        )
+        async with self._database.reading() as connection:
+            return [str(name) for name in (await connection.execute(statement)).scalars()]
+
+    async def count(self, query: str) -> int:
+        """How many devices a query finds. Raises QueryError."""
+        statement = select(func.count()).select_from(members).where(DEVICES, self._groups.condition(query))
+        async with self._database.reading() as connection:
+            return int((await connection.execute(statement)).scalar_one())
+
+    async def count_by(self, query: str, field: str) -> list[tuple[str, int]]:
+        """How many of the devices that a query finds have each value of a field, the most first. Raises QueryError."""
+        column, table = grouping(field)
+        source = members if table is None else members.join(table, table.c.device == members.c.name)
+        statement = (
+            select(column, func.count())
+            .select_from(source)
+            .where(DEVICES, self._groups.condition(query))
+            .group_by(column)
+            .order_by(func.count().desc(), column)
+        )
+        async with self._database.reading() as connection:
+            return [(str(value), int(count)) for value, count in await connection.execute(statement)]
+
+
+async def _read(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Details]:
+    found_attributes: dict[str, dict[str, Any]] = {}
+    found_tags: dict[str, list[str]] = {}
+    for row in await connection.execute(attributes.select().where(attributes.c.device.in_(names))):
+        found_attributes.setdefault(row.device, {})[row.key] = attribute_value(row)
+    for row in await connection.execute(tags.select().where(tags.c.device.in_(names)).order_by(tags.c.tag)):
+        found_tags.setdefault(row.device, []).append(row.tag)
+    rows = await connection.execute(members.select().where(DEVICES, members.c.name.in_(names)))
+    return {
+        row.name: Details(
+            row.display_name,
+            row.type,
+            row.site,
+            row.notes,
+            found_attributes.get(row.name, {}),
+            tuple(found_tags.get(row.name, ())),
+        )
+        for row in rows
+    }

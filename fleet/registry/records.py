@@ -1,0 +1,95 @@
+"""Members, certificates and details as rows of fleet.db, and back."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Executable, Insert
+
+from fleet.identity import Kind
+from fleet.registry.details import Details, Value, ValueKind, kind_of
+from fleet.registry.model import Certificate, Member
+from fleet.registry.query import sort_key
+from fleet.registry.schema import attributes, certificates, group_devices, members, seen, tags
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(
+    found: Sequence[Member], entries: Iterable[Certificate], details: Iterable[Details]
+) -> Iterator[tuple[Insert, Rows]]:
+    """Yield the INSERTs of new members, and the rows of each; none without rows. One `details` a member."""
+    known = list(zip(found, details, strict=True))
+    tables = (
+        (members, [_member_row(member, one) for member, one in known]),
+        (certificates, [_certificate_row(entry) for entry in entries]),
+        (attributes, [row for member, one in known for row in attribute_rows(member.name, one.attributes)]),
+        (tags, [row for member, one in known for row in tag_rows(member.name, one.tags)]),
+    )
+    for table, rows in tables:
+        if rows:
+            yield table.insert(), rows
+
+
+def delete_of(kind: Kind, name: str) -> Iterator[Executable]:
+    """Yield the DELETEs of a member, and of all that is known about it. Its certificates stay."""
+    yield members.delete().where(members.c.kind == kind, members.c.name == name)
+    if kind is Kind.DEVICE:
+        for table in (attributes, tags, group_devices, seen):
+            yield table.delete().where(table.c.device == name)
+
+
+def attribute_rows(device: str, found: Mapping[str, Value]) -> Rows:
+    """Attributes as rows."""
+    return [
+        {
+            "device": device,
+            "key": key,
+            "kind": kind_of(value),
+            "text": value if isinstance(value, str) else json.dumps(value),
+            "number": value if kind_of(value) is ValueKind.NUMBER else None,
+            "sort": sort_key(value) if isinstance(value, str) else None,
+        }
+        for key, value in found.items()
+    ]
+
+
+def attribute_value(row: Any) -> Value:
+    """The value of an attribute's row."""
+    value: Value = row.text if row.kind == ValueKind.STRING else json.loads(row.text)
+    return value
+
+
+def tag_rows(device: str, found: Iterable[str]) -> Rows:
+    """Tags as rows."""
+    return [{"device": device, "tag": tag} for tag in found]
+
+
+def _member_row(member: Member, details: Details) -> dict[str, Any]:
+    return {
+        "kind": member.kind,
+        "name": member.name,
+        "state": member.state,
+        "created": member.created,
+        "updated": member.updated,
+        "publish": json.dumps(member.publish),
+        "subscribe": json.dumps(member.subscribe),
+        "version": member.version,
+        "display_name": details.display_name,
+        "type": details.type,
+        "site": details.site,
+        "notes": details.notes,
+    }
+
+
+def _certificate_row(entry: Certificate) -> dict[str, Any]:
+    return {
+        "fingerprint": entry.fingerprint,
+        "kind": entry.kind,
+        "name": entry.name,
+        "serial": entry.serial,
+        "not_before": entry.not_before,
+        "not_after": entry.not_after,
+        "status": entry.status,
+        "created": entry.created,
+    }

@@ -1,0 +1,108 @@
+"""`type`: device types, and what their devices must have."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleetgate.cli.details import given_only
+from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.errors import ArgumentError
+
+_COLUMNS = ("name", "required", "messages_per_minute", "description", "version")
+
+Name = Annotated[str, typer.Argument(help="Its name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    commands = typer.Typer(help="Device types, and what their devices must have.", no_args_is_help=True)
+    commands.command("list")(_list)
+    commands.command("show")(_show)
+    commands.command("set")(_set)
+    commands.command("delete")(_delete)
+    app.add_typer(commands, name="type")
+
+
+def _list(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """List them all."""
+    found = run(call(target(context, state, config), "GET", "/types"))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_COLUMNS, found)
+
+
+def _show(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one."""
+    _print(run(call(target(context, state, config), "GET", f"/types/{name}")), as_json=as_json)
+
+
+def _set(
+    context: typer.Context,
+    name: Name,
+    required: Annotated[
+        list[str] | None, typer.Option("--require", help="KEY=string, number or boolean; repeat for more.")
+    ] = None,
+    telemetry: Annotated[
+        Path | None, typer.Option(help="File with the JSON Schema of its telemetry.", show_default=False)
+    ] = None,
+    messages_per_minute: Annotated[
+        float | None, typer.Option(help="Messages expected of a device.", show_default=False)
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="What it is.", show_default=False)] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a type, or set it anew: what is not given is not required."""
+    body = given_only(
+        description=description,
+        required=dict(map(_requirement, required or [])),
+        telemetry=None if telemetry is None else _schema(telemetry),
+        messages_per_minute=messages_per_minute,
+    )
+    found = run(call(target(context, state, config), "PUT", f"/types/{name}", json=body))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"type {name} is version {found['version']}")
+
+
+def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
+    """Delete one that no device has."""
+    run(call(target(context, state, config), "DELETE", f"/types/{name}"))
+    say(f"deleted type {name}")
+
+
+def _requirement(text: str) -> tuple[str, str]:
+    key, equals, kind = text.partition("=")
+    if not key or not equals:
+        raise ArgumentError(f"--require: {text!r} is not KEY=string, KEY=number or KEY=boolean")
+    return key, kind
+
+
+def _schema(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ArgumentError(f"{path}: not JSON: {error}") from None
+
+
+def _print(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("", "value"), [{"": key, "value": value} for key, value in found.items()])

@@ -1,0 +1,112 @@
+"""`group`: groups of devices, static and by a query."""
+
+from typing import Annotated, Any
+
+import typer
+
+from fleetgate.cli.details import given_only
+from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+
+_COLUMNS = ("name", "parent", "query", "description", "version")
+
+Name = Annotated[str, typer.Argument(help="Its name.")]
+Devices = Annotated[list[str], typer.Argument(help="Names of devices.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    commands = typer.Typer(help="Groups of devices, static and by a query.", no_args_is_help=True)
+    commands.command("list")(_list)
+    commands.command("show")(_show)
+    commands.command("set")(_set)
+    commands.command("delete")(_delete)
+    commands.command("add")(_add)
+    commands.command("remove")(_remove)
+    app.add_typer(commands, name="group")
+
+
+def _list(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """List them all."""
+    found = run(call(target(context, state, config), "GET", "/groups"))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_COLUMNS, found)
+
+
+def _show(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one, and how many devices it has. Its devices: `device list --query group:NAME`."""
+    found = run(call(target(context, state, config), "GET", f"/groups/{name}"))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("", "value"), [{"": key, "value": value} for key, value in found.items()])
+
+
+def _set(
+    context: typer.Context,
+    name: Name,
+    query: Annotated[
+        str | None, typer.Option(help="Fleet query that says which devices it has.", show_default=False)
+    ] = None,
+    parent: Annotated[str | None, typer.Option(help="The group above it.", show_default=False)] = None,
+    description: Annotated[str | None, typer.Option(help="What it is.", show_default=False)] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a group, or set it anew: static, or with --query dynamic."""
+    body = given_only(query=query, parent=parent, description=description)
+    _tell(run(call(target(context, state, config), "PUT", f"/groups/{name}", json=body)), as_json=as_json)
+
+
+def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
+    """Delete one; its devices stay."""
+    run(call(target(context, state, config), "DELETE", f"/groups/{name}"))
+    say(f"deleted group {name}")
+
+
+def _add(
+    context: typer.Context,
+    name: Name,
+    devices: Devices,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Put devices into a static group."""
+    body = {"devices": devices}
+    _tell(run(call(target(context, state, config), "POST", f"/groups/{name}/devices", json=body)), as_json=as_json)
+
+
+def _remove(
+    context: typer.Context,
+    name: Name,
+    devices: Devices,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Take devices out of a static group."""
+    on, path = target(context, state, config), f"/groups/{name}/devices/remove"
+    _tell(run(call(on, "POST", path, json={"devices": devices})), as_json=as_json)
+
+
+def _tell(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        say(f"group {found['name']} has {found['devices']} devices")

@@ -1,0 +1,149 @@
+"""The API of the fleet: what is known about devices, types, groups, queries."""
+
+import pytest
+
+from fleet.authority import signing_request
+from fleetgate.http.devices import NewDevice
+from tests.fleetgate.test_http import client, core
+
+__all__ = ["client", "core"]
+
+
+async def add(client, name: str, **known):
+    _key, csr = signing_request(name)
+    answer = await client.post("/api/v1/devices", json={"name": name, "csr": csr.decode(), **known})
+    assert answer.status_code == 201, answer.text
+    return answer.json()["device"]
+
+
+async def test_what_is_known_about_a_device(client):
+    """Given when it is registered, changed in part, shown with its version in ETag."""
+    attributes = {"fw": "1.0", "n": 3, "on": True}
+    made = await add(client, "p1", display_name="Pump", site="hall", attributes=attributes, tags=["b", "a"])
+    assert (made["state"], made["version"], made["tags"], made["groups"]) == ("registered", 1, ["a", "b"], [])
+    assert made["attributes"] == attributes
+    change = {"attributes": {"fw": "1.1", "n": None}, "notes": "oiled"}
+    answer = await client.patch("/api/v1/devices/p1", json=change, headers={"If-Match": '"1"'})
+    assert (answer.status_code, answer.headers["ETag"]) == (200, '"2"')
+    shown = await client.get("/api/v1/devices/p1")
+    assert shown.json() == answer.json()
+    assert shown.headers["ETag"] == '"2"'
+    found = shown.json()
+    assert (found["attributes"], found["notes"], found["site"]) == ({"fw": "1.1", "on": True}, "oiled", "hall")
+    stale = await client.patch("/api/v1/devices/p1", json={"tags": []}, headers={"If-Match": '"1"'})
+    assert (stale.status_code, "version 2 by now" in stale.json()["detail"]) == (409, True)
+    assert (await client.patch("/api/v1/devices/p1", json={"tags": []})).json()["tags"] == []
+
+
+async def test_the_life_of_a_device(client):
+    """Each step by its name; a retired one stays so."""
+    await add(client, "p1")
+    for action, state in (("disable", "suspended"), ("enable", "active"), ("retire", "retired"), ("retire", "retired")):
+        answer = await client.post(f"/api/v1/devices/p1/{action}")
+        assert (answer.json()["state"], answer.status_code) == (state, 200)
+    assert (await client.post("/api/v1/devices/p1/enable")).status_code == 409
+    await add(client, "p2")
+    assert (await client.post("/api/v1/devices/p2/disable", headers={"If-Match": '"9"'})).status_code == 409
+    _key, csr = signing_request("back")
+    await client.post("/api/v1/applications", json={"name": "back", "csr": csr.decode(), "subscribe": ["a/#"]})
+    assert (await client.post("/api/v1/applications/back/disable")).json()["state"] == "suspended"
+    assert [item["name"] for item in (await client.get("/api/v1/applications")).json()["items"]] == ["back"]
+
+
+async def test_queries_find_and_count(client):
+    """Pages of what is found; counts by a field."""
+    for number in range(5):
+        await add(client, f"p{number}", attributes={"fw": f"1.{number}"}, tags=["odd"] if number % 2 else [])
+    asked = {"query": 'attributes.fw<"1.4" AND NOT tag:odd', "limit": 1}
+    page = (await client.get("/api/v1/devices", params=asked)).json()
+    assert ([item["name"] for item in page["items"]], page["next"]) == (["p0"], "p0")
+    page = (await client.get("/api/v1/devices", params={**asked, "after": "p0", "limit": 2})).json()
+    assert ([item["name"] for item in page["items"]], page["next"]) == (["p2"], None)
+    assert (await client.get("/api/v1/device-counts")).json() == [{"value": None, "count": 5}]
+    by_tag = await client.get("/api/v1/device-counts", params={"query": "name:p*", "by": "tag"})
+    assert by_tag.json() == [{"value": "odd", "count": 2}]
+    bad = await client.get("/api/v1/devices", params={"query": "tag:a tag:b"})
+    assert (bad.status_code, bad.json()["column"]) == (422, 7)
+    assert bad.json()["detail"].startswith("query, column 7: expected AND, OR or the end")
+
+
+async def test_types(client):
+    """Made, changed by version, required of devices, deleted when no device has it."""
+    body = {"required": {"fw": "string"}, "messages_per_minute": 6, "telemetry": {"type": "object"}}
+    made = await client.put("/api/v1/types/pump", json=body)
+    assert (made.status_code, made.headers["ETag"], made.json()["required"]) == (200, '"1"', {"fw": "string"})
+    again = await client.put("/api/v1/types/pump", json=body, headers={"If-Match": '"1"'})
+    assert again.json()["version"] == 2
+    assert (await client.put("/api/v1/types/pump", json=body, headers={"If-Match": '"1"'})).status_code == 409
+    assert (await client.get("/api/v1/types/pump")).json() == again.json()
+    assert (await client.get("/api/v1/types")).json() == [again.json()]
+    await add(client, "p1", type="pump", attributes={"fw": "1"})
+    missing = await client.patch("/api/v1/devices/p1", json={"attributes": {"fw": None}})
+    assert (missing.status_code, "attributes.fw" in missing.json()["detail"]) == (422, True)
+    assert (await client.delete("/api/v1/types/pump")).status_code == 409
+    await client.patch("/api/v1/devices/p1", json={"type": ""})
+    assert (await client.delete("/api/v1/types/pump")).json() == {"name": "pump"}
+    assert (await client.get("/api/v1/types/pump")).status_code == 404
+
+
+async def test_groups(client):
+    """Static and dynamic; how many devices they have now."""
+    for name in ("p1", "p2"):
+        await add(client, name, site="hall" if name == "p1" else "")
+    assert (await client.put("/api/v1/groups/all", json={})).json()["devices"] == 0
+    dynamic = await client.put("/api/v1/groups/hall", json={"parent": "all", "query": "site:hall"})
+    assert (dynamic.json()["devices"], dynamic.json()["version"]) == (1, 1)
+    put_in = await client.post("/api/v1/groups/all/devices", json={"devices": ["p2"]})
+    assert put_in.json()["devices"] == 2
+    assert (await client.get("/api/v1/devices/p1")).json()["groups"] == ["hall"]
+    taken = await client.post("/api/v1/groups/all/devices/remove", json={"devices": ["p2"]})
+    assert taken.json()["devices"] == 1
+    assert [item["name"] for item in (await client.get("/api/v1/groups")).json()] == ["all", "hall"]
+    assert (await client.get("/api/v1/groups/hall")).headers["ETag"] == '"1"'
+    assert (await client.delete("/api/v1/groups/all")).status_code == 409
+    for name in ("hall", "all"):
+        assert (await client.delete(f"/api/v1/groups/{name}")).json() == {"name": name}
+
+
+BAD = [
+    ("POST", "/devices", {"name": "a", "color": "red"}, 422, "color"),
+    ("POST", "/devices", {"name": "a", "attributes": {"a": [1]}}, 422, "attributes"),
+    ("POST", "/devices", {"name": "a", "type": "x"}, 422, "type: no type named 'x'"),
+    ("PATCH", "/devices/p1", {"attributes": {"a b": 1}}, 422, "attributes: the key 'a b'"),
+    ("PATCH", "/devices/p1", {"version": 1}, 422, "version"),
+    ("PATCH", "/devices/p1", {"display_name": "x" * 2000}, 422, "display_name"),
+    ("PATCH", "/devices/nobody", {}, 404, "nobody"),
+    ("GET", "/device-counts?by=name", None, 422, "counted by"),
+    ("PUT", "/types/pump", {"required": {"fw": "text"}}, 422, "required.fw"),
+    ("PUT", "/types/a%20b", {}, 422, "name"),
+    ("PUT", "/groups/g", {"query": "typo:1"}, 422, "column 1"),
+    ("PUT", "/groups/g", {"parent": "nowhere"}, 404, "nowhere"),
+    ("POST", "/groups/nowhere/devices", {"devices": ["p1"]}, 404, "nowhere"),
+    ("DELETE", "/groups/nowhere", None, 404, "nowhere"),
+]
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: f"{case[0]} {case[1]} {case[4]}")
+async def test_bad_input_names_the_place(client, case):
+    """One clear problem, and nothing half done."""
+    method, path, body, status, detail = case
+    made = await add(client, "p1")
+    answer = await client.request(method, f"/api/v1{path}", json=body)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert detail in answer.json()["detail"]
+    assert (await client.get("/api/v1/devices/p1")).json() == made
+    assert (await client.get("/api/v1/device-counts")).json()[0]["count"] == 1
+    assert (await client.get("/api/v1/groups")).json() == []
+
+
+async def test_a_version_that_is_none(client):
+    """If-Match takes an entity tag of ours."""
+    await add(client, "p1")
+    answer = await client.patch("/api/v1/devices/p1", json={}, headers={"If-Match": "2"})
+    assert (answer.status_code, "If-Match" in answer.json()["detail"]) == (422, True)
+    assert (await client.patch("/api/v1/devices/p1", json={}, headers={"If-Match": "*"})).status_code == 200
+
+
+def test_every_field_of_a_device_can_be_given():
+    """Whatever can be known can be said when it is registered."""
+    assert {"display_name", "type", "site", "notes", "attributes", "tags"} < set(NewDevice.model_fields)

@@ -1,0 +1,117 @@
+"""The fleet by its commands, with a real client: what is known, queries, groups, types, the life of a device."""
+
+import json
+import subprocess
+
+import pytest
+
+from tests.system.gate import Gate
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def gate(tmp_path):
+    with Gate(tmp_path) as found:
+        yield found
+
+
+def names(gate: Gate, query: str) -> list[str]:
+    return [item["name"] for item in gate.json("device", "list", "--query", query)]
+
+
+def test_a_fleet_by_its_commands(gate: Gate):
+    """Types, devices, groups and queries; every one with its --json, with a server and without."""
+    gate.run("type", "set", "pump", "--require", "fw=string", "--messages-per-minute", "6")
+    failed = gate.run("device", "add", "p1", "--type", "pump", "--out", str(gate.out), check=False)
+    assert failed.returncode != 0
+    assert failed.stderr == "fleetgate: attributes.fw: type pump requires it, a string\n"
+    known = ("--type", "pump", "--site", "hall-7", "--display-name", "Pump One", "--tag", "lab", "--tag", "old")
+    gate.run(
+        "device", "add", "p1", *known, "--attribute", "fw=1.3.9", "--attribute", "floor:=3", "--out", str(gate.out)
+    )
+    gate.run("device", "add", "p2", "--type", "pump", "--attribute", "fw=1.10.0", "--out", str(gate.out))
+    gate.run("device", "add", "v1", "--out", str(gate.out))
+    assert names(gate, 'type:pump AND attributes.fw<"1.4.0" AND connected:false AND NOT tag:new') == ["p1"]
+    shown = gate.json("device", "show", "p1")
+    assert (shown["attributes"], shown["tags"], shown["version"]) == ({"fw": "1.3.9", "floor": 3}, ["lab", "old"], 1)
+    changed = gate.json("device", "set", "p1", "--attribute", "fw=1.4.0", "--without", "floor", "--tag", "new")
+    assert (changed["attributes"], changed["tags"], changed["version"]) == ({"fw": "1.4.0"}, ["new"], 2)
+    stale = gate.run("device", "set", "p1", "--no-tags", "--if-version", "1", check=False)
+    assert (stale.returncode, "version 2 by now" in stale.stderr) == (1, True)
+    gate.stop()
+    assert gate.json("device", "count", "--by", "type") == [
+        {"value": "pump", "count": 2},
+        {"value": "", "count": 1},
+    ]
+    assert gate.run("device", "count", "--query", "tag:new").stdout == "1\n"
+    gate.run("group", "set", "all")
+    gate.run("group", "set", "pumps", "--query", "type:pump", "--parent", "all")
+    gate.run("group", "add", "all", "v1")
+    assert gate.json("group", "show", "all")["devices"] == 3
+    assert names(gate, "group:all AND NOT group:pumps") == ["v1"]
+    gate.run("group", "remove", "all", "v1")
+    assert gate.json("group", "show", "all")["devices"] == 2
+    assert [item["name"] for item in gate.json("group", "list")] == ["all", "pumps"]
+    assert gate.json("type", "list")[0]["required"] == {"fw": "string"}
+    assert gate.json("type", "show", "pump")["messages_per_minute"] == 6.0
+    for command in (("group", "delete", "pumps"), ("group", "delete", "all")):
+        gate.run(*command)
+    table = gate.run("device", "list").stdout
+    assert "hall-7" in table
+
+
+BAD = {
+    ("device", "list", "--query", "type:a tag:b"): "query, column 8: expected AND, OR or the end, not 'tag:b'",
+    ("device", "count", "--by", "colour"): "devices are counted by type, site",
+    ("device", "set", "p1", "--attribute", "fw"): "--attribute: 'fw' is neither KEY=TEXT nor KEY:=JSON",
+    ("device", "set", "p1", "--attribute", "n:=three"): "'three' is not JSON",
+    ("device", "set", "p1", "--tag", "a", "--no-tags"): "exclude each other",
+    ("device", "set", "p1", "--tag", "a b"): "tags: 'a b' is not",
+    ("device", "set", "nobody", "--tag", "a"): "no device named 'nobody'",
+    ("type", "set", "x", "--require", "fw"): "--require: 'fw' is not",
+    ("type", "set", "x", "--require", "fw=text"): "required.fw",
+    ("type", "delete", "x"): "no type named 'x'",
+    ("group", "set", "g", "--query", "group:g"): "would contain itself",
+    ("group", "add", "g", "p1"): "no group named 'g'",
+}
+
+
+def test_bad_input_is_one_clear_line(gate: Gate):
+    """With the place, a non-zero exit, and nothing half done."""
+    gate.add("p1")
+    before = gate.json("device", "show", "p1")
+    for command, problem in BAD.items():
+        done = gate.run(*command, check=False)
+        assert done.returncode != 0, command
+        assert problem in done.stderr, (command, done.stderr)
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == ""
+    assert gate.json("device", "show", "p1") == before
+
+
+def test_a_device_lives(gate: Gate, need):
+    """Registered; active once it was connected; suspended and retired end its connection, and refuse the next."""
+    need("mosquitto_sub", "mosquitto_pub")
+    gate.add("p1")
+    assert gate.json("device", "show", "p1")["state"] == "registered"
+    listening = gate.mosquitto("p1", "-t", "devices/p1/commands/#", program="mosquitto_sub")
+    client = subprocess.Popen(listening, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: names(gate, "connected:true AND state:active") == ["p1"])
+        gate.run("device", "disable", "p1")
+        wait_until(lambda: json.loads(gate.get("/api/v1/connections"))["items"] == [])
+        assert gate.publish("p1", "devices/p1/telemetry", "{}").returncode != 0
+        gate.run("device", "enable", "p1")
+        assert gate.publish("p1", "devices/p1/telemetry", '{"v": 1}').returncode == 0
+        gate.run("device", "retire", "p1")
+        assert gate.publish("p1", "devices/p1/telemetry", "{}").returncode != 0
+        assert gate.run("device", "enable", "p1", check=False).stderr.endswith("it can't become active\n")
+    finally:
+        client.kill()
+        client.wait()
+    assert gate.total("fleetgate_connects_total", outcome="refused", reason="retired") >= 1
+    gate.stop()
+    gate.start()
+    assert names(gate, "state:retired AND last_seen>now-1h") == ["p1"], "when it was seen is remembered"
