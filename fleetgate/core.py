@@ -21,6 +21,7 @@ from fleet.identity import Rules
 from fleet.presence import Presence
 from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.state import StateFolder, StateLock
+from fleetgate.operations import Operations
 from fleetgate.settings import Settings
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
@@ -58,6 +59,7 @@ class Core:
     metrics: CollectorRegistry
     exposition: Exposition
     sources: list[MqttSource]
+    operations: Operations
 
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
@@ -125,6 +127,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             metrics,
             Exposition(metrics, series),
             sources,
+            await stack.enter_async_context(Operations()),
         )
 
 

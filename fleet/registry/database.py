@@ -38,7 +38,8 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writing = asyncio.Lock()
+        self.writing = asyncio.Lock()
+        """Held by whoever writes, until what memory has of it is written too."""
         self._engine: AsyncEngine | None = None
         self.live: Live = _Unknown()
 
@@ -56,7 +57,13 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Write: the only one to do so until the block ends, all of it or nothing."""
-        async with self._writing, self._opened.begin() as connection:
+        async with self.writing, self.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """Write as `transaction` does, for who holds `writing`."""
+        async with self._opened.begin() as connection:
             yield connection
 
     @asynccontextmanager

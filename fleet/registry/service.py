@@ -7,7 +7,8 @@ committed, and then `changed` is called.
 import asyncio
 import json
 from bisect import bisect_right, insort
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from ingester.clock import Clock, now_us
 log = structlog.get_logger("fleetgate.fleet")
 
 _RETRY_SECONDS = 1.0
+_SLICE = 500
 
 Changed = Callable[[Member], None]
 """Called on the loop after a member or its certificates changed: the member as it is now, or was when deleted.
@@ -128,23 +130,23 @@ class Registry:
 
         Raises InvalidNameError, InvalidFilterError, or ConflictError when the name or the certificate is taken.
         """
-        (member,) = await self.add_all([New(kind, name, certificate, publish, subscribe, details)])
-        return member
+        async with self.adding() as added:
+            await added.add([New(kind, name, certificate, publish, subscribe, details)])
+        return self.get(kind, name)
 
-    async def add_all(self, new: Sequence[New]) -> list[Member]:
-        """Register new members, all of them or none. Raises as `add`, for the first that can't be."""
-        async with self.database.transaction() as connection:
-            now = self._clock()
-            found = [_member_of(one, now) for one in new]
-            entries = [_entry(one, now) for one in new if one.certificate is not None]
-            self._check_free(found, entries)
-            for statement, rows in rows_of(found, entries, [one.details for one in new]):
-                await connection.execute(statement, rows)
-        for entry in entries:
-            self._keep_certificate(entry)
-        for member in found:
-            self._keep(member)
-        return found
+    @asynccontextmanager
+    async def adding(self) -> AsyncIterator["Adding"]:
+        """Register many new members: all that are added during the block, or none when it raises."""
+        async with self.database.writing:
+            async with self.database.begin() as connection:
+                added = Adding(connection, self._members, self._certificates, self._clock())
+                yield added
+            for entry in added.certificates.values():
+                self._keep_certificate(entry)
+            for number, member in enumerate(added.members.values()):
+                self._keep(member)
+                if number % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
 
     async def change(
         self,
@@ -243,20 +245,6 @@ class Registry:
         # Nobody is told: it gives and takes nobody's rights, and in a storm of new devices they would be judged twice.
         self._members.update(((member.kind, member.name), member) for member in changed)
 
-    def _check_free(self, found: Sequence[Member], entries: Sequence[Certificate]) -> None:
-        names: set[tuple[Kind, str]] = set()
-        for member in found:
-            if (member.kind, member.name) in self._members or (member.kind, member.name) in names:
-                raise ConflictError(f"{member.kind} {member.name} is registered already")
-            names.add((member.kind, member.name))
-        fingerprints: set[str] = set()
-        for entry in entries:
-            if known := self._certificates.get(entry.fingerprint):
-                raise ConflictError(f"this certificate is registered already, for {known.name} ({known.status})")
-            if entry.fingerprint in fingerprints:
-                raise ConflictError(f"this certificate, of {entry.name}, is given twice")
-            fingerprints.add(entry.fingerprint)
-
     def _keep_certificate(self, entry: Certificate) -> None:
         self._certificates[entry.fingerprint] = entry
         self._fingerprints.setdefault((entry.kind, entry.name), []).append(entry.fingerprint)
@@ -298,14 +286,54 @@ class Registry:
                 self._keep_certificate(entry)
 
 
+class Adding:
+    """New members of one transaction."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        known: Mapping[tuple[Kind, str], Member],
+        known_certificates: Mapping[str, Certificate],
+        now: int,
+    ) -> None:
+        self._connection = connection
+        self._known = known
+        self._known_certificates = known_certificates
+        self._now = now
+        self.members: dict[tuple[Kind, str], Member] = {}
+        self.certificates: dict[str, Certificate] = {}
+
+    def check(self, new: New) -> None:
+        """Raise InvalidNameError, InvalidFilterError or ConflictError for a member that can't be added."""
+        check_name(new.name)
+        for topic_filter in (*new.publish, *new.subscribe):
+            check_filter(topic_filter)
+        if (new.kind, new.name) in self._known or (new.kind, new.name) in self.members:
+            raise ConflictError(f"{new.kind} {new.name} is registered already")
+        if new.certificate is not None:
+            fingerprint = fingerprint_of(new.certificate)
+            known = self._known_certificates.get(fingerprint) or self.certificates.get(fingerprint)
+            if known is not None:
+                raise ConflictError(f"this certificate is registered already, for {known.name} ({known.status})")
+
+    async def add(self, new: Sequence[New]) -> None:
+        """Add members, of whom no two are the same. Raises as `check`."""
+        for one in new:
+            self.check(one)
+        found = {(one.kind, one.name): _member_of(one, self._now) for one in new}
+        entries = [_entry(one, self._now) for one in new if one.certificate is not None]
+        for statement, rows in rows_of(list(found.values()), entries, [one.details for one in new]):
+            await self._connection.execute(statement, rows)
+        self.members |= found
+        self.certificates |= {entry.fingerprint: entry for entry in entries}
+
+
 _active = certificates.c.status == CertificateStatus.ACTIVE
 
 
 def _member_of(new: New, now: int) -> Member:
-    check_name(new.name)
-    filters = tuple(map(check_filter, new.publish)), tuple(map(check_filter, new.subscribe))
     first = State.REGISTERED if new.kind is Kind.DEVICE else State.ACTIVE
-    return Member(new.kind, new.name, first, now, now, *filters)
+    return Member(new.kind, new.name, first, now, now, tuple(new.publish), tuple(new.subscribe))
 
 
 def _member(row: Any) -> Member:

@@ -13,6 +13,7 @@ from fleet.files import write_private, write_public
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
+from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.output import print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
@@ -47,6 +48,7 @@ def register(app: typer.Typer) -> None:
             commands.command("list")(_list_devices)
             commands.command("count")(_count_devices)
             commands.command("set")(_set_device)
+            commands.command("import")(import_devices)
         else:
             commands.command("add")(_add_application)
             commands.command("list")(_list_applications)

@@ -268,12 +268,12 @@ async def _add(
         certificate = core.authority.issue(kind, new.name, read_request(new.csr.encode())).certificate
     else:
         certificate = read_certificate((new.certificate or "").encode())
-    _check_identity(core, kind, new.name, certificate)
+    check_identity(core, kind, new.name, certificate)
     member = await core.registry.add(kind, new.name, certificate, publish, subscribe, details)
     return member, certificate.public_bytes(Encoding.PEM).decode()
 
 
-def _check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certificate) -> None:
+def check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certificate) -> None:
     """A certificate that names somebody else, or nobody, would never be let in: say so now."""
     try:
         identity = identify(certificate.public_bytes(Encoding.DER), core.rules, datetime.now(UTC))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.errors import ConflictError, NotFoundError, StaleError
+from fleet.errors import ConflictError, InvalidNameError, NotFoundError, StaleError
 from fleet.identity import Kind
 from fleet.presence import Presence
 from fleet.registry import Groups, Inventory, Registry, State, Types
@@ -287,11 +287,17 @@ async def test_the_life_of_a_device(fleet):
 async def test_many_at_once_or_none(fleet):
     """One that can't be registered stops them all."""
     made = certificate(uris=("spiffe://fleetgate.local/device/a",))
-    for second in (New(Kind.DEVICE, "a"), New(Kind.DEVICE, "b", made)):
-        with pytest.raises(ConflictError):
-            await fleet.registry.add_all([New(Kind.DEVICE, "a", made), second])
+    for second in (New(Kind.DEVICE, "a"), New(Kind.DEVICE, "b", made), New(Kind.DEVICE, "a/b")):
+        with pytest.raises((ConflictError, InvalidNameError)):
+            async with fleet.registry.adding() as added:
+                await added.add([New(Kind.DEVICE, "a", made)])
+                await added.add([second])
     assert fleet.registry.page(Kind.DEVICE, "", 10) == []
     assert await fleet.find("") == []
+    async with fleet.registry.adding() as added:
+        await added.add([New(Kind.DEVICE, "b"), New(Kind.DEVICE, "a", made)])
+    assert [member.name for member in fleet.registry.page(Kind.DEVICE, "", 10)] == ["a", "b"]
+    assert [entry.name for entry in fleet.registry.certificates(fleet.registry.get(Kind.DEVICE, "a"))] == ["a"]
 
 
 async def test_when_a_device_was_seen_is_remembered(tmp_path):

@@ -147,3 +147,33 @@ async def test_a_version_that_is_none(client):
 def test_every_field_of_a_device_can_be_given():
     """Whatever can be known can be said when it is registered."""
     assert {"display_name", "type", "site", "notes", "attributes", "tags"} < set(NewDevice.model_fields)
+
+
+async def operation(client, answer):
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == f"/api/v1/operations/{answer.json()['id']}"
+    found = answer.json()
+    while found["state"] == "running":
+        found = (await client.get(answer.headers["Location"])).json()
+    return found
+
+
+async def test_a_list_is_imported_as_an_operation(client):
+    """It says how far it is, and what came of it."""
+    csv = "name,site\n" + "".join(f"p{number},hall\n" for number in range(500))
+    sent = {"content": csv, "headers": {"Content-Type": "text/csv; charset=utf-8"}}
+    tried = await operation(client, await client.post("/api/v1/device-imports?dry_run=true", **sent))
+    assert (tried["state"], tried["result"]["added"], tried["result"]["dry_run"]) == ("done", 500, True)
+    assert (await client.get("/api/v1/device-counts")).json()[0]["count"] == 0
+    done = await operation(client, await client.post("/api/v1/device-imports", **sent))
+    assert (done["done"], done["total"], done["result"]["bad"]) == (500, 500, [])
+    again = await operation(client, await client.post("/api/v1/device-imports", **sent))
+    assert (again["result"]["added"], again["result"]["bad_count"]) == (0, 500)
+    assert again["result"]["bad"][0] == {"line": 2, "name": "p0", "problem": "device p0 is registered already"}
+    header = await operation(client, await client.post("/api/v1/device-imports", **{**sent, "content": "site\n"}))
+    assert (header["state"], header["problem"]) == ("failed", "line 1: there is no column 'name'")
+    broken = await client.post("/api/v1/device-imports", **{**sent, "content": b"name\n\xff\n"})
+    assert (broken.status_code, broken.json()["detail"]) == (422, "line 2: not UTF-8")
+    other = await client.post("/api/v1/device-imports", content="{}", headers={"Content-Type": "application/json"})
+    assert other.status_code == 415
+    assert (await client.get("/api/v1/operations/nothing")).status_code == 404

@@ -115,3 +115,28 @@ def test_a_device_lives(gate: Gate, need):
     gate.stop()
     gate.start()
     assert names(gate, "state:retired AND last_seen>now-1h") == ["p1"], "when it was seen is remembered"
+
+
+def test_a_list_is_imported(gate: Gate, tmp_path):
+    """All or none, tried first; the report names each bad row, and the exit code says that there is one."""
+    file = tmp_path / "list.csv"
+    file.write_text("name,site,attributes.fw\np1,hall,1.0\np2,ha ll,1.1\np1,hall,1.0\n")
+    done = gate.run("device", "import", str(file), "--json", check=False)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["rows"], report["added"]) == (1, 3, 0)
+    assert [row["line"] for row in report["bad"]] == [3, 4]
+    assert names(gate, "") == []
+    table = gate.run("device", "import", str(file), "--skip-bad", "--dry-run", check=False)
+    assert (table.returncode, "site: 'ha ll'" in table.stdout) == (1, True)
+    assert "1 of 3 would be registered, 2 bad" in table.stderr
+    file.write_text("name,site,attributes.fw\np1,hall,1.0\np2,hall,1.1\n")
+    assert json.loads(gate.run("device", "import", str(file), "--json").stdout)["added"] == 2
+    gate.stop()
+    lines = tmp_path / "list.ndjson"
+    lines.write_text('{"name": "p3", "tags": ["new"]}\n')
+    assert "1 of 1 registered, 0 bad" in gate.run("device", "import", str(lines)).stderr
+    assert names(gate, "site:hall OR tag:new") == ["p1", "p2", "p3"]
+    for name, problem in (("list.txt", "ends with none of"), ("nothing.csv", "No such file")):
+        failed = gate.run("device", "import", str(tmp_path / name), check=False)
+        assert failed.returncode == 1
+        assert problem in failed.stderr

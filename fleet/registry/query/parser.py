@@ -17,7 +17,7 @@ _DEPTH = 50
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SHOWN = 40
 
-_space = re.compile(r"\s*")
+_no_space = re.compile(r"\S")
 _word = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _op = re.compile(r"<=|>=|[:<>]")
 _quoted = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
@@ -148,5 +148,5 @@ class _Parser:
         return self._take(word)
 
     def _skip(self) -> None:
-        if (found := _space.match(self._text, self._at)) is not None:
-            self._at = found.end()
+        found = _no_space.search(self._text, self._at)
+        self._at = len(self._text) if found is None else found.start()

@@ -1,0 +1,1 @@
+"""Provisioning: how devices get into the fleet."""

@@ -1,0 +1,72 @@
+"""Lists of devices: registered all or none, as an operation."""
+
+import asyncio
+import io
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+
+from fleet.identity import Kind
+from fleet.provisioning.bulk import register
+from fleet.provisioning.rows import Form, decode, read
+from fleetgate.core import Core
+from fleetgate.http.devices import check_identity
+from fleetgate.http.operations import OperationView, view
+from fleetgate.operations import Operation
+
+_MEDIA_TYPES = {"text/csv": Form.CSV, "application/x-ndjson": Form.JSON_LINES}
+_LIST_BYTES = 512 * 1024 * 1024
+
+
+def router(core: Core) -> APIRouter:
+    """Build the routes of this feature."""
+    routes = APIRouter()
+
+    @routes.post("/device-imports", status_code=202, summary="Register a list of devices: CSV or JSON lines")
+    async def import_devices(
+        request: Request,
+        response: Response,
+        content_type: Annotated[str, Header(description=" or ".join(_MEDIA_TYPES))],
+        dry_run: Annotated[bool, Query(description="say what would come of it")] = False,
+        skip_bad: Annotated[bool, Query(description="register the good rows, whatever the others are")] = False,
+    ) -> OperationView:
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type not in _MEDIA_TYPES:
+            raise HTTPException(415, f"Content-Type: {' or '.join(_MEDIA_TYPES)}, not {media_type[:100]!r}")
+        text = await asyncio.to_thread(decode, await _body(request))
+        rows = read(io.StringIO(text, newline=""), _MEDIA_TYPES[media_type])
+
+        async def work(operation: Operation) -> dict[str, Any]:
+            report = await register(
+                core.registry,
+                core.inventory,
+                rows,
+                lambda name, certificate: check_identity(core, Kind.DEVICE, name, certificate),
+                dry_run=dry_run,
+                skip_bad=skip_bad,
+                progress=operation.advance,
+            )
+            operation.total = report.rows
+            bad = [{"line": row.number, "name": row.name, "problem": row.problem} for row in report.bad]
+            return {
+                "rows": report.rows,
+                "added": report.added,
+                "dry_run": dry_run,
+                "bad_count": report.bad_count,
+                "bad": bad,
+            }
+
+        operation = core.operations.start("device-import", text.count("\n"), work)
+        response.headers["Location"] = f"/api/v1/operations/{operation.id}"
+        return view(operation)
+
+    return routes
+
+
+async def _body(request: Request) -> bytes:
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > _LIST_BYTES:
+            raise HTTPException(413, f"a list has at most {_LIST_BYTES} bytes")
+    return bytes(found)

@@ -1,0 +1,96 @@
+"""Operations: long work that goes on after its request was answered, with progress, and what came of it."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import structlog
+
+from fleet.errors import FleetError, NotFoundError
+from fleetgate.errors import ArgumentError
+from ingester.clock import Clock, now_us
+
+log = structlog.get_logger("fleetgate.operations")
+
+_KEPT = 100
+_RUNNING = 4
+
+
+class OperationState(StrEnum):
+    """Where an operation is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass
+class Operation:
+    """Long work. `done` of `total` steps; `result` is there at the end, `problem` when it failed."""
+
+    id: str
+    kind: str
+    created: int
+    total: int
+    done: int = 0
+    state: OperationState = OperationState.RUNNING
+    result: dict[str, Any] | None = None
+    problem: str | None = None
+
+    def advance(self, done: int) -> None:
+        """So many steps are done."""
+        self.done = done
+
+
+Work = Callable[[Operation], Awaitable[dict[str, Any]]]
+
+
+class Operations:
+    """The operations of this run, the last ones. An async context manager: at its end those that run are cancelled."""
+
+    def __init__(self, clock: Clock = now_us) -> None:
+        self._clock = clock
+        self._operations: dict[str, Operation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def start(self, kind: str, total: int, work: Work) -> Operation:
+        """Begin; what `work` returns is the result. Raises ArgumentError when too many run."""
+        if len(self._tasks) >= _RUNNING:
+            raise ArgumentError(f"{_RUNNING} operations run already: wait for one of them")
+        operation = Operation(secrets.token_hex(8), kind, self._clock(), total)
+        self._operations[operation.id] = operation
+        while len(self._operations) > _KEPT:
+            del self._operations[next(iter(self._operations))]
+        task = asyncio.get_running_loop().create_task(self._run(operation, work), name=f"operation-{kind}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return operation
+
+    def get(self, found: str) -> Operation:
+        """One operation; raises NotFoundError."""
+        if found not in self._operations:
+            raise NotFoundError(f"no operation {found!r}")
+        return self._operations[found]
+
+    async def _run(self, operation: Operation, work: Work) -> None:
+        try:
+            operation.result = await work(operation)
+            operation.state = OperationState.DONE
+        except FleetError as error:
+            operation.problem, operation.state = str(error), OperationState.FAILED
+        except Exception:
+            # Supervision point: the traceback is for the log, not for the client.
+            log.exception("operation failed", kind=operation.kind)
+            operation.problem, operation.state = "an error of ours; the log has it", OperationState.FAILED
