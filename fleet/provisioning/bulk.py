@@ -11,8 +11,9 @@ from fleet.authority import read_certificate
 from fleet.errors import FleetError
 from fleet.identity import Kind
 from fleet.provisioning.rows import BadRow, Row
+from fleet.registry.adding import Adding, New
 from fleet.registry.inventory import Inventory
-from fleet.registry.service import Adding, New, Registry
+from fleet.registry.service import Registry
 
 _SLICE = 50
 _BAD_ROWS = 1000
@@ -53,7 +54,9 @@ async def register(
     try:
         async with registry.adding() as adding:
             for part in _slices(rows):
-                await adding.add(list(_checked(part, inventory, adding, check_certificate, report)))
+                for row in part:
+                    _add(row, inventory, adding, check_certificate, report)
+                await adding.write()
                 progress(report.rows)
                 await asyncio.sleep(0)
             _keep_if(not dry_run and (skip_bad or not report.bad_count))
@@ -75,31 +78,22 @@ def _slices(rows: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield part
 
 
-def _checked(
-    rows: Iterable[Row | BadRow],
-    inventory: Inventory,
-    adding: Adding,
-    check_certificate: CheckCertificate,
-    report: Report,
-) -> Iterator[New]:
-    names: set[str] = set()
-    for row in rows:
-        report.rows += 1
-        if isinstance(row, BadRow):
-            _book(report, row)
-            continue
+def _add(
+    row: Row | BadRow, inventory: Inventory, adding: Adding, check_certificate: CheckCertificate, report: Report
+) -> None:
+    report.rows += 1
+    if isinstance(row, Row):
         try:
-            new = New(Kind.DEVICE, row.name, _certificate(row, check_certificate), details=inventory.check(row.details))
-            adding.check(new)
+            certificate = _certificate(row, check_certificate)
+            adding.add(New(Kind.DEVICE, row.name, certificate, details=inventory.check(row.details)))
         except FleetError as error:
-            _book(report, BadRow(row.number, row.name, str(error)))
-            continue
-        if row.name in names:
-            _book(report, BadRow(row.number, row.name, f"device {row.name} is there twice"))
-            continue
-        names.add(row.name)
-        report.added += 1
-        yield new
+            row = BadRow(row.number, row.name, str(error))
+        else:
+            report.added += 1
+            return
+    report.bad_count += 1
+    if len(report.bad) < _BAD_ROWS:
+        report.bad.append(row)
 
 
 def _certificate(row: Row, check: CheckCertificate) -> x509.Certificate | None:
@@ -108,9 +102,3 @@ def _certificate(row: Row, check: CheckCertificate) -> x509.Certificate | None:
     found = read_certificate(row.certificate.encode())
     check(row.name, found)
     return found
-
-
-def _book(report: Report, row: BadRow) -> None:
-    report.bad_count += 1
-    if len(report.bad) < _BAD_ROWS:
-        report.bad.append(row)

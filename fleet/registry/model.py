@@ -30,11 +30,26 @@ CONNECTS = frozenset({State.REGISTERED, State.ACTIVE})
 
 
 class CertificateStatus(StrEnum):
-    """Whether a certificate still counts. Revoked and deleted ones are kept: they stay refused."""
+    """Whether a certificate counts. Revoked ones, and those of deleted members, are kept: they stay refused."""
 
+    PENDING = "pending"
+    """It was not activated yet."""
     ACTIVE = "active"
+    INACTIVE = "inactive"
     REVOKED = "revoked"
     DELETED = "deleted"
+
+
+CERTIFICATE_TRANSITIONS = {
+    CertificateStatus.PENDING: frozenset({CertificateStatus.ACTIVE, CertificateStatus.REVOKED}),
+    CertificateStatus.ACTIVE: frozenset({CertificateStatus.INACTIVE, CertificateStatus.REVOKED}),
+    CertificateStatus.INACTIVE: frozenset({CertificateStatus.ACTIVE, CertificateStatus.REVOKED}),
+    CertificateStatus.REVOKED: frozenset[CertificateStatus](),
+    CertificateStatus.DELETED: frozenset[CertificateStatus](),
+}
+"""What may follow the status of a certificate."""
+MAX_ACTIVE = 2
+"""Active certificates of a member at a time: one in use, and the next one, while they are exchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,16 @@ class Refused(Exception):  # noqa: N818 - the answer to a question, not a fault
         self.reason = reason
 
 
-REFUSALS = ("unknown_device", "unknown_certificate", "revoked", "deleted", "disabled", "retired")
+REFUSALS = (
+    "unknown_device",
+    "unknown_certificate",
+    "pending",
+    "inactive",
+    "revoked",
+    "deleted",
+    "disabled",
+    "retired",
+)
 """Why an identity is not let in. Closed: each is a label value."""
 
 

@@ -22,7 +22,7 @@ def rows_of(
     known = list(zip(found, details, strict=True))
     tables = (
         (members, [_member_row(member, one) for member, one in known]),
-        (certificates, [_certificate_row(entry) for entry in entries]),
+        (certificates, [certificate_row(entry) for entry in entries]),
         (attributes, [row for member, one in known for row in attribute_rows(member.name, one.attributes)]),
         (tags, [row for member, one in known for row in tag_rows(member.name, one.tags)]),
     )
@@ -65,6 +65,20 @@ def tag_rows(device: str, found: Iterable[str]) -> Rows:
     return [{"device": device, "tag": tag} for tag in found]
 
 
+def certificate_row(entry: Certificate) -> dict[str, Any]:
+    """A certificate as a row."""
+    return {
+        "fingerprint": entry.fingerprint,
+        "kind": entry.kind,
+        "name": entry.name,
+        "serial": entry.serial,
+        "not_before": entry.not_before,
+        "not_after": entry.not_after,
+        "status": entry.status,
+        "created": entry.created,
+    }
+
+
 def _member_row(member: Member, details: Details) -> dict[str, Any]:
     return {
         "kind": member.kind,
@@ -79,17 +93,4 @@ def _member_row(member: Member, details: Details) -> dict[str, Any]:
         "type": details.type,
         "site": details.site,
         "notes": details.notes,
-    }
-
-
-def _certificate_row(entry: Certificate) -> dict[str, Any]:
-    return {
-        "fingerprint": entry.fingerprint,
-        "kind": entry.kind,
-        "name": entry.name,
-        "serial": entry.serial,
-        "not_before": entry.not_before,
-        "not_after": entry.not_after,
-        "status": entry.status,
-        "created": entry.created,
     }

@@ -7,10 +7,9 @@ committed, and then `changed` is called.
 import asyncio
 import json
 from bisect import bisect_right, insort
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,13 +19,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import ConflictError, NotFoundError
-from fleet.identity import Identity, Kind, fingerprint_of
-from fleet.names import check_name
-from fleet.policy import check_filter
+from fleet.identity import Identity, Kind
+from fleet.registry.adding import Adding, New, check_new, entry_of
 from fleet.registry.database import Database
 from fleet.registry.details import NOTHING, Details
-from fleet.registry.model import TRANSITIONS, Certificate, CertificateStatus, Member, State, admit, check_version
-from fleet.registry.records import delete_of, rows_of
+from fleet.registry.model import (
+    CERTIFICATE_TRANSITIONS,
+    MAX_ACTIVE,
+    TRANSITIONS,
+    Certificate,
+    CertificateStatus,
+    Member,
+    State,
+    admit,
+    check_version,
+)
+from fleet.registry.records import certificate_row, delete_of
 from fleet.registry.schema import certificates, members
 from ingester.clock import Clock, now_us
 
@@ -40,18 +48,6 @@ Changed = Callable[[Member], None]
 
 That a device became active by its first connection is not told.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class New:
-    """A member to register. `publish` and `subscribe` are an application's; `details` a device's, and checked."""
-
-    kind: Kind
-    name: str
-    certificate: x509.Certificate | None = None
-    publish: Sequence[str] = ()
-    subscribe: Sequence[str] = ()
-    details: Details = NOTHING
 
 
 class Registry:
@@ -131,16 +127,17 @@ class Registry:
         Raises InvalidNameError, InvalidFilterError, or ConflictError when the name or the certificate is taken.
         """
         async with self.adding() as added:
-            await added.add([New(kind, name, certificate, publish, subscribe, details)])
+            added.add(New(kind, name, certificate, publish, subscribe, details))
         return self.get(kind, name)
 
     @asynccontextmanager
-    async def adding(self) -> AsyncIterator["Adding"]:
+    async def adding(self) -> AsyncIterator[Adding]:
         """Register many new members: all that are added during the block, or none when it raises."""
         async with self.database.writing:
             async with self.database.begin() as connection:
                 added = Adding(connection, self._members, self._certificates, self._clock())
                 yield added
+                await added.write()
             for entry in added.certificates.values():
                 self._keep_certificate(entry)
             for number, member in enumerate(added.members.values()):
@@ -183,16 +180,65 @@ class Registry:
 
         return await self.change(kind, name, become, expected=expected)
 
+    def certificate(self, fingerprint: str) -> Certificate:
+        """One certificate; raises NotFoundError."""
+        if fingerprint not in self._certificates:
+            raise NotFoundError(f"no certificate with fingerprint {fingerprint[:64]!r}")
+        return self._certificates[fingerprint]
+
+    async def add_certificate(
+        self, kind: Kind, name: str, certificate: x509.Certificate, status: CertificateStatus = CertificateStatus.ACTIVE
+    ) -> Certificate:
+        """Register one more certificate of a member, active or pending.
+
+        Raises NotFoundError, and ConflictError when it is known already, or would be one active too many.
+        """
+        async with self.database.transaction() as connection:
+            member = self.get(kind, name)
+            entry = replace(entry_of(kind, name, certificate, self._clock()), status=status)
+            check_new(entry, self._certificates)
+            self._check_active(entry)
+            member = await self._write(connection, member)
+            await connection.execute(certificates.insert(), [certificate_row(entry)])
+        self._keep_certificate(entry)
+        self._keep(member)
+        return entry
+
+    async def set_certificate(self, fingerprint: str, status: CertificateStatus) -> Certificate:
+        """Move a certificate on. Raises NotFoundError, ConflictError where CERTIFICATE_TRANSITIONS forbid it."""
+        async with self.database.transaction() as connection:
+            entry = self.certificate(fingerprint)
+            if entry.status is status:
+                return entry
+            if status not in CERTIFICATE_TRANSITIONS[entry.status]:
+                raise ConflictError(f"this certificate of {entry.name} is {entry.status}: it can't become {status}")
+            changed = replace(entry, status=status)
+            self._check_active(changed)
+            member = await self._write(connection, self.get(entry.kind, entry.name))
+            await connection.execute(
+                certificates.update().where(certificates.c.fingerprint == fingerprint).values(status=status)
+            )
+        self._certificates[fingerprint] = changed
+        self._keep(member)
+        return changed
+
+    def _check_active(self, entry: Certificate) -> None:
+        """Raise ConflictError when there would be too many active ones with this one."""
+        others = (self._certificates[found] for found in self._fingerprints.get((entry.kind, entry.name), ()))
+        active = [other for other in others if other.status is CertificateStatus.ACTIVE]
+        if entry.status is CertificateStatus.ACTIVE and len(active) >= MAX_ACTIVE:
+            raise ConflictError(f"{entry.name} has {MAX_ACTIVE} active certificates already: deactivate or revoke one")
+
     async def revoke(self, kind: Kind, name: str) -> Member:
         """Revoke all certificates of a member, for good. Raises NotFoundError."""
         async with self.database.transaction() as connection:
             member = await self._write(connection, self.get(kind, name))
             await connection.execute(
                 certificates.update()
-                .where(certificates.c.kind == kind, certificates.c.name == name, _active)
+                .where(certificates.c.kind == kind, certificates.c.name == name, _revocable)
                 .values(status=CertificateStatus.REVOKED)
             )
-        self._retire(member, CertificateStatus.REVOKED)
+        self._withdraw(member, CertificateStatus.REVOKED)
         self._keep(member)
         return member
 
@@ -202,12 +248,12 @@ class Registry:
             member = self.get(kind, name)
             await connection.execute(
                 certificates.update()
-                .where(certificates.c.kind == kind, certificates.c.name == name, _active)
+                .where(certificates.c.kind == kind, certificates.c.name == name, _revocable)
                 .values(status=CertificateStatus.DELETED)
             )
             for statement in delete_of(kind, name):
                 await connection.execute(statement)
-        self._retire(member, CertificateStatus.DELETED)
+        self._withdraw(member, CertificateStatus.DELETED)
         del self._members[kind, name]
         self._names[kind].remove(name)
         self._notify(member)
@@ -249,9 +295,9 @@ class Registry:
         self._certificates[entry.fingerprint] = entry
         self._fingerprints.setdefault((entry.kind, entry.name), []).append(entry.fingerprint)
 
-    def _retire(self, member: Member, status: CertificateStatus) -> None:
+    def _withdraw(self, member: Member, status: CertificateStatus) -> None:
         for entry in self.certificates(member):
-            if entry.status is CertificateStatus.ACTIVE:
+            if entry.status in _REVOCABLE:
                 self._certificates[entry.fingerprint] = replace(entry, status=status)
 
     def _keep(self, member: Member) -> None:
@@ -286,54 +332,10 @@ class Registry:
                 self._keep_certificate(entry)
 
 
-class Adding:
-    """New members of one transaction."""
-
-    def __init__(
-        self,
-        connection: AsyncConnection,
-        known: Mapping[tuple[Kind, str], Member],
-        known_certificates: Mapping[str, Certificate],
-        now: int,
-    ) -> None:
-        self._connection = connection
-        self._known = known
-        self._known_certificates = known_certificates
-        self._now = now
-        self.members: dict[tuple[Kind, str], Member] = {}
-        self.certificates: dict[str, Certificate] = {}
-
-    def check(self, new: New) -> None:
-        """Raise InvalidNameError, InvalidFilterError or ConflictError for a member that can't be added."""
-        check_name(new.name)
-        for topic_filter in (*new.publish, *new.subscribe):
-            check_filter(topic_filter)
-        if (new.kind, new.name) in self._known or (new.kind, new.name) in self.members:
-            raise ConflictError(f"{new.kind} {new.name} is registered already")
-        if new.certificate is not None:
-            fingerprint = fingerprint_of(new.certificate)
-            known = self._known_certificates.get(fingerprint) or self.certificates.get(fingerprint)
-            if known is not None:
-                raise ConflictError(f"this certificate is registered already, for {known.name} ({known.status})")
-
-    async def add(self, new: Sequence[New]) -> None:
-        """Add members, of whom no two are the same. Raises as `check`."""
-        for one in new:
-            self.check(one)
-        found = {(one.kind, one.name): _member_of(one, self._now) for one in new}
-        entries = [_entry(one, self._now) for one in new if one.certificate is not None]
-        for statement, rows in rows_of(list(found.values()), entries, [one.details for one in new]):
-            await self._connection.execute(statement, rows)
-        self.members |= found
-        self.certificates |= {entry.fingerprint: entry for entry in entries}
-
-
-_active = certificates.c.status == CertificateStatus.ACTIVE
-
-
-def _member_of(new: New, now: int) -> Member:
-    first = State.REGISTERED if new.kind is Kind.DEVICE else State.ACTIVE
-    return Member(new.kind, new.name, first, now, now, tuple(new.publish), tuple(new.subscribe))
+_REVOCABLE = frozenset(
+    status for status, after in CERTIFICATE_TRANSITIONS.items() if CertificateStatus.REVOKED in after
+)
+_revocable = certificates.c.status.in_(sorted(_REVOCABLE))
 
 
 def _member(row: Any) -> Member:
@@ -347,23 +349,3 @@ def _member(row: Any) -> Member:
         tuple(json.loads(row.subscribe)),
         row.version,
     )
-
-
-def _entry(new: New, now: int) -> Certificate:
-    certificate = new.certificate
-    if certificate is None:
-        raise ValueError(f"{new.name} has no certificate")
-    return Certificate(
-        fingerprint_of(certificate),
-        new.kind,
-        new.name,
-        f"{certificate.serial_number:x}",
-        _us(certificate.not_valid_before_utc),
-        _us(certificate.not_valid_after_utc),
-        CertificateStatus.ACTIVE,
-        now,
-    )
-
-
-def _us(moment: datetime) -> int:
-    return int(moment.timestamp()) * 1_000_000

@@ -8,7 +8,19 @@ import typer
 from broker_plugins.engine.errors import EngineError
 from broker_plugins.errors import BrokerPluginsError
 from fleet.errors import FleetError
-from fleetgate.cli import device, device_type, doctor, group, ingest, mqtt, quarantine, serve, simulate, telemetry
+from fleetgate.cli import (
+    certificate,
+    device,
+    device_type,
+    doctor,
+    group,
+    ingest,
+    mqtt,
+    quarantine,
+    serve,
+    simulate,
+    telemetry,
+)
 from fleetgate.cli.target import CommandError, version_and_folder
 from fleetgate.errors import ArgumentError, SettingsError
 from ingester.errors import IngestError
@@ -24,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     callback=version_and_folder,
 )
-for feature in (serve, device, device_type, group, telemetry, quarantine, mqtt, ingest, simulate, doctor):
+for feature in (serve, device, certificate, device_type, group, telemetry, quarantine, mqtt, ingest, simulate, doctor):
     feature.register(app)
 
 

@@ -12,9 +12,20 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from fleetgate import __version__
 from fleetgate.core import Core
-from fleetgate.http import devices, groups, imports, mqtt, operations, problems, quarantine, telemetry, types
+from fleetgate.http import (
+    certificates,
+    devices,
+    groups,
+    imports,
+    mqtt,
+    operations,
+    problems,
+    quarantine,
+    telemetry,
+    types,
+)
 
-_FEATURES = (devices, types, groups, imports, operations, telemetry, quarantine, mqtt)
+_FEATURES = (devices, certificates, types, groups, imports, operations, telemetry, quarantine, mqtt)
 """Each has `router(core)`."""
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]

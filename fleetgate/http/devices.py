@@ -14,16 +14,17 @@ from fleet.authority import read_certificate, read_request
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
-from fleet.registry import Member, State
+from fleet.registry import Certificate, CertificateStatus, Member, State
 from fleet.registry.details import NOTHING, Details
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
+from ingester.clock import now_us
 
 Name = Annotated[str, Path(max_length=128)]
 Value = StrictStr | StrictBool | StrictInt | StrictFloat
-_PEM_BYTES = 64 * 1024
+PEM_BYTES = 64 * 1024
 _PURGE_ROWS = 200
 _LIMIT = 200
 
@@ -33,8 +34,8 @@ class NewMember(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    csr: str | None = Field(None, max_length=_PEM_BYTES, description="signing request, PEM")
-    certificate: str | None = Field(None, max_length=_PEM_BYTES, description="certificate, PEM")
+    csr: str | None = Field(None, max_length=PEM_BYTES, description="signing request, PEM")
+    certificate: str | None = Field(None, max_length=PEM_BYTES, description="certificate, PEM")
 
 
 class NewApplication(NewMember):
@@ -68,7 +69,7 @@ class DeviceChange(BaseModel):
 
 
 class CertificateView(BaseModel):
-    """A certificate; times are ISO 8601 UTC."""
+    """A certificate: pending, active, inactive, revoked or deleted, or expired by now; times are ISO 8601 UTC."""
 
     fingerprint: str
     serial: str
@@ -262,15 +263,24 @@ async def _add(
 ) -> tuple[Member, str]:
     """Register; returns the member, and its certificate as PEM."""
     check_name(new.name)
-    if (new.csr is None) == (new.certificate is None):
-        raise ArgumentError("csr, certificate: exactly one of them is needed")
-    if new.csr is not None:
-        certificate = core.authority.issue(kind, new.name, read_request(new.csr.encode())).certificate
-    else:
-        certificate = read_certificate((new.certificate or "").encode())
-    check_identity(core, kind, new.name, certificate)
+    certificate = certificate_for(core, kind, new.name, new.csr, new.certificate)
     member = await core.registry.add(kind, new.name, certificate, publish, subscribe, details)
     return member, certificate.public_bytes(Encoding.PEM).decode()
+
+
+def certificate_for(core: Core, kind: Kind, name: str, csr: str | None, certificate: str | None) -> x509.Certificate:
+    """Issue a certificate for a signing request, or take one that was made elsewhere; both are PEM.
+
+    Raises ArgumentError unless exactly one is given, InvalidCertificateError for one that would not be let in.
+    """
+    if (csr is None) == (certificate is None):
+        raise ArgumentError("csr, certificate: exactly one of them is needed")
+    if csr is not None:
+        found = core.authority.issue(kind, name, read_request(csr.encode())).certificate
+    else:
+        found = read_certificate((certificate or "").encode())
+    check_identity(core, kind, name, found)
+    return found
 
 
 def check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certificate) -> None:
@@ -342,14 +352,17 @@ def _member_fields(core: Core, member: Member) -> dict[str, Any]:
         "updated": iso(member.updated),
         "publish": list(member.rights.publish),
         "subscribe": list(member.rights.subscribe),
-        "certificates": [
-            CertificateView(
-                fingerprint=entry.fingerprint,
-                serial=entry.serial,
-                not_before=iso(entry.not_before),
-                not_after=iso(entry.not_after),
-                status=entry.status,
-            )
-            for entry in core.registry.certificates(member)
-        ],
+        "certificates": [certificate_view(entry) for entry in core.registry.certificates(member)],
     }
+
+
+def certificate_view(entry: Certificate) -> CertificateView:
+    """What the API says of a certificate."""
+    expired = entry.status is not CertificateStatus.REVOKED and entry.not_after < now_us()
+    return CertificateView(
+        fingerprint=entry.fingerprint,
+        serial=entry.serial,
+        not_before=iso(entry.not_before),
+        not_after=iso(entry.not_after),
+        status="expired" if expired else entry.status,
+    )

@@ -121,6 +121,10 @@ async def test_a_list_is_registered(fleet: Fleet):
         assert (report.rows, report.added, report.bad_count) == (4, 4, 0)
     assert await fleet.find("attributes.fw:1.0 OR name:p4") == ["p1", "p4"]
     assert len(fleet.registry.certificates(fleet.registry.get(Kind.DEVICE, "p4"))) == 1
+    text = pem(certificate(cn="q")).decode()
+    twice = [Row(number, f"q{number}", Details(), text) for number in (1, 2)]
+    report = await register(fleet.registry, fleet.inventory, twice, accept)
+    assert (report.bad_count, "registered already, for q1" in report.bad[0].problem) == (1, True)
 
 
 async def test_a_bad_row_stops_the_list_or_is_left_out(fleet: Fleet):
@@ -146,7 +150,7 @@ async def test_a_bad_row_stops_the_list_or_is_left_out(fleet: Fleet):
     problems = {row.number: row.problem for row in report.bad}
     for number, words in {
         2: "broken",
-        4: "there twice",
+        4: "registered already",
         5: "registered already",
         6: "not a device name",
         7: "type: no type named 'nothing'",

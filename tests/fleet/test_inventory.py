@@ -12,10 +12,10 @@ from fleet.errors import ConflictError, InvalidNameError, NotFoundError, StaleEr
 from fleet.identity import Kind
 from fleet.presence import Presence
 from fleet.registry import Groups, Inventory, Registry, State, Types
+from fleet.registry.adding import New
 from fleet.registry.details import Details, InvalidDetailsError, ValueKind, check_details
 from fleet.registry.groups import Group
 from fleet.registry.query import QueryError
-from fleet.registry.service import New
 from fleet.registry.types import DeviceType
 from ingester.ledger import Ledger
 from tests.fleet.pki import certificate
@@ -290,12 +290,14 @@ async def test_many_at_once_or_none(fleet):
     for second in (New(Kind.DEVICE, "a"), New(Kind.DEVICE, "b", made), New(Kind.DEVICE, "a/b")):
         with pytest.raises((ConflictError, InvalidNameError)):
             async with fleet.registry.adding() as added:
-                await added.add([New(Kind.DEVICE, "a", made)])
-                await added.add([second])
+                added.add(New(Kind.DEVICE, "a", made))
+                await added.write()
+                added.add(second)
     assert fleet.registry.page(Kind.DEVICE, "", 10) == []
     assert await fleet.find("") == []
     async with fleet.registry.adding() as added:
-        await added.add([New(Kind.DEVICE, "b"), New(Kind.DEVICE, "a", made)])
+        for one in (New(Kind.DEVICE, "b"), New(Kind.DEVICE, "a", made)):
+            added.add(one)
     assert [member.name for member in fleet.registry.page(Kind.DEVICE, "", 10)] == ["a", "b"]
     assert [entry.name for entry in fleet.registry.certificates(fleet.registry.get(Kind.DEVICE, "a"))] == ["a"]
 

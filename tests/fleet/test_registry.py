@@ -8,7 +8,7 @@ import pytest
 from fleet.errors import ConflictError, InvalidNameError, NotFoundError, StateError
 from fleet.identity import Kind, Rules, identify
 from fleet.policy.rights import InvalidFilterError
-from fleet.registry import Refused, Registry, State
+from fleet.registry import CertificateStatus, Refused, Registry, State
 from tests.fleet.pki import NOW, certificate, der
 
 
@@ -177,3 +177,46 @@ async def test_the_first_schema_is_brought_up_to_date(tmp_path):
         assert registry.get(Kind.DEVICE, "a").state is State.ACTIVE
         assert registry.get(Kind.DEVICE, "b").state is State.SUSPENDED
         assert registry.get(Kind.DEVICE, "b").version == 1
+
+
+async def test_certificates_go_their_own_ways(tmp_path):
+    """Two active at most, each let in by itself; pending and inactive ones are refused; revoked is for good."""
+    made = [named("a") for _ in range(4)]
+    prints = [who(one).fingerprint for one in made]
+    async with Registry(tmp_path / "fleet.db") as registry:
+        await registry.add(Kind.DEVICE, "a", made[0])
+        seen = []
+        registry.changed.append(lambda member: seen.append(member.version))
+        await registry.add_certificate(Kind.DEVICE, "a", made[1])
+        await registry.add_certificate(Kind.DEVICE, "a", made[2], CertificateStatus.PENDING)
+        assert [registry.admit(who(one)).name for one in made[:2]] == ["a", "a"]
+        assert refusal(registry, made[2]) == "pending"
+        for change in (
+            registry.add_certificate(Kind.DEVICE, "a", made[3]),
+            registry.set_certificate(prints[2], CertificateStatus.ACTIVE),
+        ):
+            with pytest.raises(ConflictError, match="2 active certificates already"):
+                await change
+        with pytest.raises(ConflictError, match="registered already, for a"):
+            await registry.add_certificate(Kind.DEVICE, "a", made[1], CertificateStatus.PENDING)
+        with pytest.raises(NotFoundError):
+            await registry.add_certificate(Kind.DEVICE, "b", made[3])
+        await registry.set_certificate(prints[0], CertificateStatus.INACTIVE)
+        await registry.set_certificate(prints[2], CertificateStatus.ACTIVE)
+        assert refusal(registry, made[0]) == "inactive"
+        await registry.set_certificate(prints[1], CertificateStatus.REVOKED)
+        assert (await registry.set_certificate(prints[1], CertificateStatus.REVOKED)).status == "revoked"
+        for status in (CertificateStatus.ACTIVE, CertificateStatus.INACTIVE):
+            with pytest.raises(ConflictError, match=f"is revoked: it can't become {status}"):
+                await registry.set_certificate(prints[1], status)
+        with pytest.raises(NotFoundError, match="fingerprint"):
+            registry.certificate(prints[3])
+        assert seen == [2, 3, 4, 5, 6]
+    async with Registry(tmp_path / "fleet.db") as registry:
+        assert [refusal(registry, made[0]), refusal(registry, made[1])] == ["inactive", "revoked"]
+        assert registry.admit(who(made[2])).version == 6
+        await registry.revoke(Kind.DEVICE, "a")
+        assert [refusal(registry, one) for one in made[:3]] == ["revoked"] * 3
+        await registry.delete(Kind.DEVICE, "a")
+        with pytest.raises(ConflictError, match="is revoked"):
+            await registry.set_certificate(prints[0], CertificateStatus.ACTIVE)

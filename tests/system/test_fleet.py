@@ -1,6 +1,7 @@
 """The fleet by its commands, with a real client: what is known, queries, groups, types, the life of a device."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -139,4 +140,49 @@ def test_a_list_is_imported(gate: Gate, tmp_path):
     for name, problem in (("list.txt", "ends with none of"), ("nothing.csv", "No such file")):
         failed = gate.run("device", "import", str(tmp_path / name), check=False)
         assert failed.returncode == 1
+        assert problem in failed.stderr
+
+
+def test_a_certificate_is_exchanged(gate: Gate, need, tmp_path):
+    """Both are let in for a while; the socket of the old one closes when that is revoked."""
+    need("mosquitto_sub", "mosquitto_pub")
+    gate.add("p1")
+    (old,) = gate.json("certificate", "list", "p1")
+    topics = ("-t", "devices/p1/commands/#")
+    client = subprocess.Popen(gate.mosquitto("p1", *topics, program="mosquitto_sub"), stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: names(gate, "connected:true") == ["p1"])
+        kept = tmp_path / "old"
+        gate.out.rename(kept)
+        new = gate.run("certificate", "add", "p1", "--out", str(gate.out), "--pending", "--json")
+        new = json.loads(new.stdout)
+        assert new["status"] == "pending"
+        assert gate.publish("p1", "devices/p1/telemetry", '{"v": 0}').returncode != 0
+        assert gate.total("fleetgate_connects_total", outcome="refused", reason="pending") >= 1
+        gate.run("certificate", "activate", new["fingerprint"])
+        assert [entry["status"] for entry in gate.json("certificate", "list", "p1")] == ["active", "active"]
+        assert json.loads(gate.get("/api/v1/connections"))["items"] != []
+        gate.run("certificate", "revoke", ":".join(re.findall("..", old["fingerprint"].upper())))
+        wait_until(lambda: json.loads(gate.get("/api/v1/connections"))["items"] == [], seconds=2)
+    finally:
+        client.kill()
+        client.wait()
+    assert gate.publish("p1", "devices/p1/telemetry", '{"v": 1}').returncode == 0
+    third = gate.run("certificate", "add", "p1", "--out", str(tmp_path / "third"))
+    assert "active certificate" in third.stderr
+    fourth = gate.run("certificate", "add", "p1", "--out", str(tmp_path / "fourth"), check=False)
+    assert "2 active certificates already" in fourth.stderr
+    gate.run("certificate", "deactivate", new["fingerprint"])
+    assert gate.publish("p1", "devices/p1/telemetry", '{"v": 2}').returncode != 0
+    assert [row["fields"]["v"] for row in gate.json("query", "p1")] == [1]
+    for command, problem in (
+        (("activate", old["fingerprint"]), "is revoked: it can't become active"),
+        (("revoke", "12"), "fingerprint"),
+        (("revoke", "0" * 64), "no certificate with fingerprint"),
+        (("add", "p1"), "exactly one of"),
+        (("add", "nobody", "--out", str(tmp_path / "x")), "no device named 'nobody'"),
+        (("add", "p1", "--certificate", str(kept / "ca.pem")), "would be refused"),
+    ):
+        failed = gate.run("certificate", *command, check=False)
+        assert (failed.returncode, failed.stderr.count("\n")) == (1, 1), failed.stderr
         assert problem in failed.stderr

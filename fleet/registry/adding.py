@@ -1,0 +1,99 @@
+"""New members of the registry, on their way into it: checked, and written in one transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fleet.errors import ConflictError
+from fleet.identity import Kind, fingerprint_of
+from fleet.names import check_name
+from fleet.policy import check_filter
+from fleet.registry.details import NOTHING, Details
+from fleet.registry.model import Certificate, CertificateStatus, Member, State
+from fleet.registry.records import rows_of
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A member to register. `publish` and `subscribe` are an application's; `details` a device's, and checked."""
+
+    kind: Kind
+    name: str
+    certificate: x509.Certificate | None = None
+    publish: Sequence[str] = ()
+    subscribe: Sequence[str] = ()
+    details: Details = NOTHING
+
+
+class Adding:
+    """New members of one transaction: in memory at once, in the file when they are written."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        known: Mapping[tuple[Kind, str], Member],
+        known_certificates: Mapping[str, Certificate],
+        now: int,
+    ) -> None:
+        self._connection = connection
+        self._known = known
+        self._known_certificates = known_certificates
+        self._now = now
+        self.members: dict[tuple[Kind, str], Member] = {}
+        self.certificates: dict[str, Certificate] = {}
+        self._unwritten: list[tuple[Member, Certificate | None, Details]] = []
+
+    def add(self, new: New) -> None:
+        """Add a member. Raises InvalidNameError, InvalidFilterError, or ConflictError, and then it is not added."""
+        check_name(new.name)
+        for topic_filter in (*new.publish, *new.subscribe):
+            check_filter(topic_filter)
+        key = new.kind, new.name
+        if key in self._known or key in self.members:
+            raise ConflictError(f"{new.kind} {new.name} is registered already")
+        entry = None
+        if new.certificate is not None:
+            entry = entry_of(new.kind, new.name, new.certificate, self._now)
+            for known in (self._known_certificates, self.certificates):
+                check_new(entry, known)
+            self.certificates[entry.fingerprint] = entry
+        first = State.REGISTERED if new.kind is Kind.DEVICE else State.ACTIVE
+        member = Member(new.kind, new.name, first, self._now, self._now, tuple(new.publish), tuple(new.subscribe))
+        self.members[key] = member
+        self._unwritten.append((member, entry, new.details))
+
+    async def write(self) -> None:
+        """Write those that were added since the last time; at the end of the transaction it is done anyway."""
+        added, self._unwritten = self._unwritten, []
+        entries = [entry for _, entry, _ in added if entry is not None]
+        for statement, rows in rows_of(
+            [member for member, _, _ in added], entries, [details for _, _, details in added]
+        ):
+            await self._connection.execute(statement, rows)
+
+
+def check_new(entry: Certificate, known: Mapping[str, Certificate]) -> None:
+    """Raise ConflictError for a certificate that is known, of whomever."""
+    if (other := known.get(entry.fingerprint)) is not None:
+        raise ConflictError(f"this certificate is registered already, for {other.name} ({other.status})")
+
+
+def entry_of(kind: Kind, name: str, certificate: x509.Certificate, now: int) -> Certificate:
+    """A certificate as the registry keeps it, active."""
+    return Certificate(
+        fingerprint_of(certificate),
+        kind,
+        name,
+        f"{certificate.serial_number:x}",
+        _us(certificate.not_valid_before_utc),
+        _us(certificate.not_valid_after_utc),
+        CertificateStatus.ACTIVE,
+        now,
+    )
+
+
+def _us(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000

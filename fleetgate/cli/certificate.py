@@ -1,0 +1,120 @@
+"""`certificate`: certificates of devices and applications, one by one."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.authority import signing_request
+from fleet.files import write_private, write_public
+from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.errors import ArgumentError
+
+_COLUMNS = ("fingerprint", "status", "not_before", "not_after", "serial")
+
+Name = Annotated[str, typer.Argument(help="Name of the device.")]
+Application = Annotated[bool, typer.Option("--application", help="The name is that of an application.")]
+Fingerprint = Annotated[str, typer.Argument(help="SHA-256 of the certificate, hex.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    commands = typer.Typer(help="Certificates of devices and applications, one by one.", no_args_is_help=True)
+    commands.command("list")(_list)
+    commands.command("add")(_add)
+    for action, summary in (
+        ("activate", "Let it in; a name has two active ones at most."),
+        ("deactivate", "Refuse it until it is activated again; its connections end."),
+        ("revoke", "Refuse it for good; its connections end."),
+    ):
+        _register_action(commands, action, summary)
+    app.add_typer(commands, name="certificate")
+
+
+def _list(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    application: Application = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the certificates of a device, the oldest first."""
+    found = run(call(target(context, state, config), "GET", f"/{_plural(application)}/{name}"))["certificates"]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_COLUMNS, found)
+
+
+def _add(
+    context: typer.Context,
+    name: Name,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for a new key, its certificate and ca.pem; made when missing."),
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Register this certificate (PEM), made elsewhere.")] = None,
+    csr: Annotated[Path | None, typer.Option(help="Issue a certificate for this signing request (PEM).")] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    pending: Annotated[bool, typer.Option("--pending", help="Refuse it until it is activated.")] = False,
+    application: Application = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register one more certificate of a device: for a new key in --out, or from --csr or --certificate.
+
+    What was in --out for that name is replaced.
+    """
+    if sum(option is not None for option in (out, certificate, csr)) != 1:
+        raise ArgumentError("give exactly one of --out DIR, --csr FILE and --certificate FILE")
+    key = None
+    if certificate is not None:
+        body = {"certificate": certificate.read_text()}
+    elif csr is not None:
+        body = {"csr": csr.read_text()}
+    else:
+        key, request = signing_request(name)
+        body = {"csr": request.decode()}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is none
+    on = target(context, state, config)
+    path = f"/{_plural(application)}/{name}/certificates"
+    added = run(call(on, "POST", path, json={**body, "active": not pending}))
+    if out is not None and key is not None:
+        write_public(out / "ca.pem", added["ca"].encode())
+        write_public(out / f"{name}.pem", added["certificate"].encode())
+        write_private(out / f"{name}-key.pem", key)
+    if as_json:
+        print_json(added["entry"])
+    elif csr is not None:
+        sys.stdout.write(added["certificate"])
+    else:
+        say(f"{name}: {added['entry']['status']} certificate {added['entry']['fingerprint']}")
+
+
+def _register_action(commands: typer.Typer, action: str, summary: str) -> None:
+    def act(
+        context: typer.Context,
+        fingerprint: Fingerprint,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        as_json: JsonOption = False,
+    ) -> None:
+        wanted = fingerprint.replace(":", "").lower()
+        found = run(call(target(context, state, config), "POST", f"/certificates/{wanted}/{action}"))
+        if as_json:
+            print_json(found)
+        else:
+            say(f"certificate of {found['name']}: {found['status']}")
+
+    commands.command(action, help=summary)(act)
+
+
+def _plural(application: bool) -> str:
+    return "applications" if application else "devices"
