@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import broker, connections, ingest, metrics
+from benchmarks import broker, connections, ingest, metrics, registry
 
 BENCHMARKS = {
     "ingest": ingest.main,
@@ -10,6 +10,7 @@ BENCHMARKS = {
     "sustained": broker.sustained,
     "connections": connections.main,
     "metrics": metrics.main,
+    "registry": registry.main,
 }
 
 if __name__ == "__main__":

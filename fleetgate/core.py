@@ -17,6 +17,7 @@ from broker_plugins.engine_metrics import EngineCollector
 from broker_plugins.refusals import Refusals
 from broker_plugins.services import Services
 from fleet.authority import Authority
+from fleet.census import Census
 from fleet.identity import Rules
 from fleet.presence import Presence
 from fleet.registry import Groups, Inventory, Member, Registry, Types
@@ -105,6 +106,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
         metrics.register(connects)
         metrics.register(EngineCollector(broker))
+        metrics.register(await stack.enter_async_context(Census(registry)))
         ProcessCollector(registry=metrics)
         yield Core(
             settings,

@@ -109,6 +109,10 @@ class Registry:
         start = bisect_right(names, after)
         return [self._members[kind, name] for name in names[start : start + limit]]
 
+    def all(self) -> tuple[list[Member], list[Certificate]]:
+        """All members and all certificates, of this moment, in no order."""
+        return list(self._members.values()), list(self._certificates.values())
+
     def certificates(self, member: Member) -> Sequence[Certificate]:
         """All certificates of a member, oldest first."""
         return [self._certificates[found] for found in self._fingerprints.get((member.kind, member.name), ())]
