@@ -13,12 +13,14 @@ from os import getpid
 from pathlib import Path
 
 import httpx
+from cryptography import x509
 
 from benchmarks.ingest import Pauses
 from benchmarks.machine import describe, memory_bytes
 from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
+from fleet.errors import InvalidCertificateError
 from fleet.provisioning.bulk import register
-from fleet.provisioning.rows import Form, read
+from fleet.provisioning.rows import Form, Row, read
 from fleet.registry.details import ValueKind
 from fleet.registry.types import DeviceType
 from fleet.state import StateFolder
@@ -102,10 +104,12 @@ async def _fill(state: StateFolder, listed: str) -> None:
 async def _import(core: Core, listed: str) -> None:
     for name in ("pump", "valve"):
         await core.types.put(DeviceType(name, required={"fw": ValueKind.STRING}))
-    report = await register(
-        core.registry, core.inventory, read(io.StringIO(listed), Form.CSV), lambda _name, _certificate: None
-    )
+    report = await register(core.registry, core.inventory, read(io.StringIO(listed), Form.CSV), _no_certificate)
     assert (report.added, report.bad_count) == (DEVICES, 0), report.bad[:3]
+
+
+def _no_certificate(row: Row) -> x509.Certificate:
+    raise InvalidCertificateError(f"{row.name} has a certificate")
 
 
 async def _seconds(ask: Callable[[], Awaitable[object]]) -> float:

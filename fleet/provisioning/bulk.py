@@ -7,7 +7,6 @@ from itertools import islice
 
 from cryptography import x509
 
-from fleet.authority import read_certificate
 from fleet.errors import FleetError
 from fleet.identity import Kind
 from fleet.provisioning.rows import BadRow, Row
@@ -18,18 +17,23 @@ from fleet.registry.service import Registry
 _SLICE = 50
 _BAD_ROWS = 1000
 
-CheckCertificate = Callable[[str, x509.Certificate], None]
-"""Raises a FleetError when a certificate would not be admitted for this device name."""
+Certify = Callable[[Row], x509.Certificate]
+"""The certificate of a row that has one, or asks for one, which is issued then. Called in a thread. Raises FleetError
+when it would not be let in.
+"""
 
 
 @dataclass
 class Report:
-    """What came of a list. `bad` has the first of the bad rows, `bad_count` counts all."""
+    """What came of a list. `bad` has the first of the bad rows, `bad_count` counts all; `issued` has certificates by
+    device, for those that asked for one.
+    """
 
     rows: int = 0
     added: int = 0
     bad_count: int = 0
     bad: list[BadRow] = field(default_factory=list)
+    issued: dict[str, x509.Certificate] = field(default_factory=dict)
 
 
 class _Nothing(Exception):  # noqa: N818 - not an error: what was tried is not to be kept
@@ -40,7 +44,7 @@ async def register(
     registry: Registry,
     inventory: Inventory,
     rows: Iterable[Row | BadRow],
-    check_certificate: CheckCertificate,
+    certify: Certify,
     *,
     dry_run: bool = False,
     skip_bad: bool = False,
@@ -55,13 +59,13 @@ async def register(
         async with registry.adding() as adding:
             for part in _slices(rows):
                 for row in part:
-                    _add(row, inventory, adding, check_certificate, report)
+                    await _add(row, inventory, adding, certify, report)
                 await adding.write()
                 progress(report.rows)
                 await asyncio.sleep(0)
             _keep_if(not dry_run and (skip_bad or not report.bad_count))
     except _Nothing:
-        pass
+        report.issued.clear()
     if report.bad_count and not skip_bad:
         report.added = 0
     return report
@@ -78,27 +82,20 @@ def _slices(rows: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield part
 
 
-def _add(
-    row: Row | BadRow, inventory: Inventory, adding: Adding, check_certificate: CheckCertificate, report: Report
-) -> None:
+async def _add(row: Row | BadRow, inventory: Inventory, adding: Adding, certify: Certify, report: Report) -> None:
     report.rows += 1
     if isinstance(row, Row):
         try:
-            certificate = _certificate(row, check_certificate)
-            adding.add(New(Kind.DEVICE, row.name, certificate, details=inventory.check(row.details)))
+            details = inventory.check(row.details)
+            certificate = await asyncio.to_thread(certify, row) if row.certificate or row.csr else None
+            adding.add(New(Kind.DEVICE, row.name, certificate, details=details))
         except FleetError as error:
             row = BadRow(row.number, row.name, str(error))
         else:
             report.added += 1
+            if row.csr is not None and certificate is not None:
+                report.issued[row.name] = certificate
             return
     report.bad_count += 1
     if len(report.bad) < _BAD_ROWS:
         report.bad.append(row)
-
-
-def _certificate(row: Row, check: CheckCertificate) -> x509.Certificate | None:
-    if row.certificate is None:
-        return None
-    found = read_certificate(row.certificate.encode())
-    check(row.name, found)
-    return found

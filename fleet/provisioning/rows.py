@@ -1,8 +1,8 @@
 """A list of devices, as CSV or as JSON lines -> what is to be registered, or what is wrong, row by row. Pure.
 
-CSV has a header: `name`, then any of `display_name`, `type`, `site`, `notes`, `tags` (separated by spaces),
-`certificate` (PEM), and `attributes.KEY`, or `attributes.KEY:number` and `attributes.KEY:boolean`; an empty cell says
-nothing. A JSON line is an object with the same names, `attributes` an object, `tags` an array.
+CSV has a header: `name`, then any of `display_name`, `type`, `site`, `notes`, `tags` (separated by spaces), `certificate`
+or `csr` (PEM), and `attributes.KEY`, or `attributes.KEY:number` and `attributes.KEY:boolean`; an empty cell says nothing.
+A JSON line is an object with the same names, `attributes` an object, `tags` an array.
 """
 
 import csv
@@ -17,7 +17,7 @@ from fleet.registry.details import Details, InvalidDetailsError, Value, ValueKin
 from fleet.registry.query.model import ATTRIBUTES
 
 _TEXTS = ("display_name", "type", "site", "notes")
-_COLUMNS = frozenset({"name", "tags", "certificate", "attributes", *_TEXTS})
+_COLUMNS = frozenset({"name", "tags", "certificate", "csr", "attributes", *_TEXTS})
 _CELL_CHARACTERS = 100_000
 _SHOWN = 60
 
@@ -41,6 +41,7 @@ class Row:
     name: str
     details: Details
     certificate: str | None = None
+    csr: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,8 @@ def _row(number: int, found: Mapping[str, Any]) -> Row:
     for key in found:
         if key not in _COLUMNS:
             raise InvalidDetailsError(f"{key[:_SHOWN]}: there is no such thing")
-    texts = {key: found.get(key, "") for key in ("name", *_TEXTS)}
-    for key, value in (*texts.items(), ("certificate", found.get("certificate", ""))):
+    texts = {key: found.get(key, "") for key in ("name", "certificate", "csr", *_TEXTS)}
+    for key, value in texts.items():
         if not isinstance(value, str):
             raise InvalidDetailsError(f"{key}: not a text")
     if not texts["name"]:
@@ -181,4 +182,4 @@ def _row(number: int, found: Mapping[str, Any]) -> Row:
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise InvalidDetailsError("tags: not a list of texts")
     details = Details(texts["display_name"], texts["type"], texts["site"], texts["notes"], attributes, tuple(tags))
-    return Row(number, texts["name"], details, found.get("certificate") or None)
+    return Row(number, texts["name"], details, texts["certificate"] or None, texts["csr"] or None)

@@ -1,23 +1,37 @@
 """`device import`: registers a list of devices, with a progress bar, and a report on the rows that are bad."""
 
 import asyncio
+import io
+import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fleet.authority import signing_request
+from fleet.files import write_private, write_public
+from fleet.provisioning.rows import Form, Row, decode, read
 from fleetgate.cli.output import print_json, print_table, progress_console, say
-from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
 
-_MEDIA_TYPES = {".csv": "text/csv", ".ndjson": "application/x-ndjson", ".jsonl": "application/x-ndjson"}
+_FORMS = {".csv": Form.CSV, ".ndjson": Form.JSON_LINES, ".jsonl": Form.JSON_LINES}
+_MEDIA_TYPES = {Form.CSV: "text/csv", Form.JSON_LINES: "application/x-ndjson"}
 _POLL_SECONDS = 0.1
+_NEW_KEYS = 20_000
+"""Certificates that one operation answers with."""
 
 
 def import_devices(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The list: .csv, or .ndjson (a JSON object a line).")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder, or .zip, for a folder a device: new key, certificate, ca.pem."),
+    ] = None,
     state: StateOption = None,
     config: ConfigOption = None,
     *,
@@ -26,13 +40,17 @@ def import_devices(
     as_json: JsonOption = False,
 ) -> None:
     """Register a list of devices: all of them, or none when a row is bad. Exit code 1 when one is."""
-    media_type = _MEDIA_TYPES.get(file.suffix.lower())
-    if media_type is None:
-        raise ArgumentError(f"{file}: its name ends with none of {', '.join(_MEDIA_TYPES)}")
-    data = file.read_bytes()
-    found = run(_import(target(context, state, config), data, media_type, {"dry_run": dry_run, "skip_bad": skip_bad}))
+    form = _FORMS.get(file.suffix.lower())
+    if form is None:
+        raise ArgumentError(f"{file}: its name ends with none of {', '.join(_FORMS)}")
+    if out is not None and skip_bad:
+        raise ArgumentError("--out and --skip-bad exclude each other")
+    if out is not None and out.exists() and (out.suffix == ".zip" or any(out.iterdir())):
+        raise ArgumentError(f"{out} is there already: keys are not written over others")
+    params = {"dry_run": dry_run, "skip_bad": skip_bad}
+    found = run(_import(target(context, state, config), file.read_bytes(), form, params, out))
     if as_json:
-        print_json(found)
+        print_json({key: value for key, value in found.items() if key not in {"issued", "ca"}})
     else:
         if found["bad"]:
             print_table(("line", "name", "problem"), found["bad"])
@@ -42,24 +60,87 @@ def import_devices(
         raise typer.Exit(1)
 
 
-async def _import(on: Target, data: bytes, media_type: str, params: dict[str, bool]) -> dict[str, Any]:
+async def _import(on: Target, data: bytes, form: Form, params: dict[str, bool], out: Path | None) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    async with api(on) as owner:
-        with Progress(*columns, console=progress_console, transient=True) as bars:
-            bar = bars.add_task("devices", total=None)
-            operation = await owner.call(
-                "POST",
-                "/device-imports",
-                content=data,
-                headers={"Content-Type": media_type},
-                params=params,
-                timeout=None,
+    with Progress(*columns, console=progress_console, transient=True) as bars:
+        async with api(on) as owner:
+            if out is None:
+                return await _operate(owner, data, form, params, bars, bars.add_task("devices", total=None))
+            # bad rows are named by the lines of the list as it is: tried first, without the keys
+            tried = await _operate(
+                owner, data, form, {**params, "dry_run": True}, bars, bars.add_task("checked", total=None)
             )
-            while operation["state"] == "running":
-                bars.update(bar, completed=operation["done"], total=operation["total"])
-                await asyncio.sleep(_POLL_SECONDS)
-                operation = await owner.call("GET", f"/operations/{operation['id']}")
+            if tried["bad_count"] or params["dry_run"]:
+                return tried
+            rows = [row for row in read(io.StringIO(decode(data), newline=""), form) if isinstance(row, Row)]
+            keys, lines = _with_keys(rows, bars, bars.add_task("keys", total=len(rows)))
+            found = await _operate(owner, lines, Form.JSON_LINES, params, bars, bars.add_task("registered", total=None))
+    _write(out, _files(keys, found["issued"], found["ca"].encode()))
+    return found
+
+
+async def _operate(
+    owner: Api, data: bytes, form: Form, params: dict[str, bool], bars: Progress, bar: TaskID
+) -> dict[str, Any]:
+    headers = {"Content-Type": _MEDIA_TYPES[form]}
+    operation = await owner.call("POST", "/device-imports", content=data, headers=headers, params=params, timeout=None)
+    while operation["state"] == "running":
+        bars.update(bar, completed=operation["done"], total=operation["total"])
+        await asyncio.sleep(_POLL_SECONDS)
+        operation = await owner.call("GET", f"/operations/{operation['id']}")
     if operation["state"] == "failed":
         raise CommandError(operation["problem"])
     result: dict[str, Any] = operation["result"]
+    bars.update(bar, completed=result["rows"], total=result["rows"])
     return result
+
+
+def _with_keys(rows: list[Row], bars: Progress, bar: TaskID) -> tuple[dict[str, bytes], bytes]:
+    """New keys by device, and the list with their signing requests: devices that have a certificate need none."""
+    keys: dict[str, bytes] = {}
+    lines = []
+    for row in rows:
+        known = row.details
+        line: dict[str, Any] = {
+            "name": row.name,
+            "display_name": known.display_name,
+            "type": known.type,
+            "site": known.site,
+            "notes": known.notes,
+            "attributes": known.attributes,
+            "tags": known.tags,
+        }
+        if row.certificate or row.csr:
+            line |= {"certificate": row.certificate or "", "csr": row.csr or ""}
+        else:
+            keys[row.name], request = signing_request(row.name)
+            line["csr"] = request.decode()
+        lines.append(json.dumps(line))
+        bars.advance(bar)
+    if len(keys) > _NEW_KEYS:
+        raise ArgumentError(f"--out: {len(keys)} new keys are more than {_NEW_KEYS}: import the list in parts")
+    return keys, "\n".join(lines).encode()
+
+
+def _files(keys: dict[str, bytes], issued: dict[str, str], ca: bytes) -> Iterator[tuple[str, bytes]]:
+    for name, certificate in issued.items():
+        yield f"{name}/ca.pem", ca
+        yield f"{name}/{name}.pem", certificate.encode()
+        if name in keys:
+            yield f"{name}/{name}-key.pem", keys[name]
+
+
+def _write(out: Path, files: Iterator[tuple[str, bytes]]) -> None:
+    if out.suffix == ".zip":
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path, data in files:
+                entry = zipfile.ZipInfo(path)
+                entry.external_attr = (0o600 if path.endswith("-key.pem") else 0o644) << 16
+                archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_private(out, packed.getvalue())
+        return
+    for path, data in files:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (write_private if path.endswith("-key.pem") else write_public)(out / path, data)

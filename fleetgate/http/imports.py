@@ -4,13 +4,14 @@ import asyncio
 import io
 from typing import Annotated, Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 
 from fleet.identity import Kind
 from fleet.provisioning.bulk import register
 from fleet.provisioning.rows import Form, decode, read
 from fleetgate.core import Core
-from fleetgate.http.devices import check_identity
+from fleetgate.http.devices import certificate_for
 from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
 
@@ -41,7 +42,7 @@ def router(core: Core) -> APIRouter:
                 core.registry,
                 core.inventory,
                 rows,
-                lambda name, certificate: check_identity(core, Kind.DEVICE, name, certificate),
+                lambda row: certificate_for(core, Kind.DEVICE, row.name, row.csr, row.certificate),
                 dry_run=dry_run,
                 skip_bad=skip_bad,
                 progress=operation.advance,
@@ -54,6 +55,8 @@ def router(core: Core) -> APIRouter:
                 "dry_run": dry_run,
                 "bad_count": report.bad_count,
                 "bad": bad,
+                "issued": {name: made.public_bytes(Encoding.PEM).decode() for name, made in report.issued.items()},
+                "ca": core.authority.ca_pem.decode(),
             }
 
         operation = core.operations.start("device-import", text.count("\n"), work)

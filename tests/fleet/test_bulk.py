@@ -3,7 +3,9 @@
 import io
 
 import pytest
+from cryptography import x509
 
+from fleet.authority import read_certificate
 from fleet.errors import InvalidCertificateError
 from fleet.identity import Kind
 from fleet.provisioning.bulk import register
@@ -49,7 +51,7 @@ def test_a_list_as_json_lines():
 BAD_LISTS = {
     "": "line 1: there is no column 'name'",
     "site,tags\n": "line 1: there is no column 'name'",
-    "name,color\n": "line 1: no column 'color': certificate, display_name,",
+    "name,color\n": "line 1: no column 'color': certificate, csr, display_name,",
     "name,attributes\n": "line 1: no column 'attributes'",
     "name,attributes.\n": "line 1: 'attributes.' is not",
     "name,attributes.a:date\n": "line 1: 'attributes.a:date' is not",
@@ -106,8 +108,9 @@ def test_json_that_is_none():
     assert all(row.problem.startswith("not JSON") for row in found[:2] if isinstance(row, BadRow))
 
 
-def accept(_name: str, _certificate: object) -> None:
+def accept(row: Row) -> x509.Certificate:
     """Any certificate will do."""
+    return read_certificate((row.certificate or "").encode())
 
 
 async def test_a_list_is_registered(fleet: Fleet):
@@ -132,7 +135,8 @@ async def test_a_bad_row_stops_the_list_or_is_left_out(fleet: Fleet):
     await fleet.add("known")
     made = pem(certificate(uris=("spiffe://fleetgate.local/device/other",))).decode()
 
-    def refuse(_name: str, _certificate: object) -> None:
+    def refuse(row: Row) -> x509.Certificate:
+        read_certificate((row.certificate or "").encode())
         raise InvalidCertificateError("not yours")
 
     listed = [

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import zipfile
 
 import pytest
 
@@ -141,6 +142,35 @@ def test_a_list_is_imported(gate: Gate, tmp_path):
         failed = gate.run("device", "import", str(tmp_path / name), check=False)
         assert failed.returncode == 1
         assert problem in failed.stderr
+
+
+@pytest.mark.parametrize("out", ["made", "made.zip"])
+def test_a_list_gets_its_certificates(gate: Gate, need, tmp_path, out: str):
+    """A folder a device, or a ZIP of them; each device is let in with what is in its own."""
+    need("mosquitto_pub")
+    file = tmp_path / "list.csv"
+    file.write_text("name,site\np1,hall\np2,ha ll\n")
+    failed = gate.run("device", "import", str(file), "--out", str(tmp_path / out), "--json", check=False)
+    assert (failed.returncode, json.loads(failed.stdout)["bad"][0]["line"]) == (1, 3)
+    assert not (tmp_path / out).exists()
+    file.write_text("name,site\np1,hall\np2,hall\n")
+    done = gate.run("device", "import", str(file), "--out", str(tmp_path / out), "--json")
+    assert json.loads(done.stdout)["added"] == 2
+    made = tmp_path / out
+    if out.endswith(".zip"):
+        assert made.stat().st_mode & 0o777 == 0o600
+        made = tmp_path / "unpacked"
+        with zipfile.ZipFile(tmp_path / out) as archive:
+            archive.extractall(made)
+    else:
+        assert (made / "p1" / "p1-key.pem").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in (made / "p2").iterdir()) == ["ca.pem", "p2-key.pem", "p2.pem"]
+    for name in ("p1", "p2"):
+        (made / name).rename(gate.out)
+        assert gate.publish(name, f"devices/{name}/telemetry", '{"v": 1}').returncode == 0
+        gate.out.rename(made / name)
+    again = gate.run("device", "import", str(file), "--out", str(tmp_path / out), check=False)
+    assert "not written over" in again.stderr
 
 
 def test_a_certificate_is_exchanged(gate: Gate, need, tmp_path):
