@@ -1,8 +1,8 @@
 """A list of devices, as CSV or as JSON lines -> what is to be registered, or what is wrong, row by row. Pure.
 
-CSV has a header: `name`, then any of `display_name`, `type`, `site`, `notes`, `tags` (separated by spaces), `certificate`
-or `csr` (PEM), and `attributes.KEY`, or `attributes.KEY:number` and `attributes.KEY:boolean`; an empty cell says nothing.
-A JSON line is an object with the same names, `attributes` an object, `tags` an array.
+CSV has a header: `name`, then any of `display_name`, `type`, `site`, `notes`, `tags` (separated by spaces),
+`certificate` or `csr` (PEM), `attributes.KEY`, `attributes.KEY:number`, `attributes.KEY:boolean`; an empty cell says
+nothing. A JSON line is an object with the same names, `attributes` an object, `tags` an array.
 """
 
 import csv
