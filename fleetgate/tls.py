@@ -84,6 +84,10 @@ class DeviceTls:
         """See Revocations.check."""
         self.revocations.check(certificate, now.astimezone(UTC))
 
+    def authorities(self) -> list[x509.Certificate]:
+        """The certificate authorities that count for devices."""
+        return [self._authority.certificate, *self._other_authorities()]
+
     def _other_authorities(self) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(self._other_ca.read_bytes()) if self._other_ca is not None else []
 

@@ -16,6 +16,7 @@ from fleetgate.cli import (
     group,
     ingest,
     mqtt,
+    provision,
     quarantine,
     serve,
     simulate,
@@ -36,7 +37,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     callback=version_and_folder,
 )
-for feature in (serve, device, certificate, device_type, group, telemetry, quarantine, mqtt, ingest, simulate, doctor):
+for feature in (
+    serve,
+    device,
+    certificate,
+    device_type,
+    group,
+    provision,
+    telemetry,
+    quarantine,
+    mqtt,
+    ingest,
+    simulate,
+    doctor,
+):
     feature.register(app)
 
 

@@ -20,12 +20,13 @@ from fleetgate.http import (
     mqtt,
     operations,
     problems,
+    provisioning,
     quarantine,
     telemetry,
     types,
 )
 
-_FEATURES = (devices, certificates, types, groups, imports, operations, telemetry, quarantine, mqtt)
+_FEATURES = (devices, certificates, types, groups, imports, operations, provisioning, telemetry, quarantine, mqtt)
 """Each has `router(core)`."""
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]

@@ -216,3 +216,24 @@ def test_a_certificate_is_exchanged(gate: Gate, need, tmp_path):
         failed = gate.run("certificate", *command, check=False)
         assert (failed.returncode, failed.stderr.count("\n")) == (1, 1), failed.stderr
         assert problem in failed.stderr
+
+
+def test_what_would_happen_to_a_certificate(gate: Gate, tmp_path):
+    """Rule by rule, as at the connect itself."""
+    gate.add("p1")
+    file = str(gate.out / "p1.pem")
+    found = gate.json("provision", "check", file)
+    assert (found["decision"], found["reason"]) == ("allow", None)
+    assert [step["rule"] for step in found["steps"]] == ["issuer", "identity", "revocation list", "registered"]
+    gate.run("device", "disable", "p1")
+    done = gate.run("provision", "check", file)
+    assert "it would be refused: disabled" in done.stderr
+    assert "p1 is disabled" in done.stdout
+    gate.stop()
+    other = Gate(tmp_path / "other")
+    other.add("p1")
+    assert gate.json("provision", "check", str(other.out / "p1.pem"))["reason"] == "unknown_ca"
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nothing")
+    failed = gate.run("provision", "check", str(bad), check=False)
+    assert (failed.returncode, "not a readable PEM certificate" in failed.stderr) == (1, True)
