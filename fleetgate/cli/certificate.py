@@ -8,7 +8,7 @@ import typer
 
 from fleet.authority import signing_request
 from fleet.files import write_private, write_public
-from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -44,10 +44,7 @@ def _list(
 ) -> None:
     """List the certificates of a device, the oldest first."""
     found = run(call(target(context, state, config), "GET", f"/{_plural(application)}/{name}"))["certificates"]
-    if as_json:
-        print_json(found)
-    else:
-        print_table(_COLUMNS, found)
+    print_list(_COLUMNS, found, as_json=as_json)
 
 
 def _add(

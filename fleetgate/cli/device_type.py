@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.output import print_json, print_list, print_one, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -30,11 +30,7 @@ def _list(
     context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
 ) -> None:
     """List them all."""
-    found = run(call(target(context, state, config), "GET", "/types"))
-    if as_json:
-        print_json(found)
-    else:
-        print_table(_COLUMNS, found)
+    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/types")), as_json=as_json)
 
 
 def _show(
@@ -46,7 +42,7 @@ def _show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one."""
-    _print(run(call(target(context, state, config), "GET", f"/types/{name}")), as_json=as_json)
+    print_one(run(call(target(context, state, config), "GET", f"/types/{name}")), as_json=as_json)
 
 
 def _set(
@@ -99,10 +95,3 @@ def _schema(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ArgumentError(f"{path}: not JSON: {error}") from None
-
-
-def _print(found: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-    else:
-        print_table(("", "value"), [{"": key, "value": value} for key, value in found.items()])

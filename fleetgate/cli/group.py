@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.output import print_json, print_list, print_one, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
 _COLUMNS = ("name", "parent", "query", "description", "version")
@@ -30,11 +30,7 @@ def _list(
     context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
 ) -> None:
     """List them all."""
-    found = run(call(target(context, state, config), "GET", "/groups"))
-    if as_json:
-        print_json(found)
-    else:
-        print_table(_COLUMNS, found)
+    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/groups")), as_json=as_json)
 
 
 def _show(
@@ -46,11 +42,7 @@ def _show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one, and how many devices it has. Its devices: `device list --query group:NAME`."""
-    found = run(call(target(context, state, config), "GET", f"/groups/{name}"))
-    if as_json:
-        print_json(found)
-    else:
-        print_table(("", "value"), [{"": key, "value": value} for key, value in found.items()])
+    print_one(run(call(target(context, state, config), "GET", f"/groups/{name}")), as_json=as_json)
 
 
 def _set(

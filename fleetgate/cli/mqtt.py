@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import typer
 
-from fleetgate.cli.output import Format, Rows, print_json, print_table, say
+from fleetgate.cli.output import Format, Rows, print_json, print_one, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 
 _COLUMNS = ("client_id", "name", "address", "listener", "version", "connected", "messages_in", "messages_out")
@@ -71,10 +71,7 @@ def _show(
 ) -> None:
     """Show one."""
     found = run(call(target(context, state, config), "GET", f"/connections/{quote(client_id, safe='')}"))
-    if json:
-        print_json(found)
-    else:
-        print_table(("", "value"), [{"": key, "value": value} for key, value in found.items()])
+    print_one(found, as_json=json)
 
 
 def _close(

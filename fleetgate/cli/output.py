@@ -88,6 +88,22 @@ def print_table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     console.print(table)
 
 
+def print_list(columns: Sequence[str], found: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print all rows, as JSON or as a table."""
+    if as_json:
+        print_json(found)
+    else:
+        print_table(columns, found)
+
+
+def print_one(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print one thing, as JSON or as a table with a line for each of its fields."""
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("", "value"), [{"": key, "value": value} for key, value in found.items()])
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""

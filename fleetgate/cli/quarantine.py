@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fleetgate.cli.output import Format, Rows, print_json, print_table, progress_console, say
+from fleetgate.cli.output import Format, Rows, print_json, print_one, progress_console, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -47,10 +47,7 @@ def _show(
 ) -> None:
     """Show one with its payload."""
     item = run(call(target(context, state, config), "GET", f"/quarantine/{entry}"))
-    if json:
-        print_json(item)
-    else:
-        print_table(("", "value"), [{"": key, "value": value} for key, value in item.items()])
+    print_one(item, as_json=json)
 
 
 def _replay(

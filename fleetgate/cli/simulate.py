@@ -12,7 +12,7 @@ from fleet.files import write_private, write_public
 from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.app import serving
 from fleetgate.cli.device import list_all
-from fleetgate.cli.output import print_json, print_table, progress_console, say
+from fleetgate.cli.output import print_one, progress_console, say
 from fleetgate.cli.serve import print_ready, with_binds
 from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, is_served, run
 from fleetgate.cli.target import target as target_of
@@ -44,10 +44,7 @@ def simulate(
 ) -> None:
     """Send plausible readings from simulated devices; report rate, latency of acknowledgement, and errors."""
     summary = run(_simulate(target_of(context, state, config), devices, rate, duration, qos, serve=serve)).summary()
-    if json:
-        print_json(summary)
-    else:
-        print_table(("", "value"), [{"": key, "value": value} for key, value in summary.items()])
+    print_one(summary, as_json=json)
     if summary["errors"]:
         raise typer.Exit(1)
 
