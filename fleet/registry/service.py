@@ -10,11 +10,13 @@ from bisect import bisect_right, insort
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import structlog
 from cryptography import x509
+from sqlalchemy import bindparam
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -277,8 +279,10 @@ class Registry:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            names = list(self._first_connects)
-            self._first_connects.clear()
+            names = list(islice(self._first_connects, _SLICE))
+            self._first_connects.difference_update(names)
+            if self._first_connects:
+                self._woken.set()
             try:
                 await self._activated(names)
             except SQLAlchemyError as error:
@@ -291,7 +295,11 @@ class Registry:
         async with self.database.transaction() as connection:
             found = [self._members.get((Kind.DEVICE, name)) for name in names]
             first = [member for member in found if member is not None and member.state is State.REGISTERED]
-            changed = [await self._write(connection, replace(member, state=State.ACTIVE)) for member in first]
+            now = self._clock()
+            changed = [replace(member, state=State.ACTIVE, updated=now, version=member.version + 1) for member in first]
+            if changed:
+                rows = [{"device": member.name, "to": member.version} for member in changed]
+                await connection.execute(_activation.values(updated=now), rows)
         # Nobody is told: it gives and takes nobody's rights, and in a storm of new devices they would be judged twice.
         self._members.update(((member.kind, member.name), member) for member in changed)
 
@@ -340,6 +348,13 @@ _REVOCABLE = frozenset(
     status for status, after in CERTIFICATE_TRANSITIONS.items() if CertificateStatus.REVOKED in after
 )
 _revocable = certificates.c.status.in_(sorted(_REVOCABLE))
+
+
+_activation = (
+    members.update()
+    .where(members.c.kind == Kind.DEVICE, members.c.name == bindparam("device"))
+    .values(state=State.ACTIVE, version=bindparam("to"))
+)
 
 
 def _member(row: Any) -> Member:

@@ -284,6 +284,21 @@ async def test_the_life_of_a_device(fleet):
             await fleet.registry.set_state(Kind.DEVICE, "p1", state)
 
 
+async def test_many_first_connects_at_once(tmp_path):
+    """Each is written down, with its version, and none twice."""
+    async with opened(tmp_path) as fleet:
+        async with fleet.registry.adding() as added:
+            for number in range(1200):
+                added.add(New(Kind.DEVICE, f"p{number}"))
+        for number in range(1100):
+            fleet.registry.connected(f"p{number}")
+        await until(lambda: fleet.registry.get(Kind.DEVICE, "p1099").state is State.ACTIVE)
+        await until(lambda: len([one for one in fleet.registry.all()[0] if one.state is State.ACTIVE]) == 1100)
+    async with opened(tmp_path) as fleet:
+        states = [(member.state, member.version) for member in fleet.registry.all()[0]]
+        assert (states.count((State.ACTIVE, 2)), states.count((State.REGISTERED, 1))) == (1100, 100)
+
+
 async def test_many_at_once_or_none(fleet):
     """One that can't be registered stops them all."""
     made = certificate(uris=("spiffe://fleetgate.local/device/a",))
