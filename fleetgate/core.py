@@ -21,6 +21,7 @@ from fleet.census import Census
 from fleet.identity import Rules
 from fleet.presence import Presence
 from fleet.registry import Groups, Inventory, Member, Registry, Types
+from fleet.revoked import RevokedList
 from fleet.state import StateFolder, StateLock
 from fleetgate.operations import Operations
 from fleetgate.settings import Settings
@@ -61,6 +62,7 @@ class Core:
     exposition: Exposition
     sources: list[MqttSource]
     operations: Operations
+    revoked: RevokedList
 
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
@@ -130,6 +132,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             Exposition(metrics, series),
             sources,
             await stack.enter_async_context(Operations()),
+            RevokedList(authority, registry),
         )
 
 

@@ -1,6 +1,7 @@
 """Authority: the CA of one state folder. Its files are written whole or not at all, keys readable by the owner only."""
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from fleet.identity import Kind, Source, spiffe_id
 _CA_DAYS = 7300
 _SERVER_DAYS = 397
 _RENEW_DAYS = 30
+_CRL_DAYS = 7
 _CLOCK_SKEW = timedelta(minutes=5)
 """Certificates count from a little in the past: a device's clock may be behind ours."""
 
@@ -46,6 +48,27 @@ class Authority:
     def ca_pem(self) -> bytes:
         """The CA certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def key_id(self) -> str:
+        """What certificates name it by that it signed: its key's identifier, in lower-case hex."""
+        return x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
+
+    def revocation_list(self, revoked: Iterable[tuple[int, datetime]], now: datetime) -> x509.CertificateRevocationList:
+        """Sign a list of serial numbers and when each was revoked [RFC 5280, 5]; it counts for a week."""
+        entries = [
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build() for serial, at in revoked
+        ]
+        return (
+            # the entries at once: the builder copies all of them for each one that is added
+            x509.CertificateRevocationListBuilder(revoked_certificates=entries)
+            .issuer_name(self.certificate.subject)
+            .last_update(now - _CLOCK_SKEW)
+            .next_update(now + timedelta(days=_CRL_DAYS))
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.CRLNumber(int(now.timestamp() * 1_000_000)), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
 
     def issue(self, kind: Kind, name: str, request: x509.CertificateSigningRequest) -> Issued:
         """Make a client certificate for a name, with the request's key; nothing else of the request is taken over."""

@@ -15,6 +15,8 @@ from fleet.registry.details import NOTHING, Details
 from fleet.registry.model import Certificate, CertificateStatus, Member, State
 from fleet.registry.records import rows_of
 
+_ISSUER_CHARACTERS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class New:
@@ -92,7 +94,17 @@ def entry_of(kind: Kind, name: str, certificate: x509.Certificate, now: int) -> 
         _us(certificate.not_valid_after_utc),
         CertificateStatus.ACTIVE,
         now,
+        _issuer(certificate),
+        now,
     )
+
+
+def _issuer(certificate: x509.Certificate) -> str:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+    return (found or b"").hex()[:_ISSUER_CHARACTERS]
 
 
 def _us(moment: datetime) -> int:

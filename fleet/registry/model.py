@@ -54,7 +54,11 @@ MAX_ACTIVE = 2
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One certificate of a member. Times are microseconds since 1970-01-01 UTC; `serial` is lower-case hex."""
+    """One certificate of a member. Times are microseconds since 1970-01-01 UTC; `serial` is lower-case hex.
+
+    `issuer` is the key identifier of the authority that signed it, in lower-case hex, empty where it does not say;
+    `changed` is when its status did, 0 where that is not known.
+    """
 
     fingerprint: str
     kind: Kind
@@ -64,6 +68,8 @@ class Certificate:
     not_after: int
     status: CertificateStatus
     created: int
+    issuer: str = ""
+    changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

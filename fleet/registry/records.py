@@ -8,7 +8,7 @@ from sqlalchemy import Executable, Insert
 
 from fleet.identity import Kind
 from fleet.registry.details import Details, Value, ValueKind, kind_of
-from fleet.registry.model import Certificate, Member
+from fleet.registry.model import Certificate, CertificateStatus, Member
 from fleet.registry.query import sort_key
 from fleet.registry.schema import attributes, certificates, group_devices, members, seen, tags
 
@@ -76,7 +76,25 @@ def certificate_row(entry: Certificate) -> dict[str, Any]:
         "not_after": entry.not_after,
         "status": entry.status,
         "created": entry.created,
+        "issuer": entry.issuer,
+        "changed": entry.changed,
     }
+
+
+def certificate_of(row: Any) -> Certificate:
+    """A certificate's row as a certificate."""
+    return Certificate(
+        row.fingerprint,
+        Kind(row.kind),
+        row.name,
+        row.serial,
+        row.not_before,
+        row.not_after,
+        CertificateStatus(row.status),
+        row.created,
+        row.issuer,
+        row.changed,
+    )
 
 
 def _member_row(member: Member, details: Details) -> dict[str, Any]:

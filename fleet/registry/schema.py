@@ -114,6 +114,8 @@ certificates = Table(
     Column("not_after", BigInteger, nullable=False),
     Column("status", String(16), nullable=False),
     Column("created", BigInteger, nullable=False),
+    Column("issuer", String(128), nullable=False, server_default=""),
+    Column("changed", BigInteger, nullable=False, server_default="0"),
 )
 
 

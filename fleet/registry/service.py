@@ -36,7 +36,7 @@ from fleet.registry.model import (
     admit,
     check_version,
 )
-from fleet.registry.records import certificate_row, delete_of
+from fleet.registry.records import certificate_of, certificate_row, delete_of
 from fleet.registry.schema import certificates, members
 from ingester.clock import Clock, now_us
 
@@ -218,11 +218,13 @@ class Registry:
                 return entry
             if status not in CERTIFICATE_TRANSITIONS[entry.status]:
                 raise ConflictError(f"this certificate of {entry.name} is {entry.status}: it can't become {status}")
-            changed = replace(entry, status=status)
+            changed = replace(entry, status=status, changed=self._clock())
             self._check_active(changed)
             member = await self._write(connection, self.get(entry.kind, entry.name))
             await connection.execute(
-                certificates.update().where(certificates.c.fingerprint == fingerprint).values(status=status)
+                certificates.update()
+                .where(certificates.c.fingerprint == fingerprint)
+                .values(status=status, changed=changed.changed)
             )
         self._certificates[fingerprint] = changed
         self._keep(member)
@@ -242,7 +244,7 @@ class Registry:
             await connection.execute(
                 certificates.update()
                 .where(certificates.c.kind == kind, certificates.c.name == name, _revocable)
-                .values(status=CertificateStatus.REVOKED)
+                .values(status=CertificateStatus.REVOKED, changed=member.updated)
             )
         self._withdraw(member, CertificateStatus.REVOKED)
         self._keep(member)
@@ -251,11 +253,11 @@ class Registry:
     async def delete(self, kind: Kind, name: str) -> Member:
         """Take a member out of the fleet; its certificates stay refused. Raises NotFoundError."""
         async with self.database.transaction() as connection:
-            member = self.get(kind, name)
+            member = replace(self.get(kind, name), updated=self._clock())
             await connection.execute(
                 certificates.update()
                 .where(certificates.c.kind == kind, certificates.c.name == name, _revocable)
-                .values(status=CertificateStatus.DELETED)
+                .values(status=CertificateStatus.DELETED, changed=member.updated)
             )
             for statement in delete_of(kind, name):
                 await connection.execute(statement)
@@ -310,7 +312,7 @@ class Registry:
     def _withdraw(self, member: Member, status: CertificateStatus) -> None:
         for entry in self.certificates(member):
             if entry.status in _REVOCABLE:
-                self._certificates[entry.fingerprint] = replace(entry, status=status)
+                self._certificates[entry.fingerprint] = replace(entry, status=status, changed=member.updated)
 
     def _keep(self, member: Member) -> None:
         if (member.kind, member.name) not in self._members:
@@ -331,17 +333,7 @@ class Registry:
             for names in self._names.values():
                 names.sort()
             for row in await connection.execute(certificates.select().order_by(certificates.c.created)):
-                entry = Certificate(
-                    row.fingerprint,
-                    Kind(row.kind),
-                    row.name,
-                    row.serial,
-                    row.not_before,
-                    row.not_after,
-                    CertificateStatus(row.status),
-                    row.created,
-                )
-                self._keep_certificate(entry)
+                self._keep_certificate(certificate_of(row))
 
 
 _REVOCABLE = frozenset(

@@ -19,6 +19,7 @@ from fleetgate.http import (
     imports,
     mqtt,
     operations,
+    pki,
     problems,
     provisioning,
     quarantine,
@@ -45,6 +46,7 @@ def create_api(core: Core) -> FastAPI:
 
     for feature in _FEATURES:
         app.include_router(feature.router(core), prefix="/api/v1", dependencies=[Depends(authorized)])
+    pki.install(app, core)
     _operations(app, core)
     document = orjson.dumps(app.openapi())  # made now: later it would hold up the loop
 

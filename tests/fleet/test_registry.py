@@ -166,6 +166,7 @@ async def test_the_first_schema_is_brought_up_to_date(tmp_path):
             connection.execute(f"DROP TABLE {table}")
         connection.executescript(
             "DROP INDEX members_by_type; DROP INDEX members_by_site;"
+            "ALTER TABLE certificates DROP COLUMN issuer; ALTER TABLE certificates DROP COLUMN changed;"
             "ALTER TABLE members DROP COLUMN version; ALTER TABLE members DROP COLUMN display_name;"
             "ALTER TABLE members DROP COLUMN type; ALTER TABLE members DROP COLUMN site;"
             "ALTER TABLE members DROP COLUMN notes; ALTER TABLE members RENAME COLUMN state TO status;"

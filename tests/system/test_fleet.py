@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
+import urllib.request
 import zipfile
 
 import pytest
+from cryptography import x509
 
 from tests.system.gate import Gate
 from tests.waiting import wait_until
@@ -237,3 +240,30 @@ def test_what_would_happen_to_a_certificate(gate: Gate, tmp_path):
     bad.write_text("nothing")
     failed = gate.run("provision", "check", str(bad), check=False)
     assert (failed.returncode, "not a readable PEM certificate" in failed.stderr) == (1, True)
+
+
+def test_another_gate_goes_by_our_revocation_list(gate: Gate, need, tmp_path):
+    """What is published here is taken there: a revoked certificate is refused, another one is not."""
+    need("mosquitto_pub")
+    for name in ("p1", "p2"):
+        gate.add(name)
+    gate.run("device", "revoke", "p1")
+    ca, crl = tmp_path / "their-ca.pem", tmp_path / "their-crl.pem"
+    ca.write_text(gate.get("/pki/ca.pem", token=False))
+    crl.write_text(gate.get("/pki/ca-crl.pem", token=False))
+    with urllib.request.urlopen(f"http://{gate.addresses['http']}/pki/ca.crl", timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "application/pkix-crl"
+        assert len(list(x509.load_der_x509_crl(answer.read()))) == 1
+    settings = {"FLEETGATE__TLS__CLIENT_CA": str(ca), "FLEETGATE__TLS__CRL": str(crl)}
+    with Gate(tmp_path / "other", environment=settings) as other:
+        other.out.mkdir()
+        shutil.copy(other.state / "pki" / "ca.pem", other.out / "ca.pem")
+        for name in ("p1", "p2"):
+            certificate = gate.out / f"{name}.pem"
+            other.run("device", "add", name, "--certificate", str(certificate))
+            shutil.copy(certificate, other.out)
+            shutil.copy(gate.out / f"{name}-key.pem", other.out)
+        assert other.publish("p2", "devices/p2/telemetry", '{"v": 1}').returncode == 0
+        assert other.publish("p1", "devices/p1/telemetry", '{"v": 1}').returncode != 0
+        assert other.total("fleetgate_connects_total", outcome="refused", reason="revoked") >= 1
+        assert other.json("provision", "check", str(gate.out / "p1.pem"))["reason"] == "revoked"

@@ -21,6 +21,8 @@ def upgrade() -> None:
         op.add_column("members", sa.Column(name, kind, nullable=False, server_default=""))
     op.create_index("members_by_type", "members", ["type", "name"])
     op.create_index("members_by_site", "members", ["site", "name"])
+    op.add_column("certificates", sa.Column("issuer", sa.String(128), nullable=False, server_default=""))
+    op.add_column("certificates", sa.Column("changed", sa.BigInteger, nullable=False, server_default="0"))
     op.create_table(
         "attributes",
         sa.Column("device", sa.String(128), primary_key=True),
