@@ -4,10 +4,10 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from fleetgate.errors import ArgumentError
+from ingester.clock import UNIT_US
 from ingester.decode import DecodeError, iso_us
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _duration = re.compile(r"(\d{1,9})([smhdw])").fullmatch
 
 
@@ -20,7 +20,7 @@ def parse_duration(text: str, name: str) -> int:
     """`30s`, `1m`, `2h`, `7d`, `1w` in microseconds. Raises ArgumentError that names the argument."""
     if not (found := _duration(text)) or int(found[1]) == 0:
         raise ArgumentError(f"{name}: {text!r} is not a duration such as 30s, 1m, 2h or 7d")
-    return int(found[1]) * _UNITS[found[2]] * 1_000_000
+    return int(found[1]) * UNIT_US[found[2]]
 
 
 def parse_time(text: str, name: str, now_us: int) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 Clock = Callable[[], int]
 """Returns microseconds since 1970-01-01 UTC."""
 
+UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
+"""Microseconds of the letters that durations are written with."""
+
 
 def now_us() -> int:
     """Wall time in microseconds since 1970-01-01 UTC."""

@@ -15,7 +15,7 @@ from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
 from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.output import print_json, print_table, progress_console, say
-from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("name", "state", "connected", "last_seen", "certificates", "created")
@@ -67,7 +67,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Show one with its certificates."""
-        _print_one(run(_call(target(context, state, config), "GET", f"/{plural}/{name}")), as_json=as_json)
+        _print_one(run(call(target(context, state, config), "GET", f"/{plural}/{name}")), as_json=as_json)
 
     for action, summary in (
         ("disable", "Refuse its connections until it is enabled."),
@@ -90,7 +90,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         """Take it out of the fleet. Its certificate stays refused; its telemetry stays, unless --purge."""
         on = target(context, state, config)
         with progress_console.status(f"deleting {name}"):
-            found = run(_call(on, "DELETE", f"/{plural}/{name}", params={"purge": purge}, timeout=None))
+            found = run(call(on, "DELETE", f"/{plural}/{name}", params={"purge": purge}, timeout=None))
         if as_json:
             print_json(found)
         else:
@@ -106,7 +106,7 @@ def _register_action(commands: typer.Typer, plural: str, action: str, summary: s
         *,
         as_json: JsonOption = False,
     ) -> None:
-        found = run(_call(target(context, state, config), "POST", f"/{plural}/{name}/{action}"))
+        found = run(call(target(context, state, config), "POST", f"/{plural}/{name}/{action}"))
         if as_json:
             print_json(found)
         else:
@@ -171,7 +171,7 @@ def _count_devices(
 ) -> None:
     """Count devices that a query finds, all together or by a field."""
     params = given_only(query=query, by=by)
-    found = run(_call(target(context, state, config), "GET", "/device-counts", params=params))
+    found = run(call(target(context, state, config), "GET", "/device-counts", params=params))
     if as_json:
         print_json(found)
     elif by is None:
@@ -208,7 +208,7 @@ def _set_device(
     change["attributes"] = {**dict.fromkeys(without or []), **attributes_of(attributes or [])}
     headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
     on = target(context, state, config)
-    found = run(_call(on, "PATCH", f"/devices/{name}", json=change, headers=headers))
+    found = run(call(on, "PATCH", f"/devices/{name}", json=change, headers=headers))
     if as_json:
         print_json(found)
     else:
@@ -260,7 +260,7 @@ def _add(
         body["csr"] = request.decode()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is no device
-    added = run(_call(on, "POST", f"/{plural}", json=body))
+    added = run(call(on, "POST", f"/{plural}", json=body))
     if out is not None:
         write_public(out / "ca.pem", added["ca"].encode())
         write_public(out / f"{name}.pem", added["certificate"].encode())
@@ -323,11 +323,6 @@ def _print_list(on: Target, plural: str, columns: tuple[str, ...], query: str, *
 async def _list(on: Target, plural: str, query: str) -> list[dict[str, Any]]:
     async with api(on) as owner:
         return await list_all(owner, plural, query)
-
-
-async def _call(on: Target, method: str, path: str, **arguments: Any) -> Any:
-    async with api(on) as owner:
-        return await owner.call(method, path, **arguments)
 
 
 def _print_one(member: dict[str, Any], *, as_json: bool) -> None:

@@ -10,11 +10,11 @@ in it. A time is ISO 8601, `now`, or `now-2h` with s, m, h, d, w. An empty query
 import re
 
 from fleet.registry.query.model import ATTRIBUTES, FIELDS, And, Form, Not, Op, Or, Query, QueryError, Term
+from ingester.clock import UNIT_US
 from ingester.decode import DecodeError, iso_us
 
 MAX_LENGTH = 4096
 _DEPTH = 50
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SHOWN = 40
 
 _no_space = re.compile(r"\S")
@@ -127,7 +127,7 @@ class _Parser:
     def _time(self, text: str, column: int) -> int:
         if (found := _now.fullmatch(text)) is not None:
             sign, count, unit = found.groups()
-            shift = int(count) * _UNITS[unit] * 1_000_000 if sign else 0
+            shift = int(count) * UNIT_US[unit] if sign else 0
             return self._now - shift if sign == "-" else self._now + shift
         try:
             return iso_us(text)
