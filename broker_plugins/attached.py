@@ -17,7 +17,9 @@ from broker_plugins.refusals import Refusals
 from broker_plugins.services import Services
 from fleet.errors import FleetError
 from fleet.identity import Rules, Source
-from fleet.registry import Registry
+from fleet.policy.decisions import Decisions
+from fleet.policy.service import Policies
+from fleet.registry import Groups, Registry, Types
 from fleet.state import StateFolder, StateLock
 from ingester.decode import Limits
 from ingester.errors import IngestError
@@ -119,4 +121,13 @@ async def _open(stack: AsyncExitStack, config: AttachedConfig) -> Services:
     tail = Tail(Limits())
     pipeline = await stack.enter_async_context(Pipeline(store, ledger, taps=[IngestLog().committed]))
     rules = Rules(Source(config.identity_source), config.trust_domain)
-    return Services(registry, pipeline, ledger, Connects(ledger), Refusals(tail), rules)
+    policies, decisions = await _policies(stack, registry)
+    return Services(registry, policies, decisions, pipeline, ledger, Connects(ledger), Refusals(tail), rules)
+
+
+async def _policies(stack: AsyncExitStack, registry: Registry) -> tuple[Policies, Decisions]:
+    """Policies of a registry where nothing else needs types and groups."""
+    groups = await stack.enter_async_context(Groups(registry))
+    types = await stack.enter_async_context(Types(registry.database))
+    decisions = await stack.enter_async_context(Decisions(registry.database))
+    return await stack.enter_async_context(Policies(registry, groups, types, decisions)), decisions

@@ -1,5 +1,7 @@
 """Authentication by client certificate: the identity it carries, its registered fingerprint, and its client id."""
 
+from dataclasses import dataclass
+
 import structlog
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
@@ -8,8 +10,9 @@ from broker_plugins.attached import Attached
 from broker_plugins.engine.errors import Denied
 from broker_plugins.engine.hooks import Candidate, Principal
 from broker_plugins.engine.reasons import Reason
-from broker_plugins.services import MEMBER, Services
-from fleet.identity import IdentityError, identify
+from broker_plugins.services import CALLER, MEMBER, AnyRights, Services
+from fleet.identity import IdentityError, Kind, identify
+from fleet.policy.compiled import Caller
 from fleet.registry import Member, Refused
 
 log = structlog.get_logger("fleetgate.mqtt")
@@ -33,12 +36,39 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
             self.services.connects.refused("failed")
             return False
 
-    def admit(self, candidate: Candidate) -> Principal:
+    async def admit(self, candidate: Candidate) -> Principal:
         """What our engine calls: judge a connection by its certificate and client id. Raises Denied."""
+        services = self._started()
+        try:
+            entrant = _identified(services, candidate.peer.certificate, candidate.connect.client_id)
+            if services.policies.stale(entrant.member.name):
+                await services.policies.settled(entrant.member.name)
+                # what else changed meanwhile counts too
+                entrant = _identified(services, candidate.peer.certificate, candidate.connect.client_id)
+        except Denied as denied:
+            _keep(services, candidate, denied)
+            raise
+        return _principal(services, entrant, candidate)
+
+    def rejudge(self, candidate: Candidate) -> AnyRights:
+        """What our engine calls when something changed: the rights of a connection now. Raises Denied."""
+        services = self._started()
+        entrant = _identified(services, candidate.peer.certificate, candidate.connect.client_id)
+        return _judged(services, entrant, candidate)
+
+    def _started(self) -> Services:
         if self.services is None:
             raise Denied("failed", "not started", Reason.SERVER_UNAVAILABLE)
-        member, client_id = _admit(self.services, candidate.peer.certificate, candidate.connect.client_id)
-        return Principal(owner_of(member), member.name, member.rights, client_id)
+        return self.services
+
+
+@dataclass(frozen=True, slots=True)
+class _Entrant:
+    """Who a certificate belongs to. An empty client id became its name."""
+
+    member: Member
+    client_id: str
+    fingerprint: str
 
 
 def owner_of(member: Member) -> str:
@@ -46,13 +76,18 @@ def owner_of(member: Member) -> str:
     return f"{member.kind}:{member.name}"
 
 
+def owner_of_device(name: str) -> str:
+    """The key of the device of this name."""
+    return f"{Kind.DEVICE}:{name}"
+
+
 def _check_client_id(member: Member, client_id: str) -> None:
     if not member.may_use_client_id(client_id):
         raise Refused("client_id", f"client id {client_id[:200]!r} is not {member.name}'s")
 
 
-def _admit(services: Services, certificate: bytes | None, client_id: str) -> tuple[Member, str]:
-    """The member that a certificate belongs to, and its client id: an empty one becomes its name. Raises Denied."""
+def _identified(services: Services, certificate: bytes | None, client_id: str) -> _Entrant:
+    """The member that a certificate belongs to. Raises Denied."""
     known_as = ""
     try:
         identity = identify(certificate, services.rules, services.now())
@@ -64,21 +99,59 @@ def _admit(services: Services, certificate: bytes | None, client_id: str) -> tup
         _check_client_id(member, client_id)
     except (IdentityError, Refused) as refusal:
         raise Denied(refusal.reason, str(refusal), name=known_as) from refusal
-    return member, client_id
+    return _Entrant(member, client_id, identity.fingerprint)
+
+
+def caller_of(candidate: Candidate, name: str, client_id: str, fingerprint: str) -> Caller:
+    """Who asks, as decisions are kept with it."""
+    peer = candidate.peer
+    return Caller(name, client_id, peer.host, peer.tls, peer.listener, fingerprint)
+
+
+def _principal(services: Services, entrant: _Entrant, candidate: Candidate) -> Principal:
+    rights = _judged(services, entrant, candidate)
+    return Principal(owner_of(entrant.member), entrant.member.name, rights, entrant.client_id)
+
+
+def _judged(services: Services, entrant: _Entrant, candidate: Candidate) -> AnyRights:
+    """The rights of who is let in by its policies as well. Raises Denied."""
+    caller = caller_of(candidate, entrant.member.name, entrant.client_id, entrant.fingerprint)
+    rights = services.rights(entrant.member, caller, candidate.peer.certificate)
+    _check_connect(rights, entrant)
+    return rights
+
+
+def _check_connect(rights: AnyRights, entrant: _Entrant) -> None:
+    if not rights.may_connect(entrant.client_id):
+        name = entrant.member.name
+        raise Denied("policy", f"no policy lets {name} connect as {entrant.client_id[:200]}", name=name)
+
+
+def _keep(services: Services, candidate: Candidate, denied: Denied) -> None:
+    """Keep why a connect was refused, for who asks later; whose certificate names nobody is not kept."""
+    if denied.name:
+        caller = caller_of(candidate, denied.name, candidate.connect.client_id, "")
+        services.decisions.refused(caller, denied.why, str(denied))
 
 
 def _judge(services: Services, session: Session) -> bool:
-    peer = f"{session.remote_address}:{session.remote_port}"
-    client_id = session.client_id or ""
+    host, peer = session.remote_address or "", f"{session.remote_address}:{session.remote_port}"
+    given = session.client_id or ""
     try:
         tls = session.ssl_object
         der = tls.getpeercert(True) if tls is not None else None
-        member, client_id = _admit(services, der, "" if client_id.startswith(_GENERATED) else client_id)
+        entrant = _identified(services, der, "" if given.startswith(_GENERATED) else given)
+        member = entrant.member
+        caller = Caller(
+            member.name, entrant.client_id, host, (tls.version() or "") if tls else "", "", entrant.fingerprint
+        )
+        _check_connect(services.rights(member, caller, der), entrant)
     except Denied as denied:
         services.connects.refused(denied.why)
         services.refusals.refused("connect", denied.name, denied.why, str(denied), peer=peer)
         return False
-    session.client_id = client_id
+    session.client_id = entrant.client_id
     session.attributes[MEMBER] = member
+    session.attributes[CALLER] = caller
     services.connects.accepted()
     return True

@@ -25,6 +25,7 @@ HANDSHAKE_REASONS = (
 
 CONNECT_REASONS = (
     "client_id",
+    "policy",
     "will",
     "flapping",
     "authentication_method",

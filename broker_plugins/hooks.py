@@ -42,6 +42,10 @@ class _Anything:
         """Whatever the plugins say."""
         return True
 
+    def may_retain(self, topic: str) -> bool:  # noqa: ARG002
+        """Whatever the plugins say."""
+        return True
+
     def may_receive(self, topic: str) -> bool:  # noqa: ARG002
         """Whatever the plugins say."""
         return True
@@ -81,7 +85,7 @@ class PluginHooks:
         if candidate.peer.certificate is not None:
             if self._certificates is None:
                 raise Denied("failed", "no plugin judges certificates")
-            principal: Principal = self._certificates.admit(candidate)
+            principal: Principal = await self._certificates.admit(candidate)
             if self._auth:
                 await self._agree(candidate, principal.client_id, principal.name)
             return principal
@@ -104,9 +108,15 @@ class PluginHooks:
         if candidate.peer.certificate is None:
             return _ANYTHING
         try:
-            return None if self._certificates is None else self._certificates.admit(candidate).rights
+            return None if self._certificates is None else self._certificates.rejudge(candidate)
         except Denied:
             return None
+
+    def renew(self, candidate: Candidate, principal: Principal) -> Rights | None:
+        """See Hooks."""
+        if candidate.peer.certificate is None:
+            return _ANYTHING
+        return None if self._rights is None else self._rights.renew(candidate, principal)
 
     def owner_of(self, client_id: str) -> str:
         """Who a client id belongs to that never connected: the device of that name, else whoever has no certificate."""

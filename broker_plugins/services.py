@@ -10,6 +10,10 @@ from amqtt.session import Session
 from broker_plugins.connections import Connects
 from broker_plugins.refusals import Refusals
 from fleet.identity import Kind, Rules
+from fleet.policy.compiled import Caller, Compiled
+from fleet.policy.decisions import Decisions
+from fleet.policy.rights import Rights
+from fleet.policy.service import Policies
 from fleet.registry import Member, Registry
 from ingester.clock import Clock, now_us
 from ingester.ledger import Ledger
@@ -18,6 +22,11 @@ from ingester.topics import TopicMap, topic_map
 
 MEMBER = "fleetgate.member"
 """Key of the authenticated member in amqtt's Session.attributes. A session without it is nobody's."""
+
+CALLER = "fleetgate.caller"
+"""Key of the Caller that it was authenticated as."""
+
+AnyRights = Compiled | Rights
 
 Revoked = Callable[[bytes, datetime], None]
 
@@ -30,6 +39,8 @@ class Services:
     """Everything the plugins use."""
 
     registry: Registry
+    policies: Policies
+    decisions: Decisions
     pipeline: Pipeline
     ledger: Ledger
     connects: Connects
@@ -51,9 +62,20 @@ class Services:
         if member.kind is Kind.DEVICE:
             return member.name
         found = self.telemetry(topic)
-        if found is not None and member.rights.may_publish(topic):
+        if found is not None and rights_of_application(member).may_publish(topic):
             return found[0]
         return member.name
+
+    def rights(self, member: Member, caller: Caller, certificate: bytes | None) -> AnyRights:
+        """What a member may do by a connection."""
+        if member.kind is Kind.APPLICATION:
+            return rights_of_application(member)
+        return self.policies.rights(caller, certificate)
+
+
+def rights_of_application(member: Member) -> Rights:
+    """The filters that it was given."""
+    return Rights(member.publish, member.subscribe)
 
 
 def _remembered(route: TopicMap) -> TopicMap:

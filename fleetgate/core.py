@@ -1,13 +1,13 @@
 """The parts of the program without its sockets: what the API and the commands work on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from broker_plugins.auth import owner_of
+from broker_plugins.auth import owner_of, owner_of_device
 from broker_plugins.broker import Broker
 from broker_plugins.connections import Connects
 from broker_plugins.engine.engine import Engine
@@ -19,6 +19,9 @@ from broker_plugins.services import Services
 from fleet.authority import Authority
 from fleet.census import Census
 from fleet.identity import Rules
+from fleet.policy.decisions import Bounds as DecisionBounds
+from fleet.policy.decisions import Decisions
+from fleet.policy.service import Policies
 from fleet.presence import Presence
 from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.revoked import RevokedList
@@ -48,6 +51,8 @@ class Core:
     registry: Registry
     types: Types
     groups: Groups
+    policies: Policies
+    decisions: Decisions
     inventory: Inventory
     presence: Presence
     store: SqliteStore
@@ -91,7 +96,15 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         connects = Connects(ledger)
         rules = Rules(settings.identity.source, settings.identity.trust_domain)
         tls = await stack.enter_async_context(DeviceTls(settings, state, authority))
-        services = Services(registry, pipeline, ledger, connects, Refusals(tail), rules, revoked=tls.check)
+        kept = settings.decisions
+        bounds = DecisionBounds(kept.per_device, kept.refused, int(kept.keep_hours * 3.6e9))
+        decisions = await stack.enter_async_context(
+            Decisions(registry.database, bounds, replace(bounds, total=kept.allowed))
+        )
+        policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
+        services = Services(
+            registry, policies, decisions, pipeline, ledger, connects, Refusals(tail), rules, revoked=tls.check
+        )
         broker = await stack.enter_async_context(
             Broker(
                 {"plugins": settings.mqtt.plugins},
@@ -101,7 +114,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
                 limits=engine_limits(settings),
             )
         )
-        _follow(registry, tls, broker.engine)
+        _follow(registry, policies, tls, broker.engine)
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
         sources: list[MqttSource] = []
         metrics = CollectorRegistry()
@@ -118,6 +131,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             registry,
             types,
             groups,
+            policies,
+            decisions,
             Inventory(registry, types, groups),
             presence,
             store,
@@ -136,8 +151,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
 
 
-def _follow(registry: Registry, tls: DeviceTls, engine: Engine) -> None:
-    """What changes in the registry, or in the TLS files, counts for the connections that are there."""
+def _follow(registry: Registry, policies: Policies, tls: DeviceTls, engine: Engine) -> None:
+    """What changes in the registry, the policies or the TLS files counts for the connections that are there."""
 
     def changed(member: Member) -> None:
         if registry.find(member.kind, member.name) is None:
@@ -145,7 +160,11 @@ def _follow(registry: Registry, tls: DeviceTls, engine: Engine) -> None:
         else:
             engine.reconsider(owner_of(member))
 
+    def rights_changed(devices: Iterable[str] | None) -> None:
+        engine.renew_rights(None if devices is None else [owner_of_device(name) for name in devices])
+
     registry.changed.append(changed)
+    policies.changed.append(rights_changed)
     tls.reloaded.append(engine.reconsider_all)
 
 

@@ -135,6 +135,15 @@ class AuthoritySettings(_Section):
     device_days: int = Field(825, gt=0, description="days that a new device certificate is valid")
 
 
+class DecisionsSettings(_Section):
+    """What was decided about devices lately, for `explain --past` and `policy simulate`."""
+
+    per_device: int = Field(100, ge=1, description="decisions of one kind that are kept of a device")
+    refused: int = Field(10_000, ge=1, description="refused connects and messages that are kept in all")
+    allowed: int = Field(50_000, ge=1, description="allowed ones that are kept in all, for `policy simulate`")
+    keep_hours: float = Field(24, gt=0, description="hours they are kept, counted from the last time")
+
+
 class IngestSettings(_Section):
     """From a message to its commit."""
 
@@ -206,6 +215,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     identity: IdentitySettings = IdentitySettings()
     authority: AuthoritySettings = AuthoritySettings()
+    decisions: DecisionsSettings = DecisionsSettings()
     ingest: IngestSettings = IngestSettings()
     store: StoreSettings = StoreSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -72,7 +72,9 @@ async def _check_will(connection: "Connection", packet: Connect, principal: Prin
         check_levels(will.topic, connection.engine.limits.levels)
     except ProtocolError as error:
         raise Denied("will", str(error), error.reason, principal.name) from error
-    allowed = principal.rights.may_publish(will.topic) and not will.topic.startswith("$SYS")
+    rights = principal.rights
+    allowed = rights.may_publish(will.topic) and not will.topic.startswith("$SYS")
+    allowed = allowed and (not will.retain or rights.may_retain(will.topic))
     if allowed and hooks.checks_topics:
         allowed = await hooks.agrees(connection, principal.client_id, will.topic, "publish")
     if not allowed:

@@ -503,6 +503,8 @@ class Connection(asyncio.Protocol):
         if principal is not None:
             self.principal = Principal(principal.owner, principal.name, rights, principal.client_id)
         self.routes.clear()
+        if self.session is not None:
+            self.engine.sessions.withhold(self.session)
 
     def fail(self, error: ProtocolError) -> None:
         """The client broke the protocol."""

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import structlog
 from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.flapping import Flapping
 from broker_plugins.engine.heap import Heap
-from broker_plugins.engine.hooks import Candidate, Hooks, Principal
+from broker_plugins.engine.hooks import Candidate, Hooks, Principal, Rights
 from broker_plugins.engine.intake import Ingester, Intake
 from broker_plugins.engine.limits import Limits
 from broker_plugins.engine.message import Delivery, Message
@@ -38,6 +38,7 @@ _SWEEP_SECONDS = 0.5
 _CLOSE_SECONDS = 1.0
 _CLOSE_POLL_SECONDS = 0.01
 _RETAINED_SWEEP = 60
+_SLICE = 20
 
 Deliveries = list[tuple[Session, Delivery]]
 
@@ -78,7 +79,7 @@ class Engine:
         self.store = SessionStore(path)
         self.intake = Intake(ingester, lambda: self.store.full)
         self.wheel = Wheel()
-        self.sessions = Sessions(self.store, self.limits.queue, self._may_receive, self.steady)
+        self.sessions = Sessions(self.store, self.limits.queue, self._rights_of, self.steady)
         self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
         self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)
         self.wills = Wills()
@@ -205,9 +206,12 @@ class Engine:
         self.sessions.router.generation += 1
 
     def reconsider_all(self) -> None:
-        """What decides about everybody changed."""
-        for owner in list(self._by_owner):
-            self.reconsider(owner)
+        """What decides about everybody changed: `reconsider` each of them, without holding up the loop."""
+        self.run(self._reconsider(list(self._by_owner)))
+
+    def renew_rights(self, owners: Iterable[str] | None) -> None:
+        """The rights of these identities changed, or of all: who they are did not."""
+        self.run(self._renew(list(self._by_owner) if owners is None else list(owners)))
 
     def forget(self, owner: str) -> None:
         """An identity is gone for good: its sessions go with it."""
@@ -333,13 +337,39 @@ class Engine:
 
     def _publish_will(self, owner: str, message: Message) -> None:
         rights = self.hooks.still(owner)
-        if rights is not None and rights.may_publish(message.topic):
+        if (
+            rights is not None
+            and rights.may_publish(message.topic)
+            and (not message.retain or rights.may_retain(message.topic))
+        ):
             self.run(self._send_will(message))
         else:
             self.hooks.refused("publish", owner, "not_authorized", "a will without a right any more", message.topic)
 
     async def _send_will(self, message: Message) -> None:
         await self.broadcast(message)
+
+    async def _reconsider(self, owners: Sequence[str]) -> None:
+        for number, owner in enumerate(owners):
+            self.reconsider(owner)
+            if number % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+
+    async def _renew(self, owners: Sequence[str]) -> None:
+        for number, owner in enumerate(owners):
+            for connection in list(self._by_owner.get(owner, ())):
+                packet, principal = connection.connect, connection.principal
+                if packet is None or principal is None:
+                    continue
+                rights = self.hooks.renew(Candidate(connection.peer, packet), principal)
+                if rights is None:
+                    connection.will = None
+                    connection.close(Reason.ADMINISTRATIVE_ACTION, "no longer let in", why="no_longer_let_in")
+                else:
+                    connection.judge_anew(rights)
+            if number % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+        self.sessions.router.generation += 1
 
     async def _offer_checked(self, session: Session, delivery: Delivery) -> None:
         if await self.hooks.agrees(session.outlet, session.client_id, delivery.message.topic, "receive"):
@@ -348,11 +378,16 @@ class Engine:
     def still_published(self, message: Message) -> bool:
         """Whether whoever published a retained message would still be allowed to."""
         rights = self.hooks.still(message.owner) if message.owner else None
-        return not message.owner or (rights is not None and rights.may_publish(message.topic))
+        return not message.owner or (
+            rights is not None and rights.may_publish(message.topic) and rights.may_retain(message.topic)
+        )
 
-    def _may_receive(self, session: Session, topic: str) -> bool:
-        rights = self.hooks.still(session.owner)
-        return rights is not None and rights.may_receive(topic)
+    def _rights_of(self, session: Session) -> Rights | None:
+        """Those of its connection, where it has one."""
+        connection = self.connections.get(session.client_id)
+        if connection is not None and connection.session is session and connection.principal is not None:
+            return connection.principal.rights
+        return self.hooks.still(session.owner)
 
     def _is_traced(self, account: str) -> bool:
         return any(wanted in {None, account} for wanted in self.tracing.values())

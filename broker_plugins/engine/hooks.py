@@ -13,12 +13,16 @@ class Rights(Protocol):
         """Whether a message may be published to this topic name."""
         ...
 
+    def may_retain(self, topic: str) -> bool:
+        """Whether a message that may be published there may be retained."""
+        ...
+
     def may_receive(self, topic: str) -> bool:
         """Whether a message of this topic name may be delivered."""
         ...
 
     def may_subscribe(self, requested: str) -> bool:
-        """Whether everything that this filter matches may be received."""
+        """Whether this filter may be subscribed to; `may_receive` is asked as well, for each message."""
         ...
 
 
@@ -82,6 +86,10 @@ class Hooks(Protocol):
 
     def rejudge(self, candidate: Candidate) -> "Rights | None":
         """The rights of a connection that was let in before, judged again; None when it would be refused now."""
+        ...
+
+    def renew(self, candidate: Candidate, principal: Principal) -> "Rights | None":
+        """The rights of a connection whose identity stands, anew; None when they do not let it be connected."""
         ...
 
     async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:

@@ -39,7 +39,9 @@ def take(connection: "Connection", packet: Publish) -> bool:
     if connection.traced or engine.observed:
         engine.saw(connection, "in", packet)
     principal = connection.admitted
-    allowed = principal.rights.may_publish(packet.topic) and not packet.topic.startswith("$SYS")
+    rights = principal.rights
+    allowed = rights.may_publish(packet.topic) and not packet.topic.startswith("$SYS")
+    allowed = allowed and (not packet.retain or rights.may_retain(packet.topic))
     if engine.hooks.checks_topics or engine.observed:
         connection.suspend(_take_asking(connection, packet, telemetry, allowed=allowed))
     else:

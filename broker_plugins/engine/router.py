@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
+from broker_plugins.engine.hooks import Rights
 from broker_plugins.engine.message import Delivery, Message
 from broker_plugins.engine.session import Granted, Session
 from broker_plugins.engine.trie import FilterTrie
 
-MayReceive = Callable[[Session, str], bool]
+RightsOf = Callable[[Session], Rights | None]
+"""What a session may do now; None: nothing."""
 
 _SHARE = "$share/"
 
@@ -27,11 +29,12 @@ class _Group:
     def __init__(self) -> None:
         self.members: dict[Session, Granted] = {}
 
-    def choose(self, topic: str, may_receive: MayReceive) -> tuple[Session, Granted] | None:
+    def choose(self, topic: str, rights_of: RightsOf) -> tuple[Session, Granted] | None:
         """The next one that may receive, one with a connection before one without; it then goes to the end."""
         waiting: Session | None = None
-        for session in list(self.members):
-            if not may_receive(session, topic):
+        for session, granted in list(self.members.items()):
+            rights = rights_of(session)
+            if rights is None or not rights.may_receive(topic) or not _still(rights, granted):
                 continue
             if session.outlet is not None:
                 return session, self._last(session)
@@ -47,8 +50,8 @@ class _Group:
 class Router:
     """All subscriptions. `generation` changes whenever one comes or goes: what was cached before counts no more."""
 
-    def __init__(self, may_receive: MayReceive) -> None:
-        self._may_receive = may_receive
+    def __init__(self, rights_of: RightsOf) -> None:
+        self._rights_of = rights_of
         self._trie: FilterTrie[Session | _Group, Granted | None] = FilterTrie()
         self._groups: dict[tuple[str, str], _Group] = {}
         self.generation = 0
@@ -111,14 +114,22 @@ class Router:
         topic = message.topic
         for key, value in self._trie.match(topic):
             if isinstance(key, _Group):
-                chosen = key.choose(topic, self._may_receive)
+                chosen = key.choose(topic, self._rights_of)
                 if chosen is not None:
                     yield chosen[0], _delivery(message, [chosen[1]])
             elif value is not None and not (value.options.no_local and message.sender == key.client_id):
                 found.setdefault(key, []).append(value)  # no local: [MQTT-3.8.3-3]
         for session, matching in found.items():
-            if self._may_receive(session, topic):
-                yield session, _delivery(message, matching)
+            rights = self._rights_of(session)
+            if rights is not None and rights.may_receive(topic):
+                allowed = [granted for granted in matching if _still(rights, granted)]
+                if allowed:
+                    yield session, _delivery(message, allowed)
+
+
+def _still(rights: Rights, granted: Granted) -> bool:
+    """Whether what was granted once would be granted now."""
+    return rights.may_subscribe(split_share(granted.options.topic_filter)[1])
 
 
 def _delivery(message: Message, matching: list[Granted]) -> Delivery:

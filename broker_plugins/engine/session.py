@@ -1,7 +1,7 @@
 """A client's session: subscriptions, what waits for it, what is on its way [4.1]. Synchronous; it owns no socket."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -131,6 +131,24 @@ class Session:
             else:
                 del self.inflight[delivery.packet_id]
                 yield delivery, "too_large"
+
+    def withhold(self, may_receive: Callable[[str], bool]) -> list[Delivery]:
+        """Take out what may not be received by its topic; what the client has, or may be reading now, stays."""
+        gone = [delivery for _, delivery in self.queue if not may_receive(delivery.message.topic)]
+        if gone:
+            kept = [(came, delivery) for came, delivery in self.queue if may_receive(delivery.message.topic)]
+            self.queue = deque(kept)
+            self.queue_bytes = sum(delivery.message.size_bytes for _, delivery in kept)
+        if self.outlet is None:
+            unsent = [
+                delivery
+                for delivery in self.inflight.values()
+                if delivery.stage is Stage.SENT and not may_receive(delivery.message.topic)
+            ]
+            for delivery in unsent:
+                del self.inflight[delivery.packet_id]
+            gone += unsent
+        return gone
 
     def resume(self) -> None:
         """On a new connection, send again what is unacknowledged, in the first order [MQTT-4.4.0-1] [MQTT-4.6.0-1]."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from broker_plugins.engine.hooks import Rights
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import Subscription
 from broker_plugins.engine.router import Router
@@ -10,7 +11,8 @@ from broker_plugins.engine.session import NEVER, Granted, Outlet, QueueLimits, S
 from broker_plugins.engine.store import SessionStore
 from ingester.clock import Clock
 
-MayReceive = Callable[[Session, str], bool]
+RightsOf = Callable[[Session], Rights | None]
+"""What a session may do now; None: nothing."""
 
 
 class Deliveries:
@@ -28,12 +30,13 @@ class Deliveries:
 class Sessions:
     """Sessions by client id. What is to survive the process goes to `store` with each change."""
 
-    def __init__(self, store: SessionStore, limits: QueueLimits, may_receive: MayReceive, clock: Clock) -> None:
+    def __init__(self, store: SessionStore, limits: QueueLimits, rights_of: RightsOf, clock: Clock) -> None:
         self._store = store
         self._limits = limits
         self._clock = clock
         self.by_client_id: dict[str, Session] = {}
-        self.router = Router(may_receive)
+        self._rights_of = rights_of
+        self.router = Router(rights_of)
         self.deliveries = Deliveries()
         self._expiry = Schedule()
 
@@ -67,9 +70,19 @@ class Sessions:
 
     def attach(self, session: Session, outlet: Outlet, window: int) -> None:
         """A connection takes a session up: what is on its way is sent again, then what waits."""
+        self.withhold(session)
         session.outlet, session.window = outlet, window
         session.resume()
         self.pump(session)
+
+    def withhold(self, session: Session) -> None:
+        """Drop what waits for a session that has no right to it any more."""
+        if not session.queue and not session.inflight:
+            return
+        rights = self._rights_of(session)
+        for delivery in session.withhold(lambda topic: rights is not None and rights.may_receive(topic)):
+            self.deliveries.drop("not_authorized")
+            self._store.delivered(delivery)
 
     def detach(self, session: Session) -> None:
         """The session's connection has ended."""

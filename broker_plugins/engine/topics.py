@@ -4,8 +4,7 @@ from broker_plugins.engine.errors import ProtocolError
 from broker_plugins.engine.properties import Properties
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.router import split_share
-from fleet.policy import check_filter
-from fleet.policy.rights import InvalidFilterError
+from fleet.policy.rights import InvalidFilterError, check_filter
 
 
 def check_levels(topic: str, most: int) -> None:

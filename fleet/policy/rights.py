@@ -1,4 +1,4 @@
-"""Rights as topic filters, and the two questions asked of them. Pure. No filter, no right."""
+"""Rights as topic filters, those of applications, and the questions asked of them. Pure. No filter, no right."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +23,14 @@ class Rights:
         """Whether a message may be published to this topic name."""
         return any(matches(granted, topic) for granted in self.publish)
 
+    def may_retain(self, topic: str) -> bool:
+        """Whether such a message may be retained: whoever may publish it may do that."""
+        return self.may_publish(topic)
+
+    def may_connect(self, client_id: str) -> bool:  # noqa: ARG002 - which one is its own is the registry's question
+        """Whether this client id may be used."""
+        return True
+
     def may_receive(self, topic: str) -> bool:
         """Whether a message of this topic name may be delivered."""
         return any(matches(granted, topic) for granted in self.subscribe)
@@ -30,17 +38,6 @@ class Rights:
     def may_subscribe(self, requested: str) -> bool:
         """Whether every topic that filter `requested` can match is granted."""
         return any(covers(granted, requested) for granted in self.subscribe)
-
-
-@lru_cache(10_000)
-def device_rights(name: str) -> Rights:
-    """Below devices/<its name>/ and nowhere else. A name holds no character that means something in a filter."""
-    return Rights((f"devices/{name}/+/#",), (f"devices/{name}/#",))
-
-
-def application_rights(publish: tuple[str, ...], subscribe: tuple[str, ...]) -> Rights:
-    """Exactly the filters it was given."""
-    return Rights(publish, subscribe)
 
 
 def check_filter(topic_filter: str) -> str:

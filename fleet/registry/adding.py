@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from fleet.errors import ConflictError
 from fleet.identity import Kind, fingerprint_of
 from fleet.names import check_name
-from fleet.policy import check_filter
+from fleet.policy.rights import check_filter
 from fleet.registry.details import NOTHING, Details
 from fleet.registry.model import Certificate, CertificateStatus, Member, State
 from fleet.registry.records import rows_of

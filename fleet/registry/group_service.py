@@ -1,6 +1,6 @@
 """Groups: the groups of devices, in memory and in fleet.db; who is in a dynamic one is looked up when it is asked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -10,10 +10,11 @@ from sqlalchemy.dialects.sqlite import insert
 from fleet.errors import ConflictError, NotFoundError
 from fleet.identity import Kind
 from fleet.registry.details import check_word
-from fleet.registry.groups import Group, check_no_cycle, groups_asked_for
+from fleet.registry.groups import Group, check_no_cycle, groups_asked_for, with_descendants
 from fleet.registry.model import check_version
 from fleet.registry.query import parse
 from fleet.registry.query.statement import DEVICES, Condition, condition
+from fleet.registry.records import check_not_attached
 from fleet.registry.schema import group_devices, groups, members
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
@@ -27,6 +28,8 @@ class Groups:
         self._database = registry.database
         self._clock = clock
         self._groups: dict[str, Group] = {}
+        self.changed: list[Callable[[Iterable[str] | None], None]] = []
+        """Called with devices that were put into a group, or taken out; None: anybody may have been."""
 
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:
@@ -93,6 +96,7 @@ class Groups:
                 )
             )
         self._groups[kept.name] = kept
+        self._tell(None)
         return kept
 
     async def delete(self, name: str) -> None:
@@ -104,25 +108,39 @@ class Groups:
                     raise ConflictError(f"group {name} has {group.name} below it")
                 if group.query is not None and name in groups_asked_for(parse(group.query, 0)):
                     raise ConflictError(f"the query of group {group.name} asks for {name}")
+            await check_not_attached(connection, "group", name)
             await connection.execute(groups.delete().where(groups.c.name == name))
             await connection.execute(group_devices.delete().where(group_devices.c.group == name))
         del self._groups[name]
+        self._tell(None)
 
     async def put_in(self, name: str, devices: Iterable[str]) -> None:
         """Put devices into a static group, all or none. Raises NotFoundError, ConflictError for a dynamic one."""
+        found = list(devices)
         async with self._database.transaction() as connection:
             self._static(name)
-            rows = [{"device": self._registry.get(Kind.DEVICE, device).name, "group": name} for device in devices]
+            rows = [{"device": self._registry.get(Kind.DEVICE, device).name, "group": name} for device in found]
             if rows:
                 await connection.execute(insert(group_devices).on_conflict_do_nothing(), rows)
+        self._tell(found)
 
     async def take_out(self, name: str, devices: Iterable[str]) -> None:
         """Take devices out of a static group. Raises NotFoundError, ConflictError for a dynamic one."""
+        found = list(devices)
         async with self._database.transaction() as connection:
             self._static(name)
             await connection.execute(
-                group_devices.delete().where(group_devices.c.group == name, group_devices.c.device.in_(list(devices)))
+                group_devices.delete().where(group_devices.c.group == name, group_devices.c.device.in_(found))
             )
+        self._tell(found)
+
+    def changes_by_itself(self, name: str) -> bool:
+        """Whether its devices are found by a query, all or some: who they are may change with any device."""
+        return name in self._groups and any(group.query is not None for group in with_descendants(self._groups, name))
+
+    def _tell(self, devices: Iterable[str] | None) -> None:
+        for changed in self.changed:
+            changed(devices)
 
     def _static(self, name: str) -> None:
         if self.get(name).query is not None:

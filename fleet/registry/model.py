@@ -5,7 +5,6 @@ from enum import StrEnum
 
 from fleet.errors import StaleError
 from fleet.identity import Identity, Kind
-from fleet.policy import Rights, application_rights, device_rights
 
 
 class State(StrEnum):
@@ -87,13 +86,6 @@ class Member:
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     version: int = 1
-
-    @property
-    def rights(self) -> Rights:
-        """What it may publish and subscribe to."""
-        if self.kind is Kind.DEVICE:
-            return device_rights(self.name)
-        return application_rights(self.publish, self.subscribe)
 
     def may_use_client_id(self, client_id: str) -> bool:
         """Whether this MQTT client id is its own: a device's is its name, an application's begins with its name."""

@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Executable, Insert
+from sqlalchemy import Executable, Insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fleet.errors import ConflictError
 from fleet.identity import Kind
 from fleet.registry.details import Details, Value, ValueKind, kind_of
 from fleet.registry.model import Certificate, CertificateStatus, Member
 from fleet.registry.query import sort_key
-from fleet.registry.schema import attributes, certificates, group_devices, members, seen, tags
+from fleet.registry.schema import attributes, certificates, group_devices, members, policy_attachments, seen, tags
 
 Rows = list[dict[str, Any]]
 
@@ -37,6 +39,16 @@ def delete_of(kind: Kind, name: str) -> Iterator[Executable]:
     if kind is Kind.DEVICE:
         for table in (attributes, tags, group_devices, seen):
             yield table.delete().where(table.c.device == name)
+        attached = policy_attachments.c.kind == "device", policy_attachments.c.target == name
+        yield policy_attachments.delete().where(*attached)
+
+
+async def check_not_attached(connection: AsyncConnection, kind: str, name: str) -> None:
+    """Raise ConflictError while a policy is attached to a type or group."""
+    at = policy_attachments.c.kind == kind, policy_attachments.c.target == name
+    found = (await connection.execute(select(policy_attachments.c.policy).where(*at).limit(1))).scalar()
+    if found is not None:
+        raise ConflictError(f"policy {found} is attached to {kind} {name}: detach it first")
 
 
 def attribute_rows(device: str, found: Mapping[str, Value]) -> Rows:

@@ -6,7 +6,20 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import BigInteger, Column, Engine, Float, Index, MetaData, String, Table, Text, create_engine, event
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+)
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -116,6 +129,59 @@ certificates = Table(
     Column("created", BigInteger, nullable=False),
     Column("issuer", String(128), nullable=False, server_default=""),
     Column("changed", BigInteger, nullable=False, server_default="0"),
+)
+
+# A policy has versions, and is attached to the whole fleet (kind `all`, target ''), to devices, types, groups or
+# certificates.
+policies = Table(
+    "policies",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("default_version", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("policy", String(128), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+policy_attachments = Table(
+    "policy_attachments",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("target", String(128), primary_key=True),
+    Column("policy", String(128), primary_key=True),
+)
+
+# What was decided lately, each once, with how often and when last.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("action", String(16), primary_key=True),
+    Column("resource", Text, primary_key=True),
+    Column("reason", String(64), primary_key=True),
+    Column("allowed", Boolean, nullable=False),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("policy", String(128)),
+    Column("policy_version", BigInteger),
+    Column("statement", Text),
+    Column("client_id", Text, nullable=False, server_default=""),
+    Column("address", String(64), nullable=False, server_default=""),
+    Column("tls", String(16), nullable=False, server_default=""),
+    Column("listener", String(16), nullable=False, server_default=""),
+    Column("fingerprint", String(64), nullable=False, server_default=""),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("times", BigInteger, nullable=False),
 )
 
 

@@ -12,6 +12,7 @@ from fleet.registry.database import Database
 from fleet.registry.details import ValueKind
 from fleet.registry.model import check_version
 from fleet.registry.query.statement import DEVICES
+from fleet.registry.records import check_not_attached
 from fleet.registry.schema import members, types
 from fleet.registry.types import DeviceType, check_type
 from ingester.clock import Clock, now_us
@@ -81,6 +82,7 @@ class Types:
             having = select(func.count()).select_from(members).where(DEVICES, members.c.type == name)
             if count := (await connection.execute(having)).scalar_one():
                 raise ConflictError(f"type {name} is that of {count} devices")
+            await check_not_attached(connection, "type", name)
             await connection.execute(types.delete().where(types.c.name == name))
         del self._types[name]
 

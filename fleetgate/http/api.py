@@ -20,6 +20,7 @@ from fleetgate.http import (
     mqtt,
     operations,
     pki,
+    policies,
     problems,
     provisioning,
     quarantine,
@@ -27,7 +28,19 @@ from fleetgate.http import (
     types,
 )
 
-_FEATURES = (devices, certificates, types, groups, imports, operations, provisioning, telemetry, quarantine, mqtt)
+_FEATURES = (
+    devices,
+    certificates,
+    types,
+    groups,
+    policies,
+    imports,
+    operations,
+    provisioning,
+    telemetry,
+    quarantine,
+    mqtt,
+)
 """Each has `router(core)`."""
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]

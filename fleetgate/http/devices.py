@@ -350,8 +350,8 @@ def _member_fields(core: Core, member: Member) -> dict[str, Any]:
         "last_seen": iso(last_seen) if last_seen is not None else None,
         "created": iso(member.created),
         "updated": iso(member.updated),
-        "publish": list(member.rights.publish),
-        "subscribe": list(member.rights.subscribe),
+        "publish": list(member.publish),
+        "subscribe": list(member.subscribe),
         "certificates": [certificate_view(entry) for entry in core.registry.certificates(member)],
     }
 

@@ -1,5 +1,7 @@
 """The plugins, in an amqtt broker without sockets."""
 
+from contextlib import AsyncExitStack
+
 import pytest
 from amqtt.broker import Broker
 from amqtt.contexts import Action
@@ -18,6 +20,7 @@ from ingester.memory import MemoryStore
 from ingester.pipeline import Bounds, Pipeline
 from ingester.tail import Tail
 from tests.fleet.pki import certificate, der
+from tests.fleet.policies import open_policies
 from tests.waiting import until
 
 NAMES = ("auth.CertificateAuthPlugin", "acl.TopicRightsPlugin", "ingest.IngestPlugin", "presence.PresencePlugin")
@@ -31,6 +34,9 @@ class Tls:
 
     def getpeercert(self, binary_form: bool):
         return self._der
+
+    def version(self) -> str:
+        return "TLSv1.3"
 
 
 def session(cert, client_id: str) -> Session:
@@ -51,8 +57,11 @@ async def services(tmp_path, store):
     async with (
         Registry(tmp_path / "f.db") as registry,
         Pipeline(store, ledger, bounds=Bounds(queue_messages=5)) as pipeline,
+        AsyncExitStack() as stack,
     ):
-        yield Services(registry, pipeline, ledger, Connects(ledger), Refusals(Tail(Limits())), Rules())
+        policies, decisions = await open_policies(stack, registry)
+        refusals = Refusals(Tail(Limits()))
+        yield Services(registry, policies, decisions, pipeline, ledger, Connects(ledger), refusals, Rules())
 
 
 def broker(services) -> tuple:

@@ -4,9 +4,10 @@ import pytest
 
 from fleet.errors import InvalidNameError
 from fleet.names import check_name, is_name
-from fleet.policy.rights import InvalidFilterError, application_rights, check_filter, covers, device_rights, matches
+from fleet.policy.rights import InvalidFilterError, Rights, check_filter, covers, matches
+from tests.fleet.policies import own_branch
 
-PUMP = device_rights("pump-1")
+PUMP = own_branch("pump-1")
 
 
 @pytest.mark.parametrize(
@@ -52,14 +53,16 @@ def test_a_device_subscribes_below_its_name(requested: str, allowed: bool):
 
 def test_an_application_has_its_filters():
     """Exactly what it was given, and nothing without filters."""
-    back_end = application_rights(("devices/+/commands/#",), ("devices/+/telemetry/#", "plant/a"))
+    back_end = Rights(("devices/+/commands/#",), ("devices/+/telemetry/#", "plant/a"))
     assert back_end.may_publish("devices/x/commands/open")
+    assert back_end.may_retain("devices/x/commands/open")
+    assert back_end.may_connect("back-1")
     assert not back_end.may_publish("devices/x/telemetry")
     assert back_end.may_subscribe("devices/+/telemetry/#")
     assert back_end.may_subscribe("devices/x/telemetry")
     assert back_end.may_receive("plant/a")
     assert not back_end.may_subscribe("plant/+")
-    assert not application_rights((), ()).may_receive("plant/a")
+    assert not Rights((), ()).may_receive("plant/a")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import pytest
 
 from fleet.authority import signing_request
+from fleet.identity import Kind
+from fleet.policy.compiled import Caller
 from fleetgate.http.devices import NewDevice
 from tests.fleetgate.test_http import client, core
 
@@ -177,3 +179,113 @@ async def test_a_list_is_imported_as_an_operation(client):
     other = await client.post("/api/v1/device-imports", content="{}", headers={"Content-Type": "application/json"})
     assert other.status_code == 415
     assert (await client.get("/api/v1/operations/nothing")).status_code == 404
+
+
+async def test_policies(client):
+    """Made, versioned, attached, asked; each problem names its place."""
+    await add(client, "p1")
+    answer = await client.put("/api/v1/policies/p", json={"document": "- {deny: publish, to: 'x/*', name: no}"})
+    assert (answer.status_code, answer.headers["ETag"]) == (200, '"1"')
+    attached = {"kind": "device", "target": "p1"}
+    found = (await client.post("/api/v1/policies/p/attachments", json=attached)).json()
+    assert (found["attached"], found["default_version"], found["versions"]) == ([attached], 1, [1])
+    asked = {"device": "p1", "publish": "x/y"}
+    expected = {"decision": "deny", "reason": "explicit_deny", "policy": "p", "version": 1, "statement": "no"}
+    assert (await client.get("/api/v1/explain", params=asked)).json() == expected
+    body = {"document": "- {allow: publish, to: 'x/*'}", "description": "two", "default": False}
+    stale = await client.put("/api/v1/policies/p", json=body, headers={"If-Match": '"1"'})
+    assert (stale.status_code, "version 2 by now" in stale.json()["detail"]) == (409, True)
+    await client.put("/api/v1/policies/p", json=body)
+    assert (await client.get("/api/v1/explain", params=asked)).json()["decision"] == "deny"
+    shown = (await client.get("/api/v1/policies/p/versions/2")).json()
+    assert (shown["default"], shown["document"]["Statement"][0]["Effect"]) == (False, "Allow")
+    found = (await client.post("/api/v1/policies/p/default", json={"version": 2})).json()
+    assert (found["default_version"], found["description"]) == (2, "two")
+    expected = {"decision": "allow", "reason": "allowed", "policy": "p", "version": 2, "statement": "Statement[0]"}
+    assert (await client.get("/api/v1/explain", params=asked)).json() == expected
+    assert (await client.delete("/api/v1/policies/p/versions/1")).json()["versions"] == [2]
+    assert (await client.delete("/api/v1/policies/p")).status_code == 409
+    await client.post("/api/v1/policies/p/attachments/remove", json=attached)
+    assert (await client.delete("/api/v1/policies/p")).json() == {"name": "p"}
+    assert [one["name"] for one in (await client.get("/api/v1/policies")).json()] == ["default"]
+    assert (await client.get("/api/v1/policies/default")).json()["attached"] == [{"kind": "all", "target": ""}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "message"),
+    [
+        ({}, 422, "exactly one of them is needed"),
+        ({"publish": "a", "subscribe": "b"}, 422, "exactly one of them is needed"),
+        ({"publish": "a/+"}, 422, "publish: 'a/+': a topic name has no + and no #"),
+        ({"publish": ""}, 422, "publish: ''"),
+        ({"subscribe": "a/#/b"}, 422, "# must be the whole last level"),
+        ({"publish": "a", "time": "soon"}, 422, "time: 'soon'"),
+        ({"publish": "a", "device": "p9"}, 404, "no device named 'p9'"),
+        ({"publish": "open"}, 422, "it depends on source.address, which is not known"),
+    ],
+)
+async def test_what_can_not_be_explained(client, asked: dict, status: int, message: str):
+    """One clear line."""
+    await add(client, "p1")
+    text = "- {allow: publish, to: open, if: {IpAddress: {source.address: 10.0.0.0/8}}}"
+    await client.put("/api/v1/policies/p", json={"document": text})
+    await client.post("/api/v1/policies/p/attachments", json={"kind": "all"})
+    answer = await client.get("/api/v1/explain", params={"device": "p1", **asked})
+    assert answer.status_code == status
+    assert message in answer.json()["detail"]
+
+
+async def test_explanations(client, core):
+    """With facts that are given, of devices that are not let in, and of those that are connected nowhere."""
+    await add(client, "p1")
+    (entry,) = core.registry.certificates(core.registry.get(Kind.DEVICE, "p1"))
+    text = """
+- {allow: publish, to: near, if: {IpAddress: {source.address: 10.0.0.0/8}}}
+- {allow: publish, to: old, if: {DateLessThan: {time: 2020-01-01}}}
+- {allow: publish, to: mine, if: {StringEquals: {certificate.fingerprint: "F", listener: wss, tls.version: TLSv1.2}}}
+""".replace('"F"', entry.fingerprint)
+    await client.put("/api/v1/policies/p", json={"document": text})
+    await client.post("/api/v1/policies/p/attachments", json={"kind": "all"})
+    mine = {"certificate": entry.fingerprint.upper(), "listener": "wss", "tls": "TLSv1.2"}
+    for asked, decision, reason in (
+        ({"publish": "near", "source_address": "10.1.1.1"}, "allow", "allowed"),
+        ({"publish": "near", "source_address": "11.1.1.1"}, "deny", "not_allowed"),
+        ({"publish": "old"}, "deny", "not_allowed"),
+        ({"publish": "old", "time": "2019-06-01T00:00:00Z"}, "allow", "allowed"),
+        ({"publish": "mine", **mine}, "allow", "allowed"),
+        ({"publish": "$SYS/x"}, "deny", "not_allowed"),
+        ({"retain": "devices/p1/x"}, "allow", "allowed"),
+        ({"retain": "old"}, "deny", "not_allowed"),
+        ({"subscribe": "$share/g/devices/p1/#"}, "allow", "allowed"),
+        ({"receive": "devices/p1/x"}, "allow", "allowed"),
+        ({"connect": ""}, "allow", "allowed"),
+        ({"connect": "p2"}, "deny", "not_allowed"),
+        ({"connect": "", "certificate": "00"}, "deny", "no_certificate"),
+    ):
+        answer = (await client.get("/api/v1/explain", params={"device": "p1", **asked})).json()
+        assert (answer["decision"], answer["reason"]) == (decision, reason), asked
+    for act, reason in (("disable", "disabled"), ("enable", "allowed"), ("revoke", "revoked"), ("retire", "retired")):
+        await client.post(f"/api/v1/devices/p1/{act}")
+        answer = (await client.get("/api/v1/explain", params={"device": "p1", "connect": ""})).json()
+        assert answer["reason"] == reason
+
+
+async def test_a_simulation_needs_to_know_where(client, core):
+    """A policy that is attached to nothing has to be told what it would be attached to."""
+    await add(client, "p1")
+    core.policies.rights(Caller("p1", "p1"), None).may_publish("devices/p1/x")
+    body = {"name": "new", "document": "- {deny: '*', to: '*', name: all}"}
+    answer = await client.post("/api/v1/policy-simulations", json=body)
+    assert (answer.status_code, "say what it would be attached to" in answer.json()["detail"]) == (422, True)
+    found = (await client.post("/api/v1/policy-simulations", json={**body, "attach": {"kind": "all"}})).json()
+    (change,) = found["changes"]
+    assert (change["resource"], change["was"]["policy"], change["would_be"]["statement"]) == (
+        "devices/p1/x",
+        "default",
+        "all",
+    )
+    for attach, status in (({"kind": "type", "target": "t"}, 404), ({"kind": "all", "target": "t"}, 422)):
+        answer = await client.post("/api/v1/policy-simulations", json={**body, "attach": attach})
+        assert answer.status_code == status
+    past = (await client.get("/api/v1/decisions", params={"all": True, "since": "-1h"})).json()
+    assert [(one["resource"], one["decision"], one["times"]) for one in past] == [("devices/p1/x", "allow", 1)]

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,18 @@ class Gate:
         request = urllib.request.Request(f"http://{self.addresses['http']}{path}", headers=headers)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.read().decode()
+
+    @contextmanager
+    def listening(self, name: str, topic_filter: str) -> Iterator[None]:
+        """A mosquitto_sub of this client, connected for the time of the block."""
+        command = self.mosquitto(name, "-t", topic_filter, program="mosquitto_sub")
+        client = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: f'"{name}"' in self.get("/api/v1/connections"), what=f"{name} connected")
+            yield
+        finally:
+            client.kill()
+            client.wait()
 
     def metrics(self) -> dict[str, float]:
         """Samples of one scrape."""

@@ -18,7 +18,7 @@ from broker_plugins.engine.topics import check_levels, expires_at, why_invalid
 from broker_plugins.engine.trie import FilterTrie, TopicTrie
 from broker_plugins.engine.wheel import Wheel, ticks
 from broker_plugins.engine.wills import Wills
-from fleet.policy.rights import matches
+from fleet.policy.rights import Rights, matches
 
 levels = st.sampled_from(["a", "b", "", "$x"])
 topics = st.lists(levels, min_size=1, max_size=4).map("/".join)
@@ -129,7 +129,7 @@ class Outlet:
 def test_a_group_without_anybody_who_may_receive():
     """Nobody gets it; a member without connection gets it when it is all there is and its session is kept."""
     allowed = set()
-    router = Router(lambda found, _topic: found.client_id in allowed)
+    router = Router(lambda found: Rights((), ("x",)) if found.client_id in allowed else None)
     one, two = session("one", 100), session("two")
     for member in (one, two):
         router.subscribe(member, granted("$share/g/x"))

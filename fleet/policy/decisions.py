@@ -1,0 +1,229 @@
+"""What was decided lately: who asked for what, what the answer was, and which statement gave it.
+
+The same decision is kept once, with how often it was made and when last. It is written down every few seconds.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import structlog
+from sqlalchemy import and_, bindparam
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from fleet.policy.compiled import Caller, Compiled, Decision
+from fleet.policy.document import Action
+from fleet.registry.database import Database
+from fleet.registry.schema import decisions
+from ingester.clock import Clock, now_us
+
+log = structlog.get_logger("fleetgate.fleet")
+
+_WRITE_SECONDS = 2.0
+_SLICE = 2000
+_RESOURCE_CHARACTERS = 1024
+_DETAIL_CHARACTERS = 500
+
+Key = tuple[str, str, str, str]
+"""Device, action, resource, reason."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """One decision; `reason` is one of a policy, or that of a refused connect. Times: microseconds since 1970."""
+
+    caller: Caller
+    action: str
+    resource: str
+    decision: Decision
+    detail: str
+    first: int
+    last: int
+    times: int = 1
+
+    @property
+    def key(self) -> Key:
+        """What it is kept by."""
+        return self.caller.device, self.action, self.resource, self.decision.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much is kept: of one device, in all, and for how many microseconds since it was decided last."""
+
+    per_device: int = 100
+    total: int = 10_000
+    age_us: int = 86_400_000_000
+
+
+@dataclass(slots=True)
+class _Bin:
+    bounds: Bounds
+    entries: dict[Key, Kept] = field(default_factory=dict)
+    """The one that was decided last is at the end."""
+    of_device: dict[str, dict[Key, None]] = field(default_factory=dict)
+
+    def put(self, entry: Kept) -> Iterator[Key]:
+        """Keep one; yields the keys of those that had to go."""
+        key, device = entry.key, entry.caller.device
+        self.entries.pop(key, None)
+        self.entries[key] = entry
+        keys = self.of_device.setdefault(device, {})
+        keys.pop(key, None)
+        keys[key] = None
+        if len(keys) > self.bounds.per_device:
+            yield self.drop(next(iter(keys)))
+        if len(self.entries) > self.bounds.total:
+            yield self.drop(next(iter(self.entries)))
+
+    def drop(self, key: Key) -> Key:
+        del self.entries[key]
+        keys = self.of_device[key[0]]
+        del keys[key]
+        if not keys:
+            del self.of_device[key[0]]
+        return key
+
+    def old(self, now: int) -> list[Key]:
+        found = []
+        for key, entry in self.entries.items():
+            if now - entry.last <= self.bounds.age_us:
+                break
+            found.append(key)
+        return found
+
+
+class Decisions:
+    """An async context manager around what fleet.db has of them."""
+
+    def __init__(
+        self, database: Database, refused: Bounds | None = None, allowed: Bounds | None = None, clock: Clock = now_us
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._refused = _Bin(refused or Bounds())
+        self._allowed = _Bin(allowed or Bounds(total=50_000))
+        self._unwritten: dict[Key, Kept | None] = {}
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        async with self._database.reading() as connection:
+            for row in await connection.execute(decisions.select().order_by(decisions.c.last)):
+                self._put(_read(row), written=True)
+        self._writing = asyncio.create_task(self._write_now_and_then(), name="decisions")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        await self._try_to_write()
+
+    def seen(self, rights: Compiled, action: Action, resource: str, decision: Decision) -> None:
+        """See compiled.Seen."""
+        self._keep(rights.caller, action, resource, decision, "")
+
+    def refused(self, caller: Caller, reason: str, detail: str) -> None:
+        """A connect was refused, by something else than a policy."""
+        self._keep(caller, Action.CONNECT, caller.client_id, Decision(False, reason), detail)
+
+    def of(self, device: str | None, *, refused_only: bool, since: int = 0) -> list[Kept]:
+        """Those of a device, or of all, the newest first."""
+        found = []
+        for one in (self._refused,) if refused_only else (self._refused, self._allowed):
+            keys = one.entries if device is None else one.of_device.get(device, ())
+            found += [one.entries[key] for key in keys if one.entries[key].last >= since]
+        return sorted(found, key=lambda entry: entry.last, reverse=True)
+
+    def _keep(self, caller: Caller, action: Action, resource: str, decision: Decision, detail: str) -> None:
+        now, resource = self._clock(), resource[:_RESOURCE_CHARACTERS]
+        one = self._allowed if decision.allowed else self._refused
+        known = one.entries.get((caller.device, action.value, resource, decision.reason))
+        first, times = (known.first, known.times + 1) if known is not None else (now, 1)
+        self._put(
+            Kept(caller, action.value, resource, decision, detail[:_DETAIL_CHARACTERS], first, now, times),
+            written=False,
+        )
+
+    def _put(self, entry: Kept, *, written: bool) -> None:
+        one = self._allowed if entry.decision.allowed else self._refused
+        for gone in one.put(entry):
+            self._unwritten[gone] = None
+        if not written:
+            self._unwritten[entry.key] = entry
+
+    async def _write_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_WRITE_SECONDS)
+            await self._try_to_write()
+
+    async def _try_to_write(self) -> None:
+        now = self._clock()
+        for one in (self._refused, self._allowed):
+            for key in one.old(now):
+                self._unwritten[one.drop(key)] = None
+        try:
+            while self._unwritten:
+                await self._write()
+        except SQLAlchemyError as error:
+            log.warning("decisions are not written down, again later", error=str(error))
+
+    async def _write(self) -> None:
+        keys = list(self._unwritten)[:_SLICE]
+        found = {key: self._unwritten.pop(key) for key in keys}
+        try:
+            async with self._database.transaction() as connection:
+                if gone := [_key_row(key) for key, entry in found.items() if entry is None]:
+                    await connection.execute(_delete, gone)
+                if rows := [_row(entry) for entry in found.values() if entry is not None]:
+                    await connection.execute(_upsert, rows)
+        except BaseException:
+            self._unwritten = {**found, **self._unwritten}
+            raise
+
+
+_KEYS = ("device", "action", "resource", "reason")
+_delete = decisions.delete().where(and_(*(decisions.c[name] == bindparam(f"the_{name}") for name in _KEYS)))
+_insert = insert(decisions)
+_upsert = _insert.on_conflict_do_update(
+    set_={column.name: _insert.excluded[column.name] for column in decisions.c if column.name not in _KEYS}
+)
+
+
+def _key_row(key: Key) -> dict[str, str]:
+    return {f"the_{name}": value for name, value in zip(_KEYS, key, strict=True)}
+
+
+def _row(entry: Kept) -> dict[str, Any]:
+    caller, decision = entry.caller, entry.decision
+    return {
+        **dict(zip(_KEYS, entry.key, strict=True)),
+        "allowed": decision.allowed,
+        "detail": entry.detail,
+        "policy": decision.policy,
+        "policy_version": decision.version,
+        "statement": decision.statement,
+        "client_id": caller.client_id,
+        "address": caller.address,
+        "tls": caller.tls,
+        "listener": caller.listener,
+        "fingerprint": caller.fingerprint,
+        "first": entry.first,
+        "last": entry.last,
+        "times": entry.times,
+    }
+
+
+def _read(row: Any) -> Kept:
+    return Kept(
+        Caller(row.device, row.client_id, row.address, row.tls, row.listener, row.fingerprint),
+        row.action,
+        row.resource,
+        Decision(row.allowed, row.reason, row.policy, row.policy_version, row.statement),
+        row.detail,
+        row.first,
+        row.last,
+        row.times,
+    )
