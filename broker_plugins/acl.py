@@ -7,7 +7,7 @@ from amqtt.session import Session
 
 from broker_plugins.attached import Attached
 from broker_plugins.engine.hooks import Candidate, Principal
-from broker_plugins.services import CALLER, AnyRights, Services, member_of, rights_of_application
+from broker_plugins.services import CALLER, AnyRights, Services, member_of, rights_by_filters
 from fleet.identity import Kind
 from fleet.policy.compiled import Caller, Compiled
 from fleet.registry import CONNECTS, CertificateStatus, Member
@@ -43,7 +43,7 @@ class TopicRightsPlugin(Attached, BaseTopicPlugin):
 
     def _offline(self, member: Member) -> AnyRights:
         if self.services is None or member.kind is not Kind.DEVICE:
-            return rights_of_application(member)
+            return rights_by_filters(member)
         return self.services.policies.offline(member.name)
 
     async def topic_filtering(

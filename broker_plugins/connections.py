@@ -26,6 +26,7 @@ HANDSHAKE_REASONS = (
 CONNECT_REASONS = (
     "client_id",
     "policy",
+    "provisioning",
     "will",
     "flapping",
     "authentication_method",

@@ -13,15 +13,16 @@ from amqtt.session import Session
 
 from broker_plugins.acl import TopicRightsPlugin
 from broker_plugins.attached import Attached
-from broker_plugins.auth import CertificateAuthPlugin, owner_of
+from broker_plugins.auth import CertificateAuthPlugin, owner_of, owner_of_device
 from broker_plugins.dispatcher import Dispatcher, Hook
 from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.errors import Denied
-from broker_plugins.engine.hooks import Candidate, Principal, Rights
+from broker_plugins.engine.hooks import Candidate, Meter, Principal, Rights
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.packet_view import message_of, packet_of, retained_of
 from broker_plugins.plugin_session import PluginSession, session_of
 from broker_plugins.presence import PresencePlugin
+from broker_plugins.requests import Requests
 from broker_plugins.services import Services
 from fleet.identity import Kind
 
@@ -67,6 +68,7 @@ class PluginHooks:
 
     def __init__(self, plugins: Sequence[BasePlugin[Any]], services: Services) -> None:
         self._services = services
+        self._requests = Requests(services)
         others = [plugin for plugin in plugins if not isinstance(plugin, Attached)]
         self._auth = [plugin for plugin in others if isinstance(plugin, BaseAuthPlugin)]
         self._topics = [plugin for plugin in others if isinstance(plugin, BaseTopicPlugin)]
@@ -117,6 +119,23 @@ class PluginHooks:
         if candidate.peer.certificate is None:
             return _ANYTHING
         return None if self._rights is None else self._rights.renew(candidate, principal)
+
+    def meter(self, principal: Principal) -> Meter | None:
+        """See Hooks."""
+        quotas = self._services.quotas
+        if quotas is None or principal.owner != owner_of_device(principal.name):
+            return None
+        return quotas.meter(principal.name)
+
+    def serves(self, topic: str) -> bool:
+        """See Hooks."""
+        return self._requests.serves(topic)
+
+    async def serve(
+        self, candidate: Candidate, principal: Principal, topic: str, payload: bytes
+    ) -> tuple[str, bytes] | None:
+        """See Hooks."""
+        return await self._requests.serve(candidate, principal, topic, payload)
 
     def owner_of(self, client_id: str) -> str:
         """Who a client id belongs to that never connected: the device of that name, else whoever has no certificate."""

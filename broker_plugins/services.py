@@ -14,6 +14,8 @@ from fleet.policy.compiled import Caller, Compiled
 from fleet.policy.decisions import Decisions
 from fleet.policy.rights import Rights
 from fleet.policy.service import Policies
+from fleet.provisioning.service import Provisioning
+from fleet.quota.service import Quotas
 from fleet.registry import Member, Registry
 from ingester.clock import Clock, now_us
 from ingester.ledger import Ledger
@@ -49,6 +51,10 @@ class Services:
     clock: Clock = now_us
     revoked: Revoked | None = None
     """Raises IdentityError for a certificate that its issuer revoked."""
+    provisioning: Provisioning | None = None
+    """How devices get in by themselves; None: they do not."""
+    quotas: Quotas | None = None
+    """How much devices may send; None: as much as they like."""
     telemetry: TopicMap = field(default_factory=lambda: _remembered(topic_map()))
 
     def now(self) -> datetime:
@@ -62,19 +68,23 @@ class Services:
         if member.kind is Kind.DEVICE:
             return member.name
         found = self.telemetry(topic)
-        if found is not None and rights_of_application(member).may_publish(topic):
+        if found is not None and rights_by_filters(member).may_publish(topic):
             return found[0]
         return member.name
 
+    def rules_for(self, certificate: bytes | None) -> Rules:
+        """How this certificate names its device: as its authority says, else as the settings do."""
+        return self.rules if self.provisioning is None else self.provisioning.authorities.rules(certificate, self.rules)
+
     def rights(self, member: Member, caller: Caller, certificate: bytes | None) -> AnyRights:
         """What a member may do by a connection."""
-        if member.kind is Kind.APPLICATION:
-            return rights_of_application(member)
+        if member.kind is not Kind.DEVICE:
+            return rights_by_filters(member)
         return self.policies.rights(caller, certificate)
 
 
-def rights_of_application(member: Member) -> Rights:
-    """The filters that it was given."""
+def rights_by_filters(member: Member) -> Rights:
+    """Of an application or a claim: the filters that it was given."""
     return Rights(member.publish, member.subscribe)
 
 

@@ -13,6 +13,10 @@ class ConflictError(FleetError):
     """What is asked for contradicts what is there."""
 
 
+class KeyInUseError(ConflictError):
+    """A key that somebody else has a certificate for."""
+
+
 class NotFoundError(FleetError):
     """Nothing of that name."""
 

@@ -6,10 +6,14 @@ The TLS layer has verified the chain; this looks at the certificate itself: date
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from hashlib import sha256
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.hashes import MD5, SHA1, SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.names import MAX_LENGTH, is_name
@@ -22,6 +26,7 @@ REASONS = (
     "key_usage",
     "ca_certificate",
     "weak_key",
+    "weak_signature",
     "no_identity",
     "several_identities",
     "bad_identity",
@@ -54,6 +59,8 @@ class Kind(StrEnum):
 
     DEVICE = "device"
     APPLICATION = "application"
+    CLAIM = "claim"
+    """Shared by devices that are not registered yet: it may ask for an identity, and nothing else."""
 
 
 class IdentityError(Exception):
@@ -90,7 +97,9 @@ def identify(der: bytes | None, rules: Rules, now: datetime) -> Identity:
         _check_dates(certificate, now)
         _check_purpose(certificate)
         check_key(certificate.public_key())
-        kind, name = _READERS[rules.source](certificate, rules)
+        _check_signature(certificate)
+        claim = _claim(certificate, rules)
+        kind, name = (Kind.CLAIM, claim) if claim is not None else _READERS[rules.source](certificate, rules)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise IdentityError("unreadable_certificate", f"not a readable X.509 certificate: {error}") from error
     if len(name) > MAX_LENGTH:
@@ -151,6 +160,21 @@ def check_key(key: object) -> None:
         raise IdentityError("weak_key", "neither RSA, nor an elliptic curve, nor Ed25519 or Ed448")
 
 
+def key_of(key: CertificatePublicKeyTypes) -> str:
+    """SHA-256 of a public key (DER, SubjectPublicKeyInfo), in lower-case hex: whose key it is."""
+    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _check_signature(certificate: x509.Certificate) -> None:
+    """Ed25519 and Ed448 have no hash of their own; of the others, broken ones do not count."""
+    try:
+        algorithm = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm as error:
+        raise IdentityError("weak_signature", str(error)) from error
+    if isinstance(algorithm, SHA1 | MD5):
+        raise IdentityError("weak_signature", f"signed with {algorithm.name}")
+
+
 def _is_roca(modulus: int) -> bool:
     """Both primes were powers of 65537 modulo many small primes, so their product is one: never so by chance."""
     return all(modulus % prime in powers for prime, powers in _ROCA)
@@ -179,6 +203,14 @@ def _from_uri(certificate: x509.Certificate, rules: Rules) -> tuple[Kind, str]:
         if uri.startswith(prefix):
             return kind, uri[len(prefix) :]
     raise IdentityError("no_identity", f"its URI {uri[:300]!r} is not of spiffe://{rules.trust_domain}/")
+
+
+def _claim(certificate: x509.Certificate, rules: Rules) -> str | None:
+    """Claims are made here, and say so by their URI, wherever the certificates of devices have their names."""
+    names = _names(certificate)
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names else []
+    prefix = spiffe_id(Kind.CLAIM, "", rules.trust_domain)
+    return uris[0][len(prefix) :] if len(uris) == 1 and uris[0].startswith(prefix) else None
 
 
 def _from_dns(certificate: x509.Certificate, _rules: Rules) -> tuple[Kind, str]:

@@ -29,12 +29,15 @@ class _List:
 class Revocations:
     """The lists in the PEM file at `path` (None: there are none, and nothing is asked), signed by one of `authorities`.
 
-    A certificate of one of these authorities is refused when its list has it, and when there is no list of that
-    authority, or only one whose time is over: no answer means no. Certificates of anybody else are not judged here.
+    A certificate is refused when the list of its issuer has it, and when there is no list of its issuer, or only one
+    whose time is over: no answer means no. That of an issuer in `others` is not judged here.
     """
 
-    def __init__(self, path: Path | None, authorities: Sequence[x509.Certificate]) -> None:
+    def __init__(
+        self, path: Path | None, authorities: Sequence[x509.Certificate], others: Sequence[x509.Certificate] = ()
+    ) -> None:
         self._path = path
+        self._others = frozenset(other.subject for other in others)
         self._authorities = {authority.subject: authority for authority in authorities}
         self._lists: dict[x509.Name, _List] = {}
 
@@ -56,7 +59,7 @@ class Revocations:
         if self._path is None:
             return
         found = x509.load_der_x509_certificate(certificate)
-        if found.issuer not in self._authorities:
+        if found.issuer in self._others and found.issuer not in self._authorities:
             return
         known = self._lists.get(found.issuer)
         if known is None or now.astimezone(UTC) > known.next_update:

@@ -29,6 +29,7 @@ from fleetgate.addresses import format_address, is_loopback, parse_bind
 from fleetgate.core import Core, open_core
 from fleetgate.errors import SettingsError
 from fleetgate.http.api import create_api
+from fleetgate.http.device_api import CertificateProtocol, create_device_api, following
 from fleetgate.http.server import HttpServer
 from fleetgate.logs import IngestLogFile
 from fleetgate.settings import Settings, SourceSettings
@@ -72,8 +73,18 @@ async def serving(
         for config in (*sources, *map(_source, settings.source)):
             core.sources.append(await stack.enter_async_context(MqttSource(config, core.pipeline, core.ledger)))
         found = await stack.enter_async_context(_listening(core)) if mqtt else {}
+        if settings.http.https_bind:
+            devices = HttpServer(
+                create_device_api(core),
+                bind=parse_bind(settings.http.https_bind),
+                tls=following(core),
+                protocol=CertificateProtocol,
+            )
+            await stack.enter_async_context(devices)
+            if devices.address is not None:
+                found = {**found, "https": devices.address}
         await stack.enter_async_context(SysTopics(core.broker.engine, __version__, settings.mqtt.sys_seconds))
-        mqtts = {"mqtts": found.pop("mqtts")} if found else {}
+        mqtts = {"mqtts": found.pop("mqtts")} if "mqtts" in found else {}
         at = {"http": http.address} if http.address is not None else {}
         addresses = Addresses({**mqtts, **at, **found})
         about = {"pid": os.getpid(), **addresses.by_scheme()}

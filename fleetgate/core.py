@@ -1,9 +1,11 @@
 """The parts of the program without its sockets: what the API and the commands work on."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -17,15 +19,22 @@ from broker_plugins.engine_metrics import EngineCollector
 from broker_plugins.refusals import Refusals
 from broker_plugins.services import Services
 from fleet.authority import Authority
+from fleet.authority.issuers import BuiltInIssuer, HookIssuer
 from fleet.census import Census
+from fleet.hook import HOOKS
 from fleet.identity import Rules
 from fleet.policy.decisions import Bounds as DecisionBounds
 from fleet.policy.decisions import Decisions
 from fleet.policy.service import Policies
 from fleet.presence import Presence
+from fleet.provisioning.service import Issuer, Provisioning
+from fleet.provisioning.stores import Authorities, Claims, Enrolments, Templates
+from fleet.quota.service import Quotas
+from fleet.quota.usage import Usage
 from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.revoked import RevokedList
 from fleet.state import StateFolder, StateLock
+from fleetgate.errors import SettingsError
 from fleetgate.operations import Operations
 from fleetgate.settings import Settings
 from fleetgate.tls import DeviceTls
@@ -39,6 +48,8 @@ from ingester.source_mqtt import MqttSource
 from ingester.sqlite import SqliteStore
 from ingester.tail import Tail
 
+_PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
+
 
 @dataclass(frozen=True)
 class Core:
@@ -47,6 +58,7 @@ class Core:
     settings: Settings
     state: StateFolder
     authority: Authority
+    issuer: Issuer
     rules: Rules
     registry: Registry
     types: Types
@@ -54,6 +66,10 @@ class Core:
     policies: Policies
     decisions: Decisions
     inventory: Inventory
+    provisioning: Provisioning
+    quotas: Quotas
+    usage: Usage
+    services: Services
     presence: Presence
     store: SqliteStore
     ledger: Ledger
@@ -102,8 +118,24 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             Decisions(registry.database, bounds, replace(bounds, total=kept.allowed))
         )
         policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
+        inventory = Inventory(registry, types, groups)
+        issuer = make_issuer(settings, authority, rules)
+        provisioning = await _provisioning(stack, registry, inventory, groups, issuer)
+        tls.follow(provisioning.authorities)
+        usage = await stack.enter_async_context(Usage(registry.database, ledger))
+        quotas = await stack.enter_async_context(Quotas(registry, usage))
         services = Services(
-            registry, policies, decisions, pipeline, ledger, connects, Refusals(tail), rules, revoked=tls.check
+            registry,
+            policies,
+            decisions,
+            pipeline,
+            ledger,
+            connects,
+            Refusals(tail),
+            rules,
+            revoked=tls.check,
+            provisioning=provisioning,
+            quotas=quotas,
         )
         broker = await stack.enter_async_context(
             Broker(
@@ -114,7 +146,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
                 limits=engine_limits(settings),
             )
         )
-        _follow(registry, policies, tls, broker.engine)
+        _follow(registry, policies, quotas, tls, broker.engine)
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
         sources: list[MqttSource] = []
         metrics = CollectorRegistry()
@@ -127,13 +159,18 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             settings,
             state,
             authority,
+            issuer,
             rules,
             registry,
             types,
             groups,
             policies,
             decisions,
-            Inventory(registry, types, groups),
+            inventory,
+            provisioning,
+            quotas,
+            usage,
+            services,
             presence,
             store,
             ledger,
@@ -151,7 +188,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
 
 
-def _follow(registry: Registry, policies: Policies, tls: DeviceTls, engine: Engine) -> None:
+def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceTls, engine: Engine) -> None:
     """What changes in the registry, the policies or the TLS files counts for the connections that are there."""
 
     def changed(member: Member) -> None:
@@ -164,17 +201,56 @@ def _follow(registry: Registry, policies: Policies, tls: DeviceTls, engine: Engi
         engine.renew_rights(None if devices is None else [owner_of_device(name) for name in devices])
 
     registry.changed.append(changed)
+
+    def quota_changed(device: str | None) -> None:
+        engine.meter_anew(None if device is None else owner_of_device(device))
+
     policies.changed.append(rights_changed)
+    quotas.changed.append(quota_changed)
     tls.reloaded.append(engine.reconsider_all)
+
+
+async def _provisioning(
+    stack: AsyncExitStack, registry: Registry, inventory: Inventory, groups: Groups, issuer: Issuer
+) -> Provisioning:
+    database = registry.database
+    templates = await stack.enter_async_context(Templates(database))
+    authorities = await stack.enter_async_context(Authorities(database, templates))
+    claims = await stack.enter_async_context(Claims(database, templates))
+    return Provisioning(registry, inventory, groups, issuer, templates, authorities, claims, Enrolments(database))
+
+
+def make_issuer(settings: Settings, authority: Authority, rules: Rules) -> Issuer:
+    """Who makes certificates of clients."""
+    hook = settings.authority.hook
+    if not hook:
+        return BuiltInIssuer(authority)
+    if not hook.startswith(HOOKS):
+        raise SettingsError(f"authority.hook: {hook[:80]!r} is neither a URL nor python:module:function")
+    return HookIssuer(hook, authority, rules, settings.authority.device_days)
 
 
 def make_authority(settings: Settings, state: StateFolder) -> Authority:
     """Open or make the certificate authority, and the server's certificate."""
     authority = Authority(
-        state.pki, settings.identity.trust_domain, settings.authority.device_days, settings.identity.source
+        state.pki,
+        settings.identity.trust_domain,
+        settings.authority.device_days,
+        settings.identity.source,
+        _passphrase(settings.authority.passphrase_file),
     )
     authority.ensure_server(settings.tls.names)
     return authority
+
+
+def _passphrase(file: str) -> bytes | None:
+    try:
+        text = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(_PASSPHRASE, "")
+    except OSError as error:
+        raise SettingsError(f"authority.passphrase_file: {file}: {error.strerror}") from error
+    if file and not text:
+        raise SettingsError(f"authority.passphrase_file: {file} is empty")
+    return text.encode() or None
 
 
 def engine_limits(settings: Settings) -> EngineLimits:

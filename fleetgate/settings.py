@@ -96,9 +96,13 @@ class HttpSettings(_Section):
     """HTTP, for Prometheus and operators."""
 
     bind: str = Field("127.0.0.1:8080", description="host:port to listen on")
+    https_bind: str = Field(
+        "", description="host:port of the devices' API, /device/v1/, over TLS with client certificate; empty: off"
+    )
     allow_plain: bool = Field(False, description="listen without TLS on an address that is not loopback")
 
     _bind = field_validator("bind")(_checked_bind)
+    _https_bind = field_validator("https_bind")(_checked_optional_bind)
 
 
 class TlsSettings(_Section):
@@ -133,6 +137,14 @@ class AuthoritySettings(_Section):
     """The built-in certificate authority."""
 
     device_days: int = Field(825, gt=0, description="days that a new device certificate is valid")
+    passphrase_file: str = Field(
+        "",
+        description="file with the passphrase that the authority's keys are encrypted with;"
+        " or the environment, FLEETGATE_CA_PASSPHRASE",
+    )
+    hook: str = Field(
+        "", description="who issues instead: a URL, or python:module:function; empty: the built-in authority"
+    )
 
 
 class DecisionsSettings(_Section):

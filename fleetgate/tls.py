@@ -9,10 +9,13 @@ from typing import Self
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker_plugins.engine.handshakes import TlsFiles
 from fleet.authority import Authority
 from fleet.errors import FleetError
+from fleet.files import write_public
+from fleet.provisioning.stores import Authorities
 from fleet.revocation import RevocationListError, Revocations
 from fleet.state import StateFolder
 from fleetgate.errors import SettingsError
@@ -20,6 +23,8 @@ from fleetgate.settings import Settings
 
 log = structlog.get_logger("fleetgate")
 
+AUTHORITIES = "authorities.pem"
+"""Certificates of the authorities that are registered, for OpenSSL to read."""
 _LOOK_SECONDS = 0.5
 
 
@@ -35,16 +40,23 @@ class DeviceTls:
 
     def __init__(self, settings: Settings, state: StateFolder, authority: Authority) -> None:
         self._settings = settings
+        self._authorities: Authorities | None = None
+        self._registered = state.pki / AUTHORITIES
         self._authority = authority
         tls, pki = settings.tls, state.pki
         self._other_ca = Path(tls.client_ca) if tls.client_ca else None
         self._crl = Path(tls.crl) if tls.crl else None
         if self._other_ca is not None and not self._other_ca.is_file():
             raise SettingsError(f"tls.client_ca: no file {self._other_ca}")
-        cas = [pki / "ca.pem", *([self._other_ca] if self._other_ca else [])]
+        cas = [
+            pki / "ca.pem",
+            pki / "issuing.pem",
+            pki / AUTHORITIES,
+            *([self._other_ca] if self._other_ca else []),
+        ]
         try:
             self.files = TlsFiles(pki / "server.pem", pki / "server-key.pem", cas)
-            self.revocations = Revocations(self._crl, self._other_authorities())
+            self.revocations = self._read_revocations()
         except (OSError, ValueError) as error:
             raise SettingsError(f"TLS files: {error}") from error
         self._crl_stamp: int | None = None
@@ -70,7 +82,7 @@ class DeviceTls:
         try:
             self._authority.ensure_server(self._settings.tls.names)
             self.files.load()
-            self.revocations = Revocations(self._crl, self._other_authorities())
+            self.revocations = self._read_revocations()
             self.revocations.load()
         except (OSError, ValueError, FleetError) as error:
             raise TlsReloadError(f"TLS files not taken, those before go on counting: {error}") from error
@@ -84,9 +96,33 @@ class DeviceTls:
         """See Revocations.check."""
         self.revocations.check(certificate, now.astimezone(UTC))
 
+    def follow(self, authorities: Authorities) -> None:
+        """From now on the certificates of those that are registered count too."""
+        self._authorities = authorities
+        self.authorities_changed()
+
+    def authorities_changed(self) -> None:
+        """Write down who is registered now, for OpenSSL, and read it. Raises TlsReloadError."""
+        found = self._authorities.all() if self._authorities is not None else ()
+        data = b"".join(one.certificate.public_bytes(Encoding.PEM) for one in found)
+        before = self._registered.read_bytes() if self._registered.exists() else b""
+        if data != before:
+            if data:
+                write_public(self._registered, data)
+            else:
+                self._registered.unlink()
+            self.reload()
+
     def authorities(self) -> list[x509.Certificate]:
         """The certificate authorities that count for devices."""
-        return [self._authority.certificate, *self._other_authorities()]
+        return [*self._authority.certificates, *self._other_authorities(), *self._registered_authorities()]
+
+    def _read_revocations(self) -> Revocations:
+        others = [*self._authority.certificates, *self._registered_authorities()]
+        return Revocations(self._crl, self._other_authorities(), others)
+
+    def _registered_authorities(self) -> list[x509.Certificate]:
+        return [one.certificate for one in self._authorities.all()] if self._authorities is not None else []
 
     def _other_authorities(self) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(self._other_ca.read_bytes()) if self._other_ca is not None else []

@@ -53,7 +53,7 @@ async def _judge(connection: "Connection", packet: Connect) -> Principal:
     principal = await engine.hooks.admit(Candidate(connection.peer, packet, connection))
     # Who shows no certificate has no identity to count by; plugins alone decide about it.
     certified = connection.peer.certificate is not None
-    if certified and not engine.flapping.connects(principal.owner, time.monotonic()):
+    if certified and not principal.shared and not engine.flapping.connects(principal.owner, time.monotonic()):
         detail = f"{principal.name} connects again and again"
         raise Denied("flapping", detail, Reason.CONNECTION_RATE_EXCEEDED, principal.name)
     session = engine.sessions.by_client_id.get(principal.client_id)
@@ -91,7 +91,7 @@ def _open_session(connection: "Connection", packet: Connect, principal: Principa
         expiry = packet.properties.get("session_expiry_interval", 0)
     else:
         expiry = 0 if packet.clean_start else NEVER
-    expiry = min(expiry, limits.session_seconds)
+    expiry = 0 if principal.shared else min(expiry, limits.session_seconds)
     session, present = engine.sessions.open(
         principal.client_id, principal.owner, clean=packet.clean_start, expiry=expiry
     )

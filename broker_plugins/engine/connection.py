@@ -12,7 +12,7 @@ import structlog
 from broker_plugins.engine import connecting, delivering, lane, publishing, subscribing, watching
 from broker_plugins.engine.acks import Slot
 from broker_plugins.engine.errors import MalformedPacketError, ProtocolError
-from broker_plugins.engine.hooks import Peer, Principal, Rights
+from broker_plugins.engine.hooks import Meter, Peer, Principal, Rights
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import (
     V5,
@@ -143,6 +143,7 @@ class Connection(asyncio.Protocol):
         "max_aliases_out",
         "messages_in",
         "messages_out",
+        "meter",
         "number",
         "on_lost",
         "peer",
@@ -187,6 +188,8 @@ class Connection(asyncio.Protocol):
         self.connected_at = 0
         self.messages_in = self.messages_out = 0
         self.traced = False
+        self.meter: Meter | None = None
+        """What it is read by, where it may not send as much as it likes."""
         self.plugin_session: Any = None
         """What plugins know this connection as; made when one asks."""
         self._rest = bytearray()
@@ -409,6 +412,7 @@ class Connection(asyncio.Protocol):
     def opened(self, principal: Principal, session: Session) -> None:
         """The connection was let in, and has a session."""
         self.principal, self.session = principal, session
+        self.meter = self.engine.hooks.meter(principal)
         self.state = State.CONNECTED
         self.last_packet = self.rest_since = self.engine.wheel.now
         self.engine.opened(self, principal)
@@ -437,6 +441,11 @@ class Connection(asyncio.Protocol):
         """See Waiting: the ingester has room."""
         self.unblock(HELD)
 
+    def pause(self, seconds: float) -> None:
+        """Read nothing more for a while."""
+        self.block(THROTTLED)
+        asyncio.get_running_loop().call_later(seconds, self.unblock, THROTTLED)
+
     def stop_reading(self) -> None:
         """The server stops: nothing more is taken."""
         self.block(STOPPING)
@@ -447,8 +456,7 @@ class Connection(asyncio.Protocol):
         self._tokens = min(rate, self._tokens + (now - self._tokens_at) * rate) - messages
         self._tokens_at = now
         if self._tokens < 0:
-            self.block(THROTTLED)
-            asyncio.get_running_loop().call_later(-self._tokens / rate, self.unblock, THROTTLED)
+            self.pause(-self._tokens / rate)
 
     # -- writing --
 
@@ -501,7 +509,7 @@ class Connection(asyncio.Protocol):
         """The identity's rights changed: what was known of topics counts no more."""
         principal = self.principal
         if principal is not None:
-            self.principal = Principal(principal.owner, principal.name, rights, principal.client_id)
+            self.principal = replace(principal, rights=rights)
         self.routes.clear()
         if self.session is not None:
             self.engine.sessions.withhold(self.session)

@@ -371,6 +371,12 @@ class Engine:
                 await asyncio.sleep(0)
         self.sessions.router.generation += 1
 
+    def meter_anew(self, owner: str | None) -> None:
+        """The quota of an identity changed, or of all."""
+        for found in list(self._by_owner) if owner is None else [owner]:
+            for connection in self._by_owner.get(found, ()):
+                connection.meter = self.hooks.meter(connection.admitted)
+
     async def _offer_checked(self, session: Session, delivery: Delivery) -> None:
         if await self.hooks.agrees(session.outlet, session.client_id, delivery.message.topic, "receive"):
             self.sessions.offer(session, delivery)

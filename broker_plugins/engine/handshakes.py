@@ -33,7 +33,7 @@ class TlsFiles:
         self._key = key
         self._client_cas = tuple(client_cas)
         self._stamp = self._now()
-        self.context = self._made()
+        self.context = self.made()
 
     def changed(self) -> bool:
         """Whether a file was written since it was last read."""
@@ -44,9 +44,10 @@ class TlsFiles:
         of before can't be resumed.
         """
         self._stamp = self._now()
-        self.context = self._made()
+        self.context = self.made()
 
-    def _made(self) -> ssl.SSLContext:
+    def made(self) -> ssl.SSLContext:
+        """A context of the files as they are now, for somebody else."""
         return server_context(self._certificate, self._key, self._client_cas)
 
     def _now(self) -> tuple[tuple[int, int] | None, ...]:
@@ -60,7 +61,10 @@ def server_context(certificate: Path, key: Path, client_cas: Sequence[Path]) -> 
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(certificate, key)
     for client_ca in client_cas:
-        context.load_verify_locations(client_ca)
+        if client_ca.exists():
+            context.load_verify_locations(client_ca)
+    # An authority counts by itself: who trusts one below a root need not trust the root.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.num_tickets = 1  # one resumption for one connection: each ticket holds the whole certificate
     context.set_alpn_protocols(["mqtt", "http/1.1"])
     return context

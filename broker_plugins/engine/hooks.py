@@ -26,6 +26,32 @@ class Rights(Protocol):
         ...
 
 
+class Exceeded(Protocol):
+    """A message is beyond a quota."""
+
+    @property
+    def detail(self) -> str:
+        """What is exceeded."""
+        ...
+
+    @property
+    def pause(self) -> float:
+        """After how many seconds it is to be read again; 0: it is rejected."""
+        ...
+
+
+class Meter(Protocol):
+    """How much a connection may send."""
+
+    def room(self, size_bytes: int) -> bool:
+        """Whether all messages that may be in so many bytes are within the quota, for certain."""
+        ...
+
+    def judge(self, payload_bytes: int) -> Exceeded | None:
+        """Judge the next message: None, where it is within the quota. One that was to be read again is."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who a connection was let in as.
@@ -38,6 +64,8 @@ class Principal:
     name: str
     rights: Rights
     client_id: str
+    shared: bool = False
+    """Whether many clients have this identity: their sessions are not kept, and they may come at any rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +118,20 @@ class Hooks(Protocol):
 
     def renew(self, candidate: Candidate, principal: Principal) -> "Rights | None":
         """The rights of a connection whose identity stands, anew; None when they do not let it be connected."""
+        ...
+
+    def meter(self, principal: Principal) -> Meter | None:
+        """What a connection is read by; None: it may send as much as it likes."""
+        ...
+
+    def serves(self, topic: str) -> bool:
+        """Whether a message to this topic, which may be published, is a request to the server itself."""
+        ...
+
+    async def serve(
+        self, candidate: Candidate, principal: Principal, topic: str, payload: bytes
+    ) -> tuple[str, bytes] | None:
+        """Do what a client asks for: topic and payload of the answer to it, None: there is none."""
         ...
 
     async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:

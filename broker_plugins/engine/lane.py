@@ -29,7 +29,7 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
     """
     engine, routes, size = connection.engine, connection.routes, len(data)
     five = connection.version == V5
-    fast = not (connection.traced or engine.observed or connection.history is not None)
+    fast = _is_fast(connection, size)
     short = min(engine.limits.packet_bytes, 16_384) - 128
     position = messages = 0
     route: Route | None = None
@@ -84,7 +84,7 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
                 break
             route, topic = None, b""  # the packet may have changed what is known of topics
             routes = connection.routes
-            fast = not (connection.traced or engine.observed or connection.history is not None)
+            fast = _is_fast(connection, size - position)
     finally:
         if payloads:
             _book(connection, route, payloads, packet_ids)
@@ -93,6 +93,13 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
             if engine.limits.device_rate:
                 connection.throttle(messages)
     return position
+
+
+def _is_fast(connection: "Connection", size: int) -> bool:
+    """Whether what is in so many bytes needs no look at each message."""
+    return not (connection.traced or connection.engine.observed or connection.history is not None) and (
+        connection.meter is None or connection.meter.room(size)
+    )
 
 
 def _frame(connection: "Connection", data: bytes, position: int) -> tuple[int, int, int] | None:

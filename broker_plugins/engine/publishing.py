@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING
 
 from broker_plugins.engine import acks
 from broker_plugins.engine.errors import ProtocolError
-from broker_plugins.engine.message import FORWARDED, Message
+from broker_plugins.engine.hooks import Candidate
+from broker_plugins.engine.message import FORWARDED, Delivery, Message
 from broker_plugins.engine.packets import V5, Ack, Kind, Publish
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.routes import Route
 from broker_plugins.engine.topics import check_levels, expires_at
+from fleet.policy.rights import matches
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
     from broker_plugins.engine.engine import Deliveries
 
+_ANSWERED = ("correlation_data", "user_property")
+"""Properties of a request that its answer has too."""
+_QUOTA = "quota"
 _ROUTES = 1000
 """Topics that are remembered of one connection."""
 
@@ -33,6 +38,13 @@ def take(connection: "Connection", packet: Publish) -> bool:
     _resolve_alias(connection, packet)
     check_levels(packet.topic, engine.limits.levels)
     telemetry = engine.telemetry(packet.topic)
+    exceeded = connection.meter.judge(len(packet.payload)) if connection.meter is not None else None
+    if exceeded is not None and exceeded.pause:
+        connection.pause(exceeded.pause)
+        return False
+    if exceeded is not None:
+        _reject(connection, packet, exceeded.detail)
+        return True
     if telemetry is not None and packet.dup and not _looked_up(connection, telemetry[0]):
         connection.suspend(_look_up(connection, telemetry[0]))
         return False
@@ -47,6 +59,18 @@ def take(connection: "Connection", packet: Publish) -> bool:
     else:
         _take(connection, packet, telemetry, allowed=allowed)
     return True
+
+
+def _reject(connection: "Connection", packet: Publish, detail: str) -> None:
+    """A message beyond its sender's quota: acknowledged, and told where the client understands it."""
+    engine, name = connection.engine, connection.admitted.name
+    engine.ledger.received(name, packet.qos, len(packet.payload), engine.clock())
+    engine.ledger.rejected(name, _QUOTA)
+    engine.hooks.refused("publish", name, _QUOTA, detail, packet.topic, str(connection.peer))
+    if packet.qos:
+        why = connection.explained(detail)
+        answer = Ack(_answer(packet), packet.packet_id, Reason.QUOTA_EXCEEDED, why)
+        acks.acknowledge(connection, acks.reserve(connection), answer)
 
 
 def unreadable(connection: "Connection", first: int, why: str) -> None:
@@ -131,12 +155,37 @@ def _take(
         engine.sessions.received(session, packet.packet_id)
     if telemetry is None:
         engine.ledger.routed(account)
-        _route(connection, packet, slot, before, deliveries)
+        if engine.hooks.serves(packet.topic):
+            connection.suspend(_serve(connection, packet, slot))
+        else:
+            _route(connection, packet, slot, before, deliveries)
     elif _is_copy(connection, packet, telemetry):
         ledger.duplicate(account)
         _acknowledge_when_safe(connection, packet, slot)
     else:
         _store(connection, packet, telemetry, slot, before, deliveries)
+
+
+async def _serve(connection: "Connection", packet: Publish, slot: acks.Slot | None) -> None:
+    """A request to the server itself: nobody else gets it, nor the answer."""
+    engine, connect = connection.engine, connection.connect
+    if connect is None:
+        raise ProtocolError("not connected")
+    candidate = Candidate(connection.peer, connect, connection)
+    answer = await engine.hooks.serve(candidate, connection.admitted, packet.topic, packet.payload)
+    session = connection.session
+    if connection.ended or session is None:
+        return
+    if answer is not None:
+        topic, payload = answer
+        granted = [one for one in session.subscriptions.values() if matches(one.options.topic_filter, topic)]
+        if granted and connection.admitted.rights.may_receive(topic):
+            kept = {name: packet.properties[name] for name in _ANSWERED if name in packet.properties}
+            message = Message(topic, payload, 1, properties=kept)
+            engine.sessions.offer(session, Delivery(message, min(1, max(one.options.qos for one in granted))))
+    if slot is not None:
+        ready = partial(acks.acknowledge, connection, slot, Ack(_answer(packet), packet.packet_id))
+        engine.store.when_written(ready)
 
 
 def _deny(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None) -> None:

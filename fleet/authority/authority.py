@@ -1,24 +1,30 @@
-"""Authority: the CA of one state folder. Its files are written whole or not at all, keys readable by the owner only."""
+"""Authority: the certificate authority of one state folder.
+
+A root, which clients trust, and below it an issuing authority, which signs everything else: the root's key is needed
+again only when that one comes to its end, and may be kept elsewhere until then. Files are written whole or not at all,
+keys readable by their owner only.
+"""
 
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fleet.authority.keys import SigningKey, hash_for, read_key, write_key
 from fleet.authority.requests import key_pem, new_key, read_certificate
 from fleet.errors import InvalidCertificateError
 from fleet.files import write_private, write_public
 from fleet.identity import Kind, Source, spiffe_id
 
 _CA_DAYS = 7300
+_ISSUING_DAYS = 3650
 _SERVER_DAYS = 397
 _RENEW_DAYS = 30
 _CRL_DAYS = 7
@@ -28,26 +34,49 @@ _CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that was just made."""
+    """A certificate that was just made; `pem` has those between it and the root behind it."""
 
     certificate: x509.Certificate
     pem: bytes
 
 
 class Authority:
-    """Makes certificates. Files in `folder`: ca.pem, ca-key.pem, server.pem, server-key.pem."""
+    """Makes certificates. Files in `folder`: ca.pem and issuing.pem, each with its key, and server.pem with its key.
 
-    def __init__(self, folder: Path, trust_domain: str, device_days: int, source: Source = Source.SAN_URI) -> None:
+    Where ca.pem may not sign authorities, because an earlier version or somebody else made it, it issues itself. Raises
+    StateError for keys that can't be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trust_domain: str,
+        device_days: int,
+        source: Source = Source.SAN_URI,
+        passphrase: bytes | None = None,
+    ) -> None:
         self._folder = folder
         self._trust_domain = trust_domain
         self._device_days = device_days
         self._source = source
-        self._key, self.certificate = self._load_or_make()
+        self._passphrase = passphrase
+        self.root = self._load_or_make_root()
+        self._key, self.certificate = self._load_or_make_issuing()
 
     @property
     def ca_pem(self) -> bytes:
-        """The CA certificate."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        """The root's certificate: what clients trust."""
+        return self.root.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def chain(self) -> list[x509.Certificate]:
+        """What is sent behind a certificate that was issued: the issuing authority, where it is not the root."""
+        return [] if self.certificate == self.root else [self.certificate]
+
+    @property
+    def certificates(self) -> list[x509.Certificate]:
+        """The issuing authority and the root above it."""
+        return [*self.chain, self.root]
 
     @property
     def key_id(self) -> str:
@@ -67,7 +96,7 @@ class Authority:
             .next_update(now + timedelta(days=_CRL_DAYS))
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .add_extension(x509.CRLNumber(int(now.timestamp() * 1_000_000)), critical=False)
-            .sign(self._key, hashes.SHA256())
+            .sign(self._key, hash_for(self._key))
         )
 
     def issue(self, kind: Kind, name: str, request: x509.CertificateSigningRequest) -> Issued:
@@ -130,36 +159,84 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
+            .sign(self._key, hash_for(self._key))
         )
-        return Issued(certificate, certificate.public_bytes(serialization.Encoding.PEM))
+        found = (certificate, *self.chain)
+        return Issued(certificate, b"".join(one.public_bytes(serialization.Encoding.PEM) for one in found))
 
-    def _load_or_make(self) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-        certificate_path, key_path = self._folder / "ca.pem", self._folder / "ca-key.pem"
-        if certificate_path.exists():
-            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-            return cast("ec.EllipticCurvePrivateKey", key), read_certificate(certificate_path.read_bytes())
+    def _load_or_make_root(self) -> x509.Certificate:
+        path, key_path = self._folder / "ca.pem", self._folder / "ca-key.pem"
+        if path.exists():
+            if self._passphrase is not None and key_path.exists():
+                read_key(key_path, self._passphrase)  # encrypted from now on
+            return read_certificate(path.read_bytes())
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = new_key()
-        now = datetime.now(UTC)
         subject = _subject(f"fleetgate CA {self._trust_domain}")
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _CLOCK_SKEW)
-            .not_valid_after(now + timedelta(days=_CA_DAYS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(signs_certificates=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
-        )
+        now = datetime.now(UTC)
+        root = _authority(subject, key.public_key(), subject, key, (now, now + timedelta(days=_CA_DAYS)), path_length=1)
         # The key first: without ca.pem a start that was cut off begins again.
-        write_private(key_path, key_pem(key))
-        write_public(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
-        return key, certificate
+        write_key(key_path, key, self._passphrase)
+        write_public(path, root.public_bytes(serialization.Encoding.PEM))
+        return root
+
+    def _load_or_make_issuing(self) -> tuple[SigningKey, x509.Certificate]:
+        path, key_path = self._folder / "issuing.pem", self._folder / "issuing-key.pem"
+        now = datetime.now(UTC)
+        if path.exists():
+            found = read_certificate(path.read_bytes())
+            if found.not_valid_after_utc - now > timedelta(days=_RENEW_DAYS) and _signed_by(found, self.root):
+                return read_key(key_path, self._passphrase), found
+        root_key = read_key(self._folder / "ca-key.pem", self._passphrase)
+        if not _may_sign_authorities(self.root):
+            return root_key, self.root
+        key = new_key()
+        until = min(now + timedelta(days=_ISSUING_DAYS), self.root.not_valid_after_utc)
+        subject = _subject(f"fleetgate issuing CA {self._trust_domain}")
+        made = _authority(subject, key.public_key(), self.root.subject, root_key, (now, until), path_length=0)
+        path.unlink(missing_ok=True)  # a kill between the two writes leaves no pair that does not fit
+        write_key(key_path, key, self._passphrase)
+        write_public(path, made.public_bytes(serialization.Encoding.PEM))
+        return key, made
+
+
+def _authority(
+    subject: x509.Name,
+    public_key: CertificatePublicKeyTypes,
+    issuer: x509.Name,
+    signer: SigningKey,
+    valid: tuple[datetime, datetime],
+    *,
+    path_length: int,
+) -> x509.Certificate:
+    begin, end = valid
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin - _CLOCK_SKEW)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, hash_for(signer))
+    )
+
+
+def _may_sign_authorities(certificate: x509.Certificate) -> bool:
+    basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    return basic.ca and basic.path_length != 0
+
+
+def _signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _subject(name: str) -> x509.Name:

@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fleet.errors import InvalidCertificateError
+from fleet.identity import IdentityError, check_key
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -38,6 +39,10 @@ def read_request(pem: bytes) -> x509.CertificateSigningRequest:
         raise InvalidCertificateError(f"not a readable PEM signing request: {error}") from error
     if not valid:
         raise InvalidCertificateError("the signing request's signature is wrong")
+    try:
+        check_key(request.public_key())
+    except IdentityError as error:
+        raise InvalidCertificateError(f"the signing request has {error}") from error
     return request
 
 

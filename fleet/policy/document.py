@@ -12,7 +12,6 @@ from fleet.policy.condition import TIME, Condition, read_conditions
 from fleet.policy.pattern import PolicyError, Template, parse, variables
 
 VERSION = "2012-10-17"
-MAX_BYTES = 64 * 1024
 MAX_STATEMENTS = 200
 MAX_RESOURCES = 200
 _SID = 128

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from fleet.errors import FleetError
+from fleet.documents import DocumentError
 from fleet.registry.details import Value
 
 MAX_LENGTH = 1024
@@ -37,7 +37,7 @@ _is_attribute = re.compile(r"device\.attributes\.[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _LITERAL = {"*": "*", "?": "?", "$": "$"}
 
 
-class PolicyError(FleetError):
+class PolicyError(DocumentError):
     """A policy document that can't be; the message begins with the place."""
 
 

@@ -1,7 +1,7 @@
 """Bulk: registers a list of devices, all of them or none, and says what is wrong with which row."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,8 +17,8 @@ from fleet.registry.service import Registry
 _SLICE = 50
 _BAD_ROWS = 1000
 
-Certify = Callable[[Row], x509.Certificate]
-"""The certificate of a row that has one, or asks for one, which is issued then. Called in a thread. Raises FleetError
+Certify = Callable[[Row], Awaitable[Sequence[x509.Certificate]]]
+"""The certificate of a row that has one, or asks for one, which is issued then. With those above it. Raises FleetError
 when it would not be let in.
 """
 
@@ -33,7 +33,7 @@ class Report:
     added: int = 0
     bad_count: int = 0
     bad: list[BadRow] = field(default_factory=list)
-    issued: dict[str, x509.Certificate] = field(default_factory=dict)
+    issued: dict[str, Sequence[x509.Certificate]] = field(default_factory=dict)
 
 
 class _Nothing(Exception):  # noqa: N818 - not an error: what was tried is not to be kept
@@ -87,14 +87,14 @@ async def _add(row: Row | BadRow, inventory: Inventory, adding: Adding, certify:
     if isinstance(row, Row):
         try:
             details = inventory.check(row.details)
-            certificate = await asyncio.to_thread(certify, row) if row.certificate or row.csr else None
-            adding.add(New(Kind.DEVICE, row.name, certificate, details=details))
+            chain = await certify(row) if row.certificate or row.csr else None
+            await adding.add(New(Kind.DEVICE, row.name, chain[0] if chain else None, details=details))
         except FleetError as error:
             row = BadRow(row.number, row.name, str(error))
         else:
             report.added += 1
-            if row.csr is not None and certificate is not None:
-                report.issued[row.name] = certificate
+            if row.csr is not None and chain is not None:
+                report.issued[row.name] = chain
             return
     report.bad_count += 1
     if len(report.bad) < _BAD_ROWS:

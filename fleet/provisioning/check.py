@@ -14,6 +14,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fleet.identity import Identity, IdentityError, Rules, identify
+from fleet.provisioning.model import Mode
+from fleet.provisioning.stores import Authorities
 from fleet.registry import Refused, Registry
 
 _CHAIN = 8
@@ -69,6 +71,7 @@ class Check:
         registry: Registry,
         revoked: Callable[[bytes, datetime], None],
         now: datetime,
+        registered: Authorities | None = None,
     ) -> None:
         self._chain = chain
         self._der = chain[0].public_bytes(Encoding.DER)
@@ -77,6 +80,7 @@ class Check:
         self._registry = registry
         self._revoked = revoked
         self._now = now
+        self._registered_authorities = registered
 
     def run(self) -> Verdict:
         """Ask all rules."""
@@ -117,7 +121,18 @@ class Check:
         return "no list has it"
 
     def _registered(self) -> str:
-        member = self._registry.admit(self._identify())
+        identity = self._identify()
+        try:
+            member = self._registry.admit(identity)
+        except Refused as refused:
+            known = self._registered_authorities
+            authority = known.issuer_of(self._chain[0]) if known is not None else None
+            if refused.reason != "unknown_device" or authority is None or authority.mode is Mode.NONE:
+                raise
+            by = f"by template {authority.template} of authority {authority.name}"
+            if authority.mode is Mode.ACTIVE:
+                return f"it would be registered at its first connect, {by}"
+            raise _Failed("pending", f"it would be registered {by}, and wait for somebody to activate it") from refused
         return f"registered and active for {member.kind} {member.name}, which is {member.state}"
 
     def _identify(self) -> Identity:

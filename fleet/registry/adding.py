@@ -1,19 +1,21 @@
 """New members of the registry, on their way into it: checked, and written in one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cryptography import x509
+from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fleet.errors import ConflictError
-from fleet.identity import Kind, fingerprint_of
+from fleet.errors import ConflictError, KeyInUseError
+from fleet.identity import Kind, fingerprint_of, key_of
 from fleet.names import check_name
 from fleet.policy.rights import check_filter
 from fleet.registry.details import NOTHING, Details
 from fleet.registry.model import Certificate, CertificateStatus, Member, State
 from fleet.registry.records import rows_of
+from fleet.registry.schema import certificates
 
 _ISSUER_CHARACTERS = 128
 
@@ -28,6 +30,7 @@ class New:
     publish: Sequence[str] = ()
     subscribe: Sequence[str] = ()
     details: Details = NOTHING
+    status: CertificateStatus = CertificateStatus.ACTIVE
 
 
 class Adding:
@@ -40,15 +43,17 @@ class Adding:
         known_certificates: Mapping[str, Certificate],
         now: int,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
+        """Of the transaction, for what else belongs into it."""
         self._known = known
         self._known_certificates = known_certificates
         self._now = now
         self.members: dict[tuple[Kind, str], Member] = {}
         self.certificates: dict[str, Certificate] = {}
+        self._keys: dict[str, str] = {}
         self._unwritten: list[tuple[Member, Certificate | None, Details]] = []
 
-    def add(self, new: New) -> None:
+    async def add(self, new: New) -> None:
         """Add a member. Raises InvalidNameError, InvalidFilterError, or ConflictError, and then it is not added."""
         check_name(new.name)
         for topic_filter in (*new.publish, *new.subscribe):
@@ -58,10 +63,14 @@ class Adding:
             raise ConflictError(f"{new.kind} {new.name} is registered already")
         entry = None
         if new.certificate is not None:
-            entry = entry_of(new.kind, new.name, new.certificate, self._now)
+            entry = replace(entry_of(new.kind, new.name, new.certificate, self._now), status=new.status)
             for known in (self._known_certificates, self.certificates):
                 check_new(entry, known)
-            self.certificates[entry.fingerprint] = entry
+            await check_key(self.connection, entry.key, (new.kind, new.name))
+            if (other := self._keys.get(entry.key)) is not None:
+                raise KeyInUseError(f"this key is {other}'s already: every device needs one of its own")
+            self._keys[entry.key] = new.name
+            self.certificates[entry.fingerprint] = replace(entry, key="")
         first = State.REGISTERED if new.kind is Kind.DEVICE else State.ACTIVE
         member = Member(new.kind, new.name, first, self._now, self._now, tuple(new.publish), tuple(new.subscribe))
         self.members[key] = member
@@ -74,13 +83,21 @@ class Adding:
         for statement, rows in rows_of(
             [member for member, _, _ in added], entries, [details for _, _, details in added]
         ):
-            await self._connection.execute(statement, rows)
+            await self.connection.execute(statement, rows)
 
 
 def check_new(entry: Certificate, known: Mapping[str, Certificate]) -> None:
     """Raise ConflictError for a certificate that is known, of whomever."""
     if (other := known.get(entry.fingerprint)) is not None:
         raise ConflictError(f"this certificate is registered already, for {other.name} ({other.status})")
+
+
+async def check_key(connection: AsyncConnection, key: str, owner: tuple[Kind, str]) -> None:
+    """Raise KeyInUseError for a key that is known, of anybody else."""
+    others = certificates.c.key == key, tuple_(certificates.c.kind, certificates.c.name) != owner
+    found = (await connection.execute(select(certificates.c.name).where(*others).limit(1))).scalar()
+    if found is not None:
+        raise KeyInUseError(f"this key is {found}'s already: every device needs one of its own")
 
 
 def entry_of(kind: Kind, name: str, certificate: x509.Certificate, now: int) -> Certificate:
@@ -96,6 +113,7 @@ def entry_of(kind: Kind, name: str, certificate: x509.Certificate, now: int) -> 
         now,
         _issuer(certificate),
         now,
+        key_of(certificate.public_key()),
     )
 
 

@@ -118,7 +118,7 @@ class Groups:
         """Put devices into a static group, all or none. Raises NotFoundError, ConflictError for a dynamic one."""
         found = list(devices)
         async with self._database.transaction() as connection:
-            self._static(name)
+            self.static(name)
             rows = [{"device": self._registry.get(Kind.DEVICE, device).name, "group": name} for device in found]
             if rows:
                 await connection.execute(insert(group_devices).on_conflict_do_nothing(), rows)
@@ -128,7 +128,7 @@ class Groups:
         """Take devices out of a static group. Raises NotFoundError, ConflictError for a dynamic one."""
         found = list(devices)
         async with self._database.transaction() as connection:
-            self._static(name)
+            self.static(name)
             await connection.execute(
                 group_devices.delete().where(group_devices.c.group == name, group_devices.c.device.in_(found))
             )
@@ -142,7 +142,8 @@ class Groups:
         for changed in self.changed:
             changed(devices)
 
-    def _static(self, name: str) -> None:
+    def static(self, name: str) -> None:
+        """Raise NotFoundError, or ConflictError for a dynamic group: nobody can be put into it."""
         if self.get(name).query is not None:
             raise ConflictError(f"the query of group {name} says which devices it has")
 

@@ -56,7 +56,7 @@ class Certificate:
     """One certificate of a member. Times are microseconds since 1970-01-01 UTC; `serial` is lower-case hex.
 
     `issuer` is the key identifier of the authority that signed it, in lower-case hex, empty where it does not say;
-    `changed` is when its status did, 0 where that is not known.
+    `changed` is when its status did, 0 where that is not known. `key` is identity.key_of its key: in fleet.db only.
     """
 
     fingerprint: str
@@ -69,6 +69,7 @@ class Certificate:
     created: int
     issuer: str = ""
     changed: int = 0
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,13 @@ class Member:
     version: int = 1
 
     def may_use_client_id(self, client_id: str) -> bool:
-        """Whether this MQTT client id is its own: a device's is its name, an application's begins with its name."""
+        """Whether this MQTT client id is its own: a device's is its name, an application's begins with its name.
+
+        A claim has as many clients as there are devices that share it: they get client ids of their own.
+        """
         if self.kind is Kind.DEVICE:
             return client_id == self.name
-        return client_id.startswith(self.name)
+        return self.kind is Kind.CLAIM or client_id.startswith(self.name)
 
 
 def check_version(what: str, version: int, expected: int | None) -> int:

@@ -12,7 +12,17 @@ from fleet.identity import Kind
 from fleet.registry.details import Details, Value, ValueKind, kind_of
 from fleet.registry.model import Certificate, CertificateStatus, Member
 from fleet.registry.query import sort_key
-from fleet.registry.schema import attributes, certificates, group_devices, members, policy_attachments, seen, tags
+from fleet.registry.schema import (
+    attributes,
+    certificates,
+    group_devices,
+    members,
+    policy_attachments,
+    quotas,
+    seen,
+    tags,
+    usage,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -37,7 +47,7 @@ def delete_of(kind: Kind, name: str) -> Iterator[Executable]:
     """Yield the DELETEs of a member, and of all that is known about it. Its certificates stay."""
     yield members.delete().where(members.c.kind == kind, members.c.name == name)
     if kind is Kind.DEVICE:
-        for table in (attributes, tags, group_devices, seen):
+        for table in (attributes, tags, group_devices, seen, quotas, usage):
             yield table.delete().where(table.c.device == name)
         attached = policy_attachments.c.kind == "device", policy_attachments.c.target == name
         yield policy_attachments.delete().where(*attached)
@@ -90,6 +100,7 @@ def certificate_row(entry: Certificate) -> dict[str, Any]:
         "created": entry.created,
         "issuer": entry.issuer,
         "changed": entry.changed,
+        "key": entry.key,
     }
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Engine,
     Float,
     Index,
+    Integer,
     MetaData,
     String,
     Table,
@@ -129,6 +130,80 @@ certificates = Table(
     Column("created", BigInteger, nullable=False),
     Column("issuer", String(128), nullable=False, server_default=""),
     Column("changed", BigInteger, nullable=False, server_default="0"),
+    Column("key", String(64), nullable=False, server_default="", index=True),
+)
+
+# How devices get in by themselves.
+templates = Table(
+    "templates",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("certificate", Text, nullable=False),
+    Column("mode", String(16), nullable=False),
+    Column("template", String(128), nullable=False, server_default=""),
+    Column("source", String(16), nullable=False, server_default=""),
+    Column("version", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("template", String(128), nullable=False),
+    Column("max_uses", BigInteger),
+    Column("per_hour", BigInteger),
+    Column("expires", BigInteger),
+    Column("uses", BigInteger, nullable=False, server_default="0"),
+    Column("created", BigInteger, nullable=False),
+)
+
+# Every use of a claim, and every device that registered or renewed itself, in their order.
+provisionings = Table(
+    "provisionings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("how", String(16), nullable=False),
+    Column("by", String(128), nullable=False),
+    Column("device", String(128), nullable=False, server_default=""),
+    Column("outcome", String(16), nullable=False),
+    Column("code", String(32), nullable=False, server_default=""),
+    Column("detail", Text, nullable=False, server_default=""),
+    Column("address", String(64), nullable=False, server_default=""),
+    Index("provisionings_by_who", "how", "by", "at"),
+)
+
+enrolment_lists = Table(
+    "enrolment_lists",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("created", BigInteger, nullable=False),
+)
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("list", String(128), primary_key=True),
+    Column("value", String(256), primary_key=True),
+    Column("site", String(128), nullable=False, server_default=""),
+    Column("type", String(128), nullable=False, server_default=""),
+    Column("groups", Text, nullable=False, server_default="[]"),
+    Column("attributes", Text, nullable=False, server_default="{}"),
+    Column("device", String(128), nullable=False, server_default=""),
+    Column("used", BigInteger, nullable=False, server_default="0"),
 )
 
 # A policy has versions, and is attached to the whole fleet (kind `all`, target ''), to devices, types, groups or
@@ -182,6 +257,28 @@ decisions = Table(
     Column("first", BigInteger, nullable=False),
     Column("last", BigInteger, nullable=False),
     Column("times", BigInteger, nullable=False),
+)
+
+# How much a device may send; device '': all who have none of their own. And how much it did, by day since 1970-01-01.
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("messages_per_minute", BigInteger),
+    Column("bytes_per_minute", BigInteger),
+    Column("messages_per_day", BigInteger),
+    Column("bytes_per_day", BigInteger),
+    Column("over", String(16), nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("day", BigInteger, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Index("usage_by_day", "day"),
 )
 
 

@@ -16,13 +16,13 @@ from typing import Any, Self
 
 import structlog
 from cryptography import x509
-from sqlalchemy import bindparam
+from sqlalchemy import Update, bindparam
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import ConflictError, NotFoundError
 from fleet.identity import Identity, Kind
-from fleet.registry.adding import Adding, New, check_new, entry_of
+from fleet.registry.adding import Adding, New, check_key, check_new, entry_of
 from fleet.registry.database import Database
 from fleet.registry.details import NOTHING, Details
 from fleet.registry.model import (
@@ -133,7 +133,7 @@ class Registry:
         Raises InvalidNameError, InvalidFilterError, or ConflictError when the name or the certificate is taken.
         """
         async with self.adding() as added:
-            added.add(New(kind, name, certificate, publish, subscribe, details))
+            await added.add(New(kind, name, certificate, publish, subscribe, details))
         return self.get(kind, name)
 
     @asynccontextmanager
@@ -186,6 +186,10 @@ class Registry:
 
         return await self.change(kind, name, become, expected=expected)
 
+    def has(self, fingerprint: str) -> bool:
+        """Whether there is a certificate with this fingerprint."""
+        return fingerprint in self._certificates
+
     def certificate(self, fingerprint: str) -> Certificate:
         """One certificate; raises NotFoundError."""
         if fingerprint not in self._certificates:
@@ -193,20 +197,36 @@ class Registry:
         return self._certificates[fingerprint]
 
     async def add_certificate(
-        self, kind: Kind, name: str, certificate: x509.Certificate, status: CertificateStatus = CertificateStatus.ACTIVE
+        self,
+        kind: Kind,
+        name: str,
+        certificate: x509.Certificate,
+        status: CertificateStatus = CertificateStatus.ACTIVE,
+        *,
+        instead_of: str | None = None,
+        write: Callable[[AsyncConnection], Awaitable[None]] | None = None,
     ) -> Certificate:
         """Register one more certificate of a member, active or pending.
 
-        Raises NotFoundError, and ConflictError when it is known already, or would be one active too many.
+        `instead_of`: the fingerprint of an active one that becomes inactive; `write`: see `change`. Raises
+        NotFoundError, KeyInUseError, and ConflictError when it is known already, or would be one active too many.
         """
         async with self.database.transaction() as connection:
             member = self.get(kind, name)
             entry = replace(entry_of(kind, name, certificate, self._clock()), status=status)
             check_new(entry, self._certificates)
-            self._check_active(entry)
+            await check_key(connection, entry.key, (kind, name))
+            self._check_active(entry, besides=instead_of)
             member = await self._write(connection, member)
+            if instead_of is not None:
+                await connection.execute(_status_of(instead_of, CertificateStatus.INACTIVE, member.updated))
             await connection.execute(certificates.insert(), [certificate_row(entry)])
-        self._keep_certificate(entry)
+            if write is not None:
+                await write(connection)
+        if instead_of is not None:
+            before = self._certificates[instead_of]
+            self._certificates[instead_of] = replace(before, status=CertificateStatus.INACTIVE, changed=member.updated)
+        self._keep_certificate(replace(entry, key=""))
         self._keep(member)
         return entry
 
@@ -221,19 +241,17 @@ class Registry:
             changed = replace(entry, status=status, changed=self._clock())
             self._check_active(changed)
             member = await self._write(connection, self.get(entry.kind, entry.name))
-            await connection.execute(
-                certificates.update()
-                .where(certificates.c.fingerprint == fingerprint)
-                .values(status=status, changed=changed.changed)
-            )
+            await connection.execute(_status_of(fingerprint, status, changed.changed))
         self._certificates[fingerprint] = changed
         self._keep(member)
         return changed
 
-    def _check_active(self, entry: Certificate) -> None:
-        """Raise ConflictError when there would be too many active ones with this one."""
+    def _check_active(self, entry: Certificate, besides: str | None = None) -> None:
+        """Raise ConflictError when there would be too many active ones with this one, and without `besides`."""
         others = (self._certificates[found] for found in self._fingerprints.get((entry.kind, entry.name), ()))
-        active = [other for other in others if other.status is CertificateStatus.ACTIVE]
+        active = [
+            other for other in others if other.status is CertificateStatus.ACTIVE and other.fingerprint != besides
+        ]
         if entry.status is CertificateStatus.ACTIVE and len(active) >= MAX_ACTIVE:
             raise ConflictError(f"{entry.name} has {MAX_ACTIVE} active certificates already: deactivate or revoke one")
 
@@ -339,6 +357,12 @@ class Registry:
 _REVOCABLE = frozenset(
     status for status, after in CERTIFICATE_TRANSITIONS.items() if CertificateStatus.REVOKED in after
 )
+
+
+def _status_of(fingerprint: str, status: CertificateStatus, changed: int) -> Update:
+    return certificates.update().where(certificates.c.fingerprint == fingerprint).values(status=status, changed=changed)
+
+
 _revocable = certificates.c.status.in_(sorted(_REVOCABLE))
 
 

@@ -9,19 +9,24 @@ from broker_plugins.engine.errors import EngineError
 from broker_plugins.errors import BrokerPluginsError
 from fleet.errors import FleetError
 from fleetgate.cli import (
+    authority,
     certificate,
+    claim,
     device,
     device_type,
     doctor,
+    enrolment,
     group,
     ingest,
     mqtt,
     policy,
     provision,
     quarantine,
+    quota,
     serve,
     simulate,
     telemetry,
+    template,
 )
 from fleetgate.cli.target import CommandError, version_and_folder
 from fleetgate.errors import ArgumentError, SettingsError
@@ -45,7 +50,12 @@ for feature in (
     device_type,
     group,
     policy,
+    quota,
     provision,
+    template,
+    claim,
+    enrolment,
+    authority,
     telemetry,
     quarantine,
     mqtt,

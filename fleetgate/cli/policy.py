@@ -1,7 +1,6 @@
 """`policy` and `explain`: what devices may do, and why."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +8,7 @@ import typer
 from fleet.errors import FleetError
 from fleet.policy.text import read_text
 from fleetgate.cli.details import given_only
+from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, print_list, print_one, say
 from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError, SettingsError
@@ -19,7 +19,6 @@ _CHANGES = ("device", "action", "resource", "was", "would_be", "times", "last")
 _UNDECIDED = 2
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
-File = Annotated[Path, typer.Argument(help="Policy document, JSON or YAML; - for standard input.")]
 Device = Annotated[str | None, typer.Option(help="This device.", show_default=False)]
 Type = Annotated[str | None, typer.Option("--type", help="The devices of this type.", show_default=False)]
 Group = Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)]
@@ -81,7 +80,11 @@ def _set(
     as_json: JsonOption = False,
 ) -> None:
     """Make one, or a new version of it, which counts from now on."""
-    body = {"document": _read(document), **given_only(description=description), "default": not no_default}
+    body = {
+        "document": read_document(document, read_text),
+        **given_only(description=description),
+        "default": not no_default,
+    }
     found = run(call(target(context, state, config), "PUT", f"/policies/{name}", json=body))
     if as_json:
         print_json(found)
@@ -177,7 +180,7 @@ def _simulate(
 
     It counts where the policy is attached now, and where the options say.
     """
-    body: dict[str, Any] = {"name": name, "document": _read(document), "hours": hours}
+    body: dict[str, Any] = {"name": name, "document": read_document(document, read_text), "hours": hours}
     if found := _given(device, device_type, group, certificate, all_devices=all_devices):
         body["attach"] = _body(found)
     answer = run(call(target(context, state, config), "POST", "/policy-simulations", json=body))
@@ -251,16 +254,6 @@ def _reason(found: dict[str, Any]) -> str:
         return f"{found['reason']} by {found['statement']!r} of policy {found['policy']}, version {found['version']}"
     reason = str(found["reason"])
     return f"{reason}: no statement of its policies allows it" if reason == "not_allowed" else reason
-
-
-def _read(document: Path) -> str:
-    """The text of a document that can be read: what is wrong with it is said before anything is asked for."""
-    try:
-        text = sys.stdin.read() if str(document) == "-" else document.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ArgumentError(f"{document}: not UTF-8") from None
-    read_text(text)
-    return text
 
 
 def _given(

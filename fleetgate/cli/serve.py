@@ -28,6 +28,12 @@ PlainBind = Annotated[
 ]
 
 
+HttpsBind = Annotated[
+    str | None,
+    typer.Option("--https-bind", help="host:port of the devices' API, with client certificate.", show_default=False),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(init)
@@ -54,10 +60,11 @@ def serve(
     http_bind: HttpBind = None,
     wss_bind: WssBind = None,
     plain_bind: PlainBind = None,
+    https_bind: HttpsBind = None,
 ) -> None:
     """Serve devices, Prometheus and operators, in the foreground, until SIGINT or SIGTERM."""
     binds = {"bind": mqtt_bind, "wss_bind": wss_bind, "plain_bind": plain_bind}
-    serve_target(with_binds(target(context, state, config), binds, http_bind))
+    serve_target(with_binds(target(context, state, config), binds, http_bind, https_bind))
 
 
 def serve_target(on: Target, *, mqtt: bool = True, sources: tuple[SourceConfig, ...] = ()) -> None:
@@ -77,10 +84,10 @@ def _allow_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def with_binds(on: Target, mqtt: dict[str, str | None], http_bind: str | None) -> Target:
+def with_binds(on: Target, mqtt: dict[str, str | None], http_bind: str | None, https_bind: str | None = None) -> Target:
     """Let the options of the command line win over the settings; `mqtt` by name of the setting."""
     changed: dict[str, Any] = {}
-    for section, given in (("mqtt", mqtt), ("http", {"bind": http_bind})):
+    for section, given in (("mqtt", mqtt), ("http", {"bind": http_bind, "https_bind": https_bind})):
         binds = {name: bind for name, bind in given.items() if bind is not None}
         for bind in binds.values():
             parse_bind(bind)

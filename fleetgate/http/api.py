@@ -13,8 +13,11 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from fleetgate import __version__
 from fleetgate.core import Core
 from fleetgate.http import (
+    authorities,
     certificates,
+    claims,
     devices,
+    enrolments,
     groups,
     imports,
     mqtt,
@@ -24,7 +27,9 @@ from fleetgate.http import (
     problems,
     provisioning,
     quarantine,
+    quotas,
     telemetry,
+    templates,
     types,
 )
 
@@ -34,9 +39,14 @@ _FEATURES = (
     types,
     groups,
     policies,
+    quotas,
     imports,
     operations,
     provisioning,
+    templates,
+    claims,
+    enrolments,
+    authorities,
     telemetry,
     quarantine,
     mqtt,

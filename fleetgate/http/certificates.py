@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.identity import Kind
+from fleet.provisioning.asking import pem_of
 from fleet.registry import CertificateStatus
 from fleetgate.core import Core
 from fleetgate.http.devices import PEM_BYTES, CertificateView, Name, certificate_for, certificate_view
@@ -67,12 +67,12 @@ def _member_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> No
     )  # fmt: skip
     async def add_certificate(name: Name, new: NewCertificate) -> AddedCertificate:
         core.registry.get(kind, name)
-        certificate = certificate_for(core, kind, name, new.csr, new.certificate)
+        chain = await certificate_for(core, kind, name, new.csr, new.certificate)
         status = CertificateStatus.ACTIVE if new.active else CertificateStatus.PENDING
-        entry = await core.registry.add_certificate(kind, name, certificate, status)
+        entry = await core.registry.add_certificate(kind, name, chain[0], status)
         return AddedCertificate(
             entry=certificate_view(entry),
-            certificate=certificate.public_bytes(Encoding.PEM).decode(),
+            certificate=pem_of(chain).decode(),
             ca=core.authority.ca_pem.decode(),
         )
 

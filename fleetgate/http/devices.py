@@ -1,5 +1,6 @@
 """Devices and applications: add, look at, change, move on in their life, delete; find and count devices by a query."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +15,7 @@ from fleet.authority import read_certificate, read_request
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
+from fleet.provisioning.asking import pem_of
 from fleet.registry import Certificate, CertificateStatus, Member, State
 from fleet.registry.details import NOTHING, Details
 from fleetgate.core import Core
@@ -263,35 +265,39 @@ async def _add(
 ) -> tuple[Member, str]:
     """Register; returns the member, and its certificate as PEM."""
     check_name(new.name)
-    certificate = certificate_for(core, kind, new.name, new.csr, new.certificate)
-    member = await core.registry.add(kind, new.name, certificate, publish, subscribe, details)
-    return member, certificate.public_bytes(Encoding.PEM).decode()
+    chain = await certificate_for(core, kind, new.name, new.csr, new.certificate)
+    member = await core.registry.add(kind, new.name, chain[0], publish, subscribe, details)
+    return member, pem_of(chain).decode()
 
 
-def certificate_for(core: Core, kind: Kind, name: str, csr: str | None, certificate: str | None) -> x509.Certificate:
-    """Issue a certificate for a signing request, or take one that was made elsewhere; both are PEM.
+async def certificate_for(
+    core: Core, kind: Kind, name: str, csr: str | None, certificate: str | None
+) -> Sequence[x509.Certificate]:
+    """Issue a certificate for a signing request, with those above it, or take one that was made elsewhere; PEM.
 
     Raises ArgumentError unless exactly one is given, InvalidCertificateError for one that would not be let in.
     """
     if (csr is None) == (certificate is None):
         raise ArgumentError("csr, certificate: exactly one of them is needed")
     if csr is not None:
-        found = core.authority.issue(kind, name, read_request(csr.encode())).certificate
+        found = await core.issuer.issue(kind, name, await asyncio.to_thread(read_request, csr.encode()))
     else:
-        found = read_certificate((certificate or "").encode())
-    check_identity(core, kind, name, found)
+        found = [read_certificate((certificate or "").encode())]
+    check_identity(core, kind, name, found[0])
     return found
 
 
 def check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certificate) -> None:
     """A certificate that names somebody else, or nobody, would never be let in: say so now."""
+    der = certificate.public_bytes(Encoding.DER)
+    rules = core.provisioning.authorities.rules(der, core.rules)
     try:
-        identity = identify(certificate.public_bytes(Encoding.DER), core.rules, datetime.now(UTC))
+        identity = identify(der, rules, datetime.now(UTC))
     except IdentityError as error:
         raise InvalidCertificateError(f"this certificate would be refused ({error.reason}): {error}") from error
     if (identity.kind, identity.name) != (kind, name):
         raise InvalidCertificateError(
-            f"by identity.source {core.rules.source} this certificate belongs to {identity.kind} {identity.name}"
+            f"by identity.source {rules.source} this certificate belongs to {identity.kind} {identity.name}"
         )
 
 

@@ -4,10 +4,10 @@ import asyncio
 import io
 from typing import Annotated, Any
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 
 from fleet.identity import Kind
+from fleet.provisioning.asking import pem_of
 from fleet.provisioning.bulk import register
 from fleet.provisioning.rows import Form, decode, read
 from fleetgate.core import Core
@@ -55,7 +55,7 @@ def router(core: Core) -> APIRouter:
                 "dry_run": dry_run,
                 "bad_count": report.bad_count,
                 "bad": bad,
-                "issued": {name: made.public_bytes(Encoding.PEM).decode() for name, made in report.issued.items()},
+                "issued": {name: pem_of(chain).decode() for name, chain in report.issued.items()},
                 "ca": core.authority.ca_pem.decode(),
             }
 

@@ -4,15 +4,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI
 from starlette.responses import Response
 
+from fleet.provisioning.asking import pem_of
 from fleetgate.core import Core
 
 
 def install(app: FastAPI, core: Core) -> None:
     """Add the routes of this feature."""
 
-    @app.get("/pki/ca.pem", response_class=Response, summary="The certificate of the authority, PEM")
+    @app.get("/pki/ca.pem", response_class=Response, summary="The root, and the issuing authority below it, PEM")
     async def ca() -> Response:
-        return Response(core.authority.ca_pem, media_type="application/x-pem-file")
+        return Response(pem_of(core.authority.certificates[::-1]), media_type="application/x-pem-file")
 
     @app.get("/pki/ca.crl", response_class=Response, summary="Its revocation list, DER [RFC 5280, 5]")
     async def crl() -> Response:

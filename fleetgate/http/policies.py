@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from broker_plugins.engine.router import split_share
 from broker_plugins.engine.topics import why_invalid
+from fleet.documents import MAX_BYTES
 from fleet.identity import Kind
 from fleet.policy.compiled import Attached, Caller, Compiled, Decision
 from fleet.policy.decisions import Kept
-from fleet.policy.document import MAX_BYTES, Action
+from fleet.policy.document import Action
 from fleet.policy.explain import Change, explain, simulate
 from fleet.policy.model import Policy, Target, TargetKind
 from fleet.policy.pattern import CONNECTION

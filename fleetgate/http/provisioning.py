@@ -1,16 +1,24 @@
-"""Provisioning: what would happen to a certificate."""
+"""Provisioning: what would happen to a certificate, what waits for somebody, and what came of requests."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Annotated
 
 from cryptography import x509
-from fastapi import APIRouter
+from cryptography.hazmat.primitives.serialization import Encoding
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import InvalidCertificateError
+from fleet.identity import Kind
 from fleet.provisioning.check import Check
+from fleet.provisioning.notes import read_notes
+from fleet.registry import CertificateStatus
 from fleetgate.core import Core
+from fleetgate.times import iso
 
 _PEM_BYTES = 256 * 1024
+_LIMIT = 1000
 
 
 class CheckRequest(BaseModel):
@@ -36,21 +44,71 @@ class VerdictView(BaseModel):
     steps: list[StepView]
 
 
+class NoteView(BaseModel):
+    """What came of one request; `how` is claim, just_in_time or renewal, `by` the claim, authority or device."""
+
+    at: str
+    how: str
+    by: str
+    device: str
+    outcome: str
+    code: str
+    detail: str
+    address: str
+
+
+class PendingView(BaseModel):
+    """A certificate that waits for somebody to activate it."""
+
+    device: str
+    fingerprint: str
+    created: str
+    not_after: str
+
+
 def router(core: Core) -> APIRouter:
     """Build the routes of this feature."""
-    routes = APIRouter(prefix="/provisioning")
+    routes = APIRouter()
 
-    @routes.post("/check", summary="Say, rule by rule, what would happen to a certificate")
+    @routes.post("/provisioning/check", summary="Say, rule by rule, what would happen to a certificate")
     async def check(request: CheckRequest) -> VerdictView:
         try:
             chain = x509.load_pem_x509_certificates(request.certificate.encode())
         except ValueError as error:
             raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error
-        found = Check(chain, core.tls.authorities(), core.rules, core.registry, core.tls.check, datetime.now(UTC)).run()
+        authorities = core.provisioning.authorities
+        rules = authorities.rules(chain[0].public_bytes(Encoding.DER), core.rules)
+        found = Check(
+            chain,
+            core.tls.authorities(),
+            rules,
+            core.registry,
+            core.tls.check,
+            datetime.now(UTC),
+            authorities,
+        ).run()
         return VerdictView(
             decision="deny" if found.reason else "allow",
             reason=found.reason or None,
             steps=[StepView(rule=step.rule, outcome=step.outcome, detail=step.detail) for step in found.steps],
         )
+
+    @routes.get("/provisionings", summary="What came of requests for identities, the latest first")
+    async def list_notes(
+        how: str | None = None, by: str | None = None, limit: Annotated[int, Query(ge=1, le=_LIMIT)] = 100
+    ) -> list[NoteView]:
+        found = await read_notes(core.registry.database, how, by, limit)
+        return [NoteView(**{**asdict(one), "at": iso(one.at)}) for one in found]
+
+    @routes.get("/pending-certificates", summary="Certificates that wait for somebody to activate them")
+    async def list_pending() -> list[PendingView]:
+        _members, certificates = core.registry.all()
+        return [
+            PendingView(
+                device=one.name, fingerprint=one.fingerprint, created=iso(one.created), not_after=iso(one.not_after)
+            )
+            for one in sorted(certificates, key=lambda one: one.created)
+            if one.status is CertificateStatus.PENDING and one.kind is Kind.DEVICE
+        ]
 
     return routes

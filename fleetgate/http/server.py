@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,8 @@ _POLL_SECONDS = 0.005
 
 
 class HttpServer:
-    """Serves an ASGI application on `bind` (host, port), or on a Unix socket. An async context manager.
+    """Serves an ASGI application on `bind` (host, port), or on a Unix socket; with `tls` over TLS. `protocol` is
+    uvicorn's, for who needs more of a connection. An async context manager.
 
     `closing` is called when it stops, for streams that would never end by themselves.
     """
@@ -26,9 +28,12 @@ class HttpServer:
         bind: tuple[str, int] | None = None,
         unix: Path | None = None,
         closing: Callable[[], None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
+        protocol: type[asyncio.Protocol] | None = None,
     ) -> None:
         config = uvicorn.Config(
             application,
+            http=protocol or "auto",
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -36,6 +41,8 @@ class HttpServer:
             server_header=False,
             timeout_graceful_shutdown=_CLOSE_SECONDS,
         )
+        config.load()
+        config.ssl = tls
         self._server = _Server(config)
         self._bind = bind
         self._unix = unix

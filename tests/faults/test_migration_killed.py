@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fleet.registry.schema import metadata
+
 TARGETS = {
     "fleet.db": (
         "import sys; from pathlib import Path; from fleet.registry.schema import migrate; migrate(Path(sys.argv[1]))",
-        [
-            {
-                *("members", "certificates", "alembic_version"),
-                *("attributes", "tags", "groups", "group_devices", "types", "seen"),
-            }
-        ],
+        [{*metadata.tables, "alembic_version"}],
     ),
     "journal.db": (
         "import sys; from pathlib import Path; from ingester.sqlite.schema import migrate; migrate(Path(sys.argv[1]))",

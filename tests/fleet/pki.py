@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NOW = datetime.now(UTC)
+_SHA256 = hashes.SHA256()
 
 
 def key():
@@ -31,12 +32,16 @@ def certificate(
     issuer=None,
     issuer_key=None,
     public_key=None,
+    own=None,
+    path_length: int | None = None,
+    subject: x509.Name | None = None,
+    algorithm: hashes.HashAlgorithm = _SHA256,
 ) -> x509.Certificate:
-    own = key()
+    own = own or key()
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name(cn))
-        .issuer_name(issuer.subject if issuer is not None else name(cn))
+        .subject_name(subject or name(cn))
+        .issuer_name(issuer.subject if issuer is not None else subject or name(cn))
         .public_key(public_key or own.public_key())
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(start)
@@ -48,8 +53,11 @@ def certificate(
     if usage is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if ca is not None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    return builder.sign(issuer_key or own, hashes.SHA256())
+        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
+    if ca:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
+    signer = issuer_key or own
+    return builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else algorithm)
 
 
 def der(made: x509.Certificate) -> bytes:

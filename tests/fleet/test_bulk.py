@@ -108,9 +108,9 @@ def test_json_that_is_none():
     assert all(row.problem.startswith("not JSON") for row in found[:2] if isinstance(row, BadRow))
 
 
-def accept(row: Row) -> x509.Certificate:
+async def accept(row: Row) -> list[x509.Certificate]:
     """Any certificate will do."""
-    return read_certificate((row.certificate or "").encode())
+    return [read_certificate((row.certificate or "").encode())]
 
 
 async def test_a_list_is_registered(fleet: Fleet):
@@ -135,7 +135,7 @@ async def test_a_bad_row_stops_the_list_or_is_left_out(fleet: Fleet):
     await fleet.add("known")
     made = pem(certificate(uris=("spiffe://fleetgate.local/device/other",))).decode()
 
-    def refuse(row: Row) -> x509.Certificate:
+    async def refuse(row: Row) -> list[x509.Certificate]:
         read_certificate((row.certificate or "").encode())
         raise InvalidCertificateError("not yours")
 

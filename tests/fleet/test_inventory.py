@@ -289,7 +289,7 @@ async def test_many_first_connects_at_once(tmp_path):
     async with opened(tmp_path) as fleet:
         async with fleet.registry.adding() as added:
             for number in range(1200):
-                added.add(New(Kind.DEVICE, f"p{number}"))
+                await added.add(New(Kind.DEVICE, f"p{number}"))
         for number in range(1100):
             fleet.registry.connected(f"p{number}")
         await until(lambda: fleet.registry.get(Kind.DEVICE, "p1099").state is State.ACTIVE)
@@ -305,14 +305,14 @@ async def test_many_at_once_or_none(fleet):
     for second in (New(Kind.DEVICE, "a"), New(Kind.DEVICE, "b", made), New(Kind.DEVICE, "a/b")):
         with pytest.raises((ConflictError, InvalidNameError)):
             async with fleet.registry.adding() as added:
-                added.add(New(Kind.DEVICE, "a", made))
+                await added.add(New(Kind.DEVICE, "a", made))
                 await added.write()
-                added.add(second)
+                await added.add(second)
     assert fleet.registry.page(Kind.DEVICE, "", 10) == []
     assert await fleet.find("") == []
     async with fleet.registry.adding() as added:
         for one in (New(Kind.DEVICE, "b"), New(Kind.DEVICE, "a", made)):
-            added.add(one)
+            await added.add(one)
     assert [member.name for member in fleet.registry.page(Kind.DEVICE, "", 10)] == ["a", "b"]
     assert [entry.name for entry in fleet.registry.certificates(fleet.registry.get(Kind.DEVICE, "a"))] == ["a"]
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from fleet.documents import DocumentError
 from fleet.policy.document import VERSION, Action, Effect
-from fleet.policy.pattern import Pattern, PolicyError, Variable, Wild, parse
+from fleet.policy.pattern import Pattern, Variable, Wild, parse
 from fleet.policy.text import read_text
 
 STATEMENT = {"Effect": "Allow", "Action": "publish", "Resource": "a"}
@@ -120,7 +121,7 @@ Statement:
 )
 def test_what_is_wrong_is_said_with_its_place(text: str, message: str):
     """One clear error, whatever comes."""
-    with pytest.raises(PolicyError) as caught:
+    with pytest.raises(DocumentError) as caught:
         read_text(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -166,7 +166,8 @@ async def test_the_first_schema_is_brought_up_to_date(tmp_path):
         for (table,) in connection.execute(newer, ("members", "certificates", "alembic_version")).fetchall():
             connection.execute(f"DROP TABLE {table}")
         connection.executescript(
-            "DROP INDEX members_by_type; DROP INDEX members_by_site;"
+            "DROP INDEX members_by_type; DROP INDEX members_by_site; DROP INDEX ix_certificates_key;"
+            "ALTER TABLE certificates DROP COLUMN key;"
             "ALTER TABLE certificates DROP COLUMN issuer; ALTER TABLE certificates DROP COLUMN changed;"
             "ALTER TABLE members DROP COLUMN version; ALTER TABLE members DROP COLUMN display_name;"
             "ALTER TABLE members DROP COLUMN type; ALTER TABLE members DROP COLUMN site;"

@@ -289,3 +289,28 @@ async def test_a_simulation_needs_to_know_where(client, core):
         assert answer.status_code == status
     past = (await client.get("/api/v1/decisions", params={"all": True, "since": "-1h"})).json()
     assert [(one["resource"], one["decision"], one["times"]) for one in past] == [("devices/p1/x", "allow", 1)]
+
+
+async def test_quotas_and_usage(client, core):
+    """Set for all and for one, listed, taken away; usage by day, with the quota that counts."""
+    await add(client, "p1")
+    body = {"messages_per_minute": 10, "over": "slow"}
+    answer = await client.put("/api/v1/quota", json=body)
+    assert (answer.status_code, answer.json()["device"]) == (200, None)
+    assert (await client.put("/api/v1/devices/p1/quota", json={"bytes_per_day": 5})).json()["over"] == "reject"
+    assert [one["device"] for one in (await client.get("/api/v1/quotas")).json()] == [None, "p1"]
+    core.ledger.received("p1", 1, 100, 0)
+    found = (await client.get("/api/v1/devices/p1/usage")).json()
+    assert (found["quota"]["bytes_per_day"], found["days"][0]["messages"], found["days"][0]["bytes"]) == (5, 1, 100)
+    assert (await client.delete("/api/v1/devices/p1/quota")).json() == {"device": "p1"}
+    assert (await client.get("/api/v1/devices/p1/usage")).json()["quota"]["messages_per_minute"] == 10
+    assert (await client.delete("/api/v1/quota")).status_code == 200
+    assert (await client.get("/api/v1/devices/p1/usage")).json()["quota"] is None
+    for path, given, status in (
+        ("/quota", {}, 422),
+        ("/quota", {"messages_per_minute": 0}, 422),
+        ("/quota", {"messages_per_hour": 1}, 422),
+        ("/devices/p9/quota", body, 404),
+    ):
+        assert (await client.put(f"/api/v1{path}", json=given)).status_code == status
+    assert (await client.get("/api/v1/devices/p9/usage")).status_code == 404

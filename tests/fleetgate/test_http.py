@@ -92,7 +92,10 @@ async def test_a_device_from_csr_to_deletion(client, core):
     assert added.json()["ca"] == core.authority.ca_pem.decode()
     again = await client.post("/api/v1/devices", json={"name": "pump-1", "csr": csr.decode()})
     assert again.status_code == 409
-    await client.post("/api/v1/devices", json={"name": "pump-2", "csr": csr.decode()})
+    taken = await client.post("/api/v1/devices", json={"name": "pump-2", "csr": csr.decode()})
+    assert (taken.status_code, "this key is pump-1's already" in taken.json()["detail"]) == (409, True)
+    _key, other = signing_request("pump-2")
+    await client.post("/api/v1/devices", json={"name": "pump-2", "csr": other.decode()})
     page = (await client.get("/api/v1/devices", params={"limit": 1})).json()
     assert ([item["name"] for item in page["items"]], page["next"]) == (["pump-1"], "pump-1")
     page = (await client.get("/api/v1/devices", params={"after": "pump-1"})).json()

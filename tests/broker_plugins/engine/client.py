@@ -187,7 +187,8 @@ async def served(folder: Path, **mqtt: Any) -> AsyncIterator[Served]:
     folder.mkdir(exist_ok=True)
     given = {"bind": "127.0.0.1:0", "sys_seconds": 0, **mqtt}
     tls = given.pop("tls", {})
-    settings = Settings(mqtt=given, http={"bind": "127.0.0.1:0"}, tls=tls)
+    http = {"bind": "127.0.0.1:0", "https_bind": given.pop("https_bind", "")}
+    settings = Settings(mqtt=given, http=http, tls=tls)
     async with serving(settings, StateFolder(folder / "state")) as (core, addresses):
         yield Served(core, addresses.found, folder)
 

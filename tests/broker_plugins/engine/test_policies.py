@@ -166,7 +166,7 @@ async def test_conditions_on_the_connection(tmp_path):
 - {deny: connect, to: back}
 """
         await put(gate, "p", text, ALL)
-        issuer = "fleetgate CA fleetgate.local"
+        issuer = "fleetgate issuing CA fleetgate.local"
         async with await gate.client("a", V311) as device:
             for topic in ("local", "far", "new", "old", "cn", f"by/{issuer}", "by/x"):
                 await device.publish(topic)

@@ -1,0 +1,148 @@
+"""Usage: how many messages and bytes a device sent, by day (UTC)."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from fleet.quota.model import DAY_US, Used
+from fleet.registry.database import Database
+from fleet.registry.schema import usage
+from ingester.clock import Clock, now_us
+from ingester.ledger import Ledger
+
+log = structlog.get_logger("fleetgate.fleet")
+
+_WRITE_SECONDS = 30.0
+_SLICE = 2000
+_KEEP_DAYS = 400
+
+
+@dataclass(slots=True)
+class _Day:
+    """One device's day: what was counted before `messages_at` and `bytes_at` of the ledger, and what is written."""
+
+    day: int
+    messages: int = 0
+    size: int = 0
+    messages_at: int = 0
+    bytes_at: int = 0
+    written: int = 0
+
+
+class Usage:
+    """An async context manager: writes down now and then what was used, and at the end.
+
+    A crash forgets at most the last `write_seconds` of it.
+    """
+
+    def __init__(
+        self, database: Database, ledger: Ledger, clock: Clock = now_us, write_seconds: float = _WRITE_SECONDS
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._clock = clock
+        self._write_seconds = write_seconds
+        self._days: dict[str, _Day] = {}
+        self._ended: list[tuple[str, int, int, int]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        today = self._clock() // DAY_US
+        async with self._database.reading() as connection:
+            for row in await connection.execute(usage.select().where(usage.c.day == today)):
+                self._days[row.device] = _Day(today, row.messages, row.bytes, written=row.messages)
+        self._writing = asyncio.create_task(self._write_now_and_then(), name="usage")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        await self._try_to_write()
+
+    def used(self, device: str) -> Used:
+        """Messages and bytes for as long as the process runs."""
+        account = self._ledger.accounts.get(device)
+        return (account.received, account.received_bytes) if account is not None else (0, 0)
+
+    def today(self, device: str) -> Used:
+        """Messages and bytes since midnight (UTC)."""
+        day, (messages, size) = self._clock() // DAY_US, self.used(device)
+        known = self._days.get(device)
+        if known is None:
+            known = self._days[device] = _Day(day)
+        if known.day != day:
+            self._ended.append((device, known.day, *_total(known, messages, size)))
+            known = self._days[device] = _Day(day, messages_at=messages, bytes_at=size)
+        return _total(known, messages, size)
+
+    async def of(self, device: str, days: int) -> list[tuple[int, int, int]]:
+        """(day since 1970-01-01, messages, bytes) of a device, the latest first."""
+        today = self._clock() // DAY_US
+        statement = (
+            usage.select()
+            .where(usage.c.device == device, usage.c.day > today - days, usage.c.day < today)
+            .order_by(usage.c.day.desc())
+        )
+        async with self._database.reading() as connection:
+            before = [(row.day, row.messages, row.bytes) for row in await connection.execute(statement)]
+        return [(today, *self.today(device)), *before]
+
+    async def write(self) -> None:
+        """Write down what was used since the last time."""
+        for start in range(0, len(self._ledger.opened), _SLICE):
+            names = self._ledger.opened[start : start + _SLICE]
+            rows = [row for name in names if (row := self._news(name)) is not None]
+            rows += self._ended
+            if rows:
+                async with self._database.transaction() as connection:
+                    values = [
+                        {"device": name, "day": day, "messages": messages, "bytes": size}
+                        for name, day, messages, size in rows
+                    ]
+                    await connection.execute(_upsert, values)
+                self._ended.clear()
+                for name, day, messages, _size in rows:
+                    if self._days[name].day == day:
+                        self._days[name].written = messages
+            await asyncio.sleep(0)
+
+    def _news(self, name: str) -> tuple[str, int, int, int] | None:
+        messages, size = self.today(name)
+        known = self._days[name]
+        return None if messages == known.written else (name, known.day, messages, size)
+
+    async def _write_now_and_then(self) -> None:
+        cleaned = -1
+        while True:
+            await asyncio.sleep(self._write_seconds)
+            await self._try_to_write()
+            today = self._clock() // DAY_US
+            if today != cleaned:
+                cleaned = today
+                await self._forget(today - _KEEP_DAYS)
+
+    async def _forget(self, before: int) -> None:
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(usage.delete().where(usage.c.day < before))
+        except SQLAlchemyError as error:
+            log.warning("old usage is not deleted, again tomorrow", error=str(error))
+
+    async def _try_to_write(self) -> None:
+        try:
+            await self.write()
+        except SQLAlchemyError as error:
+            log.warning("usage is not written down, again later", error=str(error))
+
+
+def _total(known: _Day, messages: int, size: int) -> Used:
+    return known.messages + messages - known.messages_at, known.size + size - known.bytes_at
+
+
+_insert = insert(usage)
+_upsert = _insert.on_conflict_do_update(set_={"messages": _insert.excluded.messages, "bytes": _insert.excluded.bytes})

@@ -1,0 +1,76 @@
+"""`authority`: certificate authorities of others, whose certificates count here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.identity import Source
+from fleet.provisioning.model import Mode
+from fleetgate.cli.details import given_only
+from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+
+_COLUMNS = ("name", "subject", "mode", "template", "identity", "not_after")
+
+Name = Annotated[str, typer.Argument(help="Its name here.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    commands = typer.Typer(help="Certificate authorities of others.", no_args_is_help=True)
+    commands.command("list")(_list)
+    commands.command("show")(_show)
+    commands.command("set")(_set)
+    commands.command("delete")(_delete)
+    app.add_typer(commands, name="authority")
+
+
+def _list(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """List them all."""
+    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/authorities")), as_json=as_json)
+
+
+def _show(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one."""
+    print_one(run(call(target(context, state, config), "GET", f"/authorities/{name}")), as_json=as_json)
+
+
+def _set(
+    context: typer.Context,
+    name: Name,
+    certificate: Annotated[Path, typer.Argument(help="Its certificate, PEM.")],
+    mode: Annotated[
+        Mode, typer.Option(help="Devices of it that are not known: refused, or registered at their first connect.")
+    ] = Mode.NONE,
+    template: Annotated[str | None, typer.Option(help="What they are registered as.", show_default=False)] = None,
+    identity: Annotated[
+        Source | None, typer.Option(help="Where its certificates name the device, if not as usual.", show_default=False)
+    ] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Let its certificates count, or change how."""
+    body = {"certificate": certificate.read_text(), "mode": mode, **given_only(template=template, identity=identity)}
+    found = run(call(target(context, state, config), "PUT", f"/authorities/{name}", json=body))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"authority {name}: {found['subject']}, devices that are not known: {found['mode']}")
+
+
+def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
+    """Let its certificates count no more; its devices stay registered, and can't connect."""
+    run(call(target(context, state, config), "DELETE", f"/authorities/{name}"))
+    say(f"deleted authority {name}")

@@ -1,0 +1,115 @@
+"""`claim`: certificates that many devices share until each has an identity of its own."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fleet.authority import signing_request
+from fleet.files import write_private, write_public
+from fleetgate.cli.details import given_only
+from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+
+_COLUMNS = ("name", "state", "template", "uses", "max_uses", "per_hour", "expires")
+_USES = ("at", "outcome", "device", "code", "detail", "address")
+
+Name = Annotated[str, typer.Argument(help="Its name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    commands = typer.Typer(help="Certificates that devices share until each has its own.", no_args_is_help=True)
+    for name, command in (
+        ("add", _add),
+        ("list", _list),
+        ("show", _show),
+        ("uses", _uses),
+        ("revoke", _revoke),
+        ("delete", _delete),
+    ):
+        commands.command(name)(command)
+    app.add_typer(commands, name="claim")
+
+
+def _add(
+    context: typer.Context,
+    name: Name,
+    template: Annotated[str, typer.Option(help="What devices that come by it are registered as.")],
+    out: Annotated[Path, typer.Option(help="Folder for its key, its certificate and ca.pem; made when missing.")],
+    max_uses: Annotated[int | None, typer.Option(help="Devices that may be made.", min=1, show_default=False)] = None,
+    per_hour: Annotated[int | None, typer.Option(help="Requests in an hour.", min=1, show_default=False)] = None,
+    days: Annotated[float | None, typer.Option(help="Days that it counts.", show_default=False)] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make one. What was in --out for that name is replaced."""
+    out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is none
+    key, request = signing_request(name)
+    body: dict[str, Any] = {"name": name, "template": template, "csr": request.decode()}
+    body |= given_only(max_uses=max_uses, per_hour=per_hour, days=days)
+    added = run(call(target(context, state, config), "POST", "/claims", json=body))
+    write_public(out / "ca.pem", added["ca"].encode())
+    write_public(out / f"{name}.pem", added["certificate"].encode())
+    write_private(out / f"{name}-key.pem", key)
+    if as_json:
+        print_json(added["claim"])
+    else:
+        say(f"claim {name}: devices publish to provision/{template}, answers come to provision/{template}/accepted")
+
+
+def _list(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """List them all."""
+    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/claims")), as_json=as_json)
+
+
+def _show(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one."""
+    print_one(run(call(target(context, state, config), "GET", f"/claims/{name}")), as_json=as_json)
+
+
+def _uses(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List what it was used for, and what was rejected and why, the latest first."""
+    params = {"how": "claim", "by": name, "limit": 1000}
+    found = run(call(target(context, state, config), "GET", "/provisionings", params=params))
+    print_list(_USES, found, as_json=as_json)
+
+
+def _revoke(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse it for good; its connections end. Devices that came by it stay."""
+    found = run(call(target(context, state, config), "POST", f"/claims/{name}/revoke"))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"claim {name} is {found['state']}")
+
+
+def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
+    """Delete one; its certificate stays refused, and devices that came by it stay."""
+    run(call(target(context, state, config), "DELETE", f"/claims/{name}"))
+    say(f"deleted claim {name}")

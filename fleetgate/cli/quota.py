@@ -1,0 +1,102 @@
+"""`quota`: how much devices may send, and how much they did."""
+
+from typing import Annotated, Any
+
+import typer
+
+from fleet.quota.model import Over
+from fleetgate.cli.details import given_only
+from fleetgate.cli.output import print_json, print_list, print_table, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.errors import ArgumentError
+
+_COLUMNS = ("device", "messages_per_minute", "bytes_per_minute", "messages_per_day", "bytes_per_day", "over")
+_DAYS = ("day", "messages", "bytes")
+
+Device = Annotated[str | None, typer.Option(help="This device.", show_default=False)]
+All = Annotated[bool, typer.Option("--all", help="All devices that have none of their own.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    commands = typer.Typer(help="How much devices may send, and how much they did.", no_args_is_help=True)
+    commands.command("list")(_list)
+    commands.command("set")(_set)
+    commands.command("delete")(_delete)
+    commands.command("usage")(_usage)
+    app.add_typer(commands, name="quota")
+
+
+def _list(
+    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+) -> None:
+    """List them all; without a device: that of all who have none of their own."""
+    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/quotas")), as_json=as_json)
+
+
+def _set(
+    context: typer.Context,
+    device: Device = None,
+    messages_per_minute: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    bytes_per_minute: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    messages_per_day: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    bytes_per_day: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    over: Annotated[Over, typer.Option(help="What becomes of more.")] = Over.REJECT,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    all_devices: All = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the quota of a device, or of all: it counts from now on, on open connections too."""
+    body: dict[str, Any] = given_only(
+        messages_per_minute=messages_per_minute,
+        bytes_per_minute=bytes_per_minute,
+        messages_per_day=messages_per_day,
+        bytes_per_day=bytes_per_day,
+    )
+    path = _path(device, all_devices=all_devices)
+    found = run(call(target(context, state, config), "PUT", path, json={**body, "over": over}))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"quota of {found['device'] or 'all devices'}: more is {_WHAT[found['over']]}")
+
+
+def _delete(
+    context: typer.Context,
+    device: Device = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    all_devices: All = False,
+) -> None:
+    """Take the quota of a device away, or that of all."""
+    run(call(target(context, state, config), "DELETE", _path(device, all_devices=all_devices)))
+    say(f"no quota of {device or 'all devices'}")
+
+
+def _usage(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(help="Name of the device.")],
+    days: Annotated[int, typer.Option(help="Of so many days.", min=1, max=400)] = 30,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many messages and bytes a device sent, by day (UTC), the latest first."""
+    found = run(call(target(context, state, config), "GET", f"/devices/{device}/usage", params={"days": days}))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_DAYS, found["days"])
+
+
+_WHAT = {Over.SLOW: "read slowly", Over.REJECT: "rejected", Over.SUSPEND: "rejected, and the device suspended"}
+
+
+def _path(device: str | None, *, all_devices: bool) -> str:
+    if (device is None) is not all_devices:
+        raise ArgumentError("give exactly one of --device, --all")
+    return "/quota" if device is None else f"/devices/{device}/quota"

@@ -1,0 +1,122 @@
+"""The devices' API, HTTPS with the client's certificate: the same services that devices have over MQTT."""
+
+import ssl
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from broker_plugins.auth import Entrant, check_connect, let_in
+from broker_plugins.engine.errors import Denied
+from fleet.identity import Kind
+from fleet.policy.compiled import Caller
+from fleet.provisioning.asking import answer_of
+from fleet.provisioning.model import ProvisioningError
+from fleetgate.core import Core
+from fleetgate.http import problems
+
+_BODY_BYTES = 256 * 1024
+_STATUS = {"bad_request": 400, "not_permitted": 403, "claim_rate": 429, "failed": 500, "issuer": 502}
+
+
+class CertificateProtocol(H11Protocol):
+    """HTTP/1.1 that tells the application the client's certificate (DER), and by which TLS it came."""
+
+    def connection_made(self, transport: Any) -> None:
+        """The handshake is complete."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        self.app_state = {
+            **self.app_state,
+            "certificate": tls.getpeercert(True) if tls is not None else None,
+            "tls": (tls.version() or "") if tls is not None else "",
+        }
+
+
+def create_device_api(core: Core) -> FastAPI:
+    """Build the application. Each request is judged by the certificate of its connection, as a CONNECT is."""
+    app = FastAPI(title="fleetgate, for devices", docs_url=None, redoc_url=None, openapi_url=None)
+    problems.install(app)
+    _install_refusals(app, core)
+
+    async def entrant(request: Request) -> Entrant:
+        services, der = core.services, request.state.certificate
+        address = request.client.host if request.client is not None else ""
+        found = await let_in(services, der, "", address)
+        caller = Caller(found.member.name, found.member.name, address, request.state.tls, "https", found.fingerprint)
+        check_connect(services, found, caller, der)
+        return found
+
+    asking = Annotated[Entrant, Depends(entrant)]
+
+    @app.get("/device/v1/me", summary="Who asks")
+    async def me(found: asking) -> dict[str, str]:
+        member = found.member
+        return {"name": member.name, "kind": member.kind, "state": member.state, "fingerprint": found.fingerprint}
+
+    @app.post("/device/v1/provision/{template}", summary="Ask for an identity with a claim")
+    async def provision(template: str, request: Request, found: asking) -> dict[str, str]:
+        if found.member.kind is not Kind.CLAIM:
+            raise ProvisioningError("not_permitted", "this is for claims: a device has an identity")
+        payload = await _body(request)
+        return answer_of(await core.provisioning.by_claim(found.member.name, template, payload, _address(request)))
+
+    @app.post("/device/v1/certificate/renew", summary="Ask for the next certificate, with the one in use")
+    async def renew(request: Request, found: asking) -> dict[str, str]:
+        if found.member.kind is not Kind.DEVICE:
+            raise ProvisioningError("not_permitted", "a device renews its own certificate only")
+        payload, name = await _body(request), found.member.name
+        return answer_of(await core.provisioning.renew(name, found.fingerprint, payload, _address(request)))
+
+    return app
+
+
+def _install_refusals(app: FastAPI, core: Core) -> None:
+    async def rejected(_request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, ProvisioningError):
+            raise error
+        return problems.problem(_STATUS.get(error.code, 422), str(error), code=error.code)
+
+    async def denied(request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, Denied):
+            raise error
+        peer = f"{request.client.host}:{request.client.port}" if request.client is not None else ""
+        core.services.connects.refused(error.why)
+        core.services.refusals.refused("connect", error.name, error.why, str(error), peer=peer)
+        return problems.problem(403, str(error), code=error.why)
+
+    app.add_exception_handler(ProvisioningError, rejected)
+    app.add_exception_handler(Denied, denied)
+
+
+def following(core: Core) -> ssl.SSLContext:
+    """A context that hands each handshake to the one that counts then: files and authorities may change.
+
+    None of these is one of the MQTT listeners', whose transport knows no callbacks.
+    """
+    counts = [core.tls.files.made()]
+
+    def reloaded() -> None:
+        counts[0] = core.tls.files.made()
+
+    def switch(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = counts[0]
+
+    core.tls.reloaded.append(reloaded)
+    context = core.tls.files.made()
+    context.sni_callback = switch
+    return context
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+async def _body(request: Request) -> bytes:
+    found = bytearray()
+    async for part in request.stream():
+        found += part
+        if len(found) > _BODY_BYTES:
+            raise ProvisioningError("bad_request", f"more than {_BODY_BYTES} bytes")
+    return bytes(found)
