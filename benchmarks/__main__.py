@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import broker, connections, ingest, metrics, registry
+from benchmarks import broker, connections, ingest, metrics, policies, registry
 
 BENCHMARKS = {
     "ingest": ingest.main,
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "connections": connections.main,
     "metrics": metrics.main,
     "registry": registry.main,
+    "policies": policies.main,
 }
 
 if __name__ == "__main__":

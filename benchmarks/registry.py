@@ -108,7 +108,7 @@ async def _import(core: Core, listed: str) -> None:
     assert (report.added, report.bad_count) == (DEVICES, 0), report.bad[:3]
 
 
-def _no_certificate(row: Row) -> x509.Certificate:
+async def _no_certificate(row: Row) -> list[x509.Certificate]:
     raise InvalidCertificateError(f"{row.name} has a certificate")
 
 

@@ -214,7 +214,7 @@ class Engine:
         self.run(self._renew(list(self._by_owner) if owners is None else list(owners)))
 
     def forget(self, owner: str) -> None:
-        """An identity is gone for good: its sessions go with it."""
+        """An identity is gone for good, or what was kept for it is to go: its sessions, and what waits in them."""
         self.reconsider(owner)
         for session in [found for found in self.sessions.by_client_id.values() if found.owner == owner]:
             self.sessions.close(session)

@@ -49,15 +49,48 @@ _NOTHING = Decision(False, NOT_ALLOWED)
 _TOPICS = frozenset({Action.PUBLISH, Action.RETAIN, Action.RECEIVE})
 
 
+class Rule:
+    """One statement, with the decision that it makes."""
+
+    __slots__ = ("decision", "is_deny", "resources", "statement")
+
+    def __init__(self, attached: Attached, statement: Statement) -> None:
+        self.statement = statement
+        self.is_deny = statement.effect is Effect.DENY
+        reason = EXPLICIT_DENY if self.is_deny else ALLOWED
+        self.decision = Decision(not self.is_deny, reason, attached.policy, attached.version, statement.name)
+        self.resources = tuple(
+            (template, template[0] if isinstance(template[0], str) else "", frozenset(variables(template)))
+            for template in statement.resources
+        )
+        """Each with the text that it begins with, and its variables."""
+
+    def match(self, resource: str, values: Mapping[str, Value], unknown: frozenset[str]) -> bool | None:
+        """Whether it is about this; None: that depends on what is not known."""
+        found: bool | None = False
+        for template, prefix, needs in self.resources:
+            if not resource.startswith(prefix):
+                continue  # most are about something else: nothing has to be bound
+            is_open = not needs.isdisjoint(unknown)
+            # A value that can't be used must not take a denial away: anything may stand there.
+            if not self.is_deny and not is_open and not all(usable(values.get(name)) for name in needs):
+                continue
+            if Pattern(template, values, otherwise=Wild.STAR).matches(resource, dollar=self.is_deny):
+                if not is_open:
+                    return True
+                found = None
+        return found
+
+
 class Program:
     """Policies of all devices that have the same ones attached. `needs`: variables and keys that they ask for."""
 
-    __slots__ = ("attached", "entries", "needs", "timed")
+    __slots__ = ("needs", "rules", "timed")
 
     def __init__(self, attached: Sequence[Attached]) -> None:
-        self.attached = tuple(attached)
-        self.entries = tuple((one, statement) for one in self.attached for statement in one.document.statements)
-        self.needs = frozenset[str]().union(*(one.document.needs() for one in self.attached))
+        rules = [Rule(one, statement) for one in attached for statement in one.document.statements]
+        self.rules = {action: tuple(rule for rule in rules if action in rule.statement.actions) for action in Action}
+        self.needs = frozenset[str]().union(*(one.document.needs() for one in attached))
         self.timed = TIME in self.needs
 
 
@@ -84,7 +117,7 @@ class Compiled:
     what may be permitted at the next connection is not taken away before it.
     """
 
-    __slots__ = ("_known", "_live", "_matchers", "_seen", "_values", "caller", "program", "unknown")
+    __slots__ = ("_known", "_live", "_seen", "_values", "caller", "program", "unknown")
 
     def __init__(
         self,
@@ -100,15 +133,15 @@ class Compiled:
         self.unknown = unknown & program.needs
         self._values = values
         self._seen = seen
-        self._live: tuple[tuple[Attached, Statement, bool], ...] | None = None
-        self._matchers: dict[Action, list[_Matcher]] | None = None
+        self._live: dict[Rule, bool | None] = {}
         self._known: dict[Action, dict[str, Decision]] | None = None
 
     def until(self, now: int) -> int | None:
         """When the time alone may change a decision, microseconds since 1970-01-01 UTC; None: never."""
         if not self.program.timed:
             return None
-        conditions = (condition for _, statement in self.program.entries for condition in statement.conditions)
+        rules = {rule for found in self.program.rules.values() for rule in found}
+        conditions = (condition for rule in rules for condition in rule.statement.conditions)
         return min((at for condition in conditions if (at := condition.changes(now)) is not None), default=None)
 
     def may_connect(self, client_id: str) -> bool:
@@ -147,20 +180,20 @@ class Compiled:
         """As `decide`; raises UndecidedError where the answer depends on what is unknown."""
         if _is_no_topic(action, resource):
             return _NOTHING
-        matched = [(matcher, matcher.match(resource)) for matcher in self._matchers_of(action)]
+        matched = [(rule, self._match(rule, resource)) for rule in self.program.rules[action]]
         for is_deny in (True, False):
-            found = [(matcher, match) for matcher, match in matched if matcher.is_deny is is_deny]
-            for matcher, match in found:
+            found = [(rule, match) for rule, match in matched if rule.is_deny is is_deny]
+            for rule, match in found:
                 if match:
-                    return matcher.decision
-            for matcher, match in found:
+                    return rule.decision
+            for rule, match in found:
                 if match is None:
-                    raise UndecidedError(self._undecided(matcher))
+                    raise UndecidedError(self._undecided(rule))
         return _NOTHING
 
-    def _undecided(self, matcher: "_Matcher") -> str:
-        names = ", ".join(sorted(self.unknown.intersection(matcher.statement.needs())))
-        by = matcher.decision
+    def _undecided(self, rule: Rule) -> str:
+        names = ", ".join(sorted(self.unknown.intersection(rule.statement.needs())))
+        by = rule.decision
         return (
             f"it depends on {names}, which is not known:"
             f" {by.statement} of policy {by.policy}, version {by.version}, asks for it"
@@ -181,83 +214,36 @@ class Compiled:
         if _is_no_topic(action, resource):
             return _NOTHING
         allowed: Decision | None = None
-        for matcher in self._matchers_of(action):
-            if matcher.is_deny or allowed is None:
-                match = matcher.match(resource)
-                if match and matcher.is_deny:
-                    return matcher.decision
-                if match is not False and not matcher.is_deny:
-                    allowed = matcher.decision
+        for rule in self.program.rules[action]:
+            if rule.is_deny or allowed is None:
+                match = self._match(rule, resource)
+                if match and rule.is_deny:
+                    return rule.decision
+                if match is not False and not rule.is_deny:
+                    allowed = rule.decision
         return allowed or _NOTHING
+
+    def _match(self, rule: Rule, resource: str) -> bool | None:
+        """Whether a statement counts here and is about this; None: that depends on what is not known."""
+        holds = self._holds(rule) if rule.statement.conditions else True
+        if holds is False:
+            return False
+        found = rule.match(resource, self._values, self.unknown)
+        return None if found and holds is None else found
+
+    def _holds(self, rule: Rule) -> bool | None:
+        """Whether its conditions do: judged when it is asked first, and once."""
+        if rule not in self._live:
+            answers = [condition.holds(self._values, self.unknown) for condition in rule.statement.conditions]
+            self._live[rule] = False if False in answers else None if None in answers else True
+        return self._live[rule]
 
     def _decisions(self, action: Action) -> dict[str, Decision]:
         if self._known is None:
             self._known = {}
         return self._known.setdefault(action, {})
 
-    def _matchers_of(self, action: Action) -> "list[_Matcher]":
-        """Made when they are needed first: most connections ask for few actions."""
-        if self._matchers is None:
-            self._matchers = {}
-        found = self._matchers.get(action)
-        if found is None:
-            if self._live is None:
-                self._live = tuple(self._statements())
-            found = self._matchers[action] = [
-                _Matcher(attached, statement, self._values, self.unknown, maybe=maybe)
-                for attached, statement, maybe in self._live
-                if action in statement.actions
-            ]
-        return found
-
-    def _statements(self) -> "list[tuple[Attached, Statement, bool]]":
-        """Those whose conditions hold, or may."""
-        found = []
-        for attached, statement in self.program.entries:
-            answers = [condition.holds(self._values, self.unknown) for condition in statement.conditions]
-            if False not in answers:
-                found.append((attached, statement, None in answers))
-        return found
-
 
 def _is_no_topic(action: Action, resource: str) -> bool:
     """A topic name has no wildcards [MQTT-3.3.2-2]."""
     return action in _TOPICS and ("+" in resource or "#" in resource)
-
-
-class _Matcher:
-    """One statement, bound."""
-
-    __slots__ = ("_maybe", "_patterns", "decision", "is_deny", "statement")
-
-    def __init__(
-        self,
-        attached: Attached,
-        statement: Statement,
-        values: Mapping[str, Value],
-        unknown: frozenset[str],
-        *,
-        maybe: bool,
-    ) -> None:
-        self.statement = statement
-        self.is_deny = statement.effect is Effect.DENY
-        reason = EXPLICIT_DENY if self.is_deny else ALLOWED
-        self.decision = Decision(not self.is_deny, reason, attached.policy, attached.version, statement.name)
-        self._maybe = maybe
-        self._patterns: list[tuple[Pattern, bool]] = []
-        for resource in statement.resources:
-            needs = frozenset(variables(resource))
-            is_open = not needs.isdisjoint(unknown)
-            if self.is_deny or is_open or all(usable(values.get(name)) for name in needs):
-                # A value that can't be used must not take a denial away: anything may stand there.
-                self._patterns.append((Pattern(resource, values, otherwise=Wild.STAR), is_open))
-
-    def match(self, resource: str) -> bool | None:
-        """Whether it is about this; None: that depends on what is not known."""
-        found: bool | None = False
-        for pattern, is_open in self._patterns:
-            if pattern.matches(resource, dollar=self.is_deny):
-                if not is_open and not self._maybe:
-                    return True
-                found = None
-        return found

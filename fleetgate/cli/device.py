@@ -73,9 +73,26 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         ("disable", "Refuse its connections until it is enabled."),
         ("enable", "Let it in again."),
         ("retire", "Refuse its connections for good; what is known about it stays."),
-        ("revoke", "Revoke its certificates for good."),
     ):
         _register_action(commands, plural, action, summary)
+
+    @commands.command()
+    def revoke(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        forget: Annotated[bool, typer.Option("--forget", help="Its session, and what waits in it, goes too.")] = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Revoke its certificates for good."""
+        params = {"forget": forget}
+        found = run(call(target(context, state, config), "POST", f"/{plural}/{name}/revoke", params=params))
+        if as_json:
+            print_json(found)
+        else:
+            say(f"{name}: revoked")
 
     @commands.command()
     def delete(

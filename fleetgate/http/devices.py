@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
+from broker_plugins.auth import owner_of
 from fleet.authority import read_certificate, read_request
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, Kind, identify
@@ -243,8 +244,16 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
         name=f"revoke_{plural}",
         response_model=view,
     )
-    async def revoke(name: Name, response: Response) -> MemberView:
-        return await shown(await registry.revoke(kind, name), response)
+    async def revoke(
+        name: Name,
+        response: Response,
+        *,
+        forget: Annotated[bool, Query(description="its session and what waits in it go, too")] = False,
+    ) -> MemberView:
+        member = await registry.revoke(kind, name)
+        if forget:
+            core.broker.engine.forget(owner_of(member))
+        return await shown(member, response)
 
     @routes.delete(f"/{plural}/{{name}}", summary="Take it out of the fleet", name=f"delete_{plural}")
     async def delete(name: Name, *, purge: bool = False) -> Deleted:

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents: one map from error to status."""
+"""Errors as RFC 9457 problem documents: one map from error to status and code."""
 
 import http
 from typing import Any
@@ -9,7 +9,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from fleet.errors import ConflictError, FleetError, NotFoundError
+from fleet.documents import DocumentError
+from fleet.errors import (
+    ConflictError,
+    FleetError,
+    InvalidCertificateError,
+    InvalidNameError,
+    KeyInUseError,
+    NotFoundError,
+    StaleError,
+)
+from fleet.hook import HookError
+from fleet.policy.compiled import UndecidedError
 from fleet.registry.query import QueryError as FleetQueryError
 from fleetgate.errors import ArgumentError
 from fleetgate.tls import TlsReloadError
@@ -17,36 +28,47 @@ from ingester.errors import QueryError, StoreError
 
 log = structlog.get_logger("fleetgate.http")
 
-_STATUS: dict[type[Exception], int] = {
-    NotFoundError: 404,
-    ConflictError: 409,
-    FleetError: 422,
-    ArgumentError: 422,
-    QueryError: 422,
-    StoreError: 503,
-    TlsReloadError: 409,
+_KNOWN: dict[type[Exception], tuple[int, str]] = {
+    NotFoundError: (404, "not_found"),
+    ConflictError: (409, "conflict"),
+    StaleError: (409, "stale"),
+    KeyInUseError: (409, "key_in_use"),
+    FleetError: (422, "invalid"),
+    InvalidNameError: (422, "invalid_name"),
+    InvalidCertificateError: (422, "invalid_certificate"),
+    DocumentError: (422, "invalid_document"),
+    FleetQueryError: (422, "invalid_query"),
+    UndecidedError: (422, "undecided"),
+    HookError: (502, "hook"),
+    ArgumentError: (422, "invalid"),
+    QueryError: (422, "invalid_query"),
+    StoreError: (503, "store"),
+    TlsReloadError: (409, "tls_files"),
 }
+"""Status and code of each error. Codes are stable: programs may rely on them."""
+_CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "media_type"}
 
 
-def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+def problem(status: int, detail: str, headers: dict[str, str] | None = None, *, code: str, **more: Any) -> JSONResponse:
     """Make a problem document."""
     title = http.HTTPStatus(status).phrase
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    body = {"type": f"urn:fleetgate:problem:{code}", "title": title, "status": status, "detail": detail, "code": code}
+    return JSONResponse({**body, **more}, status, headers, media_type="application/problem+json")
 
 
 def install(app: FastAPI) -> None:
     """Answer every error of this application with a problem document."""
 
     async def known(_request: Request, error: Exception) -> JSONResponse:
-        status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+        status, code = next(_KNOWN[kind] for kind in type(error).__mro__ if kind in _KNOWN)
         more: dict[str, Any] = {"column": error.column} if isinstance(error, FleetQueryError) else {}
-        return problem(status, str(error), **more)
+        return problem(status, str(error), code=code, **more)
 
     async def by_status(_request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):
             raise error
-        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+        code = _CODES.get(error.status_code, "invalid")
+        return problem(error.status_code, str(error.detail), dict(error.headers or {}), code=code)
 
     async def invalid(_request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, RequestValidationError):
@@ -54,14 +76,15 @@ def install(app: FastAPI) -> None:
         places = [
             {"at": ".".join(str(part) for part in item["loc"]), "problem": item["msg"]} for item in error.errors()
         ]
-        return problem(422, "; ".join(f"{place['at']}: {place['problem']}" for place in places), errors=places)
+        detail = "; ".join(f"{place['at']}: {place['problem']}" for place in places)
+        return problem(422, detail, code="invalid", errors=places)
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         # Supervision point: the traceback is for the log, not for the client.
         log.error("request failed", path=request.url.path, exc_info=error)
-        return problem(500, "an error of ours; the log has it")
+        return problem(500, "an error of ours; the log has it", code="failed")
 
-    for kind in _STATUS:
+    for kind in _KNOWN:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(HTTPException, by_status)
     app.add_exception_handler(RequestValidationError, invalid)

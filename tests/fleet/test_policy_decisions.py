@@ -145,6 +145,8 @@ def test_a_condition_on_time_says_when_it_changes():
     assert compiled(at, time=moment + 1).may_publish("a")
     assert compiled(at, time=NOON).until(moment + 1) is None
     assert compiled(OWN_BRANCH, device_id="a").until(NOON) is None
+    both = "- {allow: publish, to: a, if: {TimeOfDay: {time: '13:00-14:00'}, Bool: {device.attributes.on: true}}}"
+    assert compiled(both, time=NOON).until(NOON) == NOON + HOUR
 
 
 def test_what_is_not_known_counts_in_favour_of_who_is_not_connected():

@@ -80,6 +80,9 @@ async def test_errors_are_problem_documents(client):
     for method, path, body, status, detail in cases:
         answer = await client.request(method, path, json=body)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path
+        found = answer.json()
+        assert found["type"] == f"urn:fleetgate:problem:{found['code']}"
+        assert found["code"] == {404: "not_found", 405: "method_not_allowed", 422: found["code"]}[status]
         assert detail in answer.json()["detail"], (path, answer.text)
         assert answer.json()["status"] == status
 
