@@ -16,6 +16,7 @@ HANDSHAKE_REASONS = (
     "expired",
     "not_yet_valid",
     "weak_key",
+    "chain",
     "tls",
     "timeout",
     "too_many",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fleet.errors import FleetError
 from fleet.policy.condition import TIME
 from fleet.policy.document import Action, Document, Effect, Statement
-from fleet.policy.pattern import Pattern, Wild, usable, variables
+from fleet.policy.pattern import Pattern, Template, Variable, Wild, text_of, usable, variables
 from fleet.registry.details import Value
 
 ALLOWED = "allowed"
@@ -59,27 +59,49 @@ class Rule:
         self.is_deny = statement.effect is Effect.DENY
         reason = EXPLICIT_DENY if self.is_deny else ALLOWED
         self.decision = Decision(not self.is_deny, reason, attached.policy, attached.version, statement.name)
-        self.resources = tuple(
-            (template, template[0] if isinstance(template[0], str) else "", frozenset(variables(template)))
-            for template in statement.resources
-        )
-        """Each with the text that it begins with, and its variables."""
+        self.resources = tuple(map(_Resource, statement.resources))
 
     def match(self, resource: str, values: Mapping[str, Value], unknown: frozenset[str]) -> bool | None:
         """Whether it is about this; None: that depends on what is not known."""
         found: bool | None = False
-        for template, prefix, needs in self.resources:
-            if not resource.startswith(prefix):
+        for one in self.resources:
+            if not resource.startswith(one.prefix):
                 continue  # most are about something else: nothing has to be bound
-            is_open = not needs.isdisjoint(unknown)
+            is_open = not one.needs.isdisjoint(unknown)
+            usable_all = not is_open and all(usable(values.get(name)) for name in one.needs)
             # A value that can't be used must not take a denial away: anything may stand there.
-            if not self.is_deny and not is_open and not all(usable(values.get(name)) for name in needs):
+            if not self.is_deny and not is_open and not usable_all:
                 continue
-            if Pattern(template, values, otherwise=Wild.STAR).matches(resource, dollar=self.is_deny):
+            if one.matches(resource, values, usable_all=usable_all, dollar=self.is_deny):
                 if not is_open:
                     return True
                 found = None
         return found
+
+
+class _Resource:
+    """One resource of a statement. Most are text and variables, with nothing wild but a star at their end."""
+
+    __slots__ = ("_ends_wild", "_is_plain", "_template", "needs", "prefix")
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+        self.needs = frozenset(variables(template))
+        self.prefix = template[0] if isinstance(template[0], str) else ""
+        """What it begins with."""
+        self._ends_wild = template[-1] is Wild.STAR
+        self._is_plain = not any(isinstance(part, Wild) for part in template[: -1 if self._ends_wild else None])
+
+    def matches(self, resource: str, values: Mapping[str, Value], *, usable_all: bool, dollar: bool) -> bool:
+        if not self._is_plain or not usable_all or not (self.prefix or dollar):
+            return Pattern(self._template, values, otherwise=Wild.STAR).matches(resource, dollar=dollar)
+        text = self.prefix
+        for part in self._template[1:] if self.prefix else self._template:
+            if isinstance(part, str):
+                text += part
+            elif isinstance(part, Variable):
+                text += text_of(values[part.name])
+        return resource.startswith(text) if self._ends_wild else resource == text
 
 
 class Program:
@@ -133,7 +155,7 @@ class Compiled:
         self.unknown = unknown & program.needs
         self._values = values
         self._seen = seen
-        self._live: dict[Rule, bool | None] = {}
+        self._live: dict[Rule, bool | None] | None = None
         self._known: dict[Action, dict[str, Decision]] | None = None
 
     def until(self, now: int) -> int | None:
@@ -145,8 +167,11 @@ class Compiled:
         return min((at for condition in conditions if (at := condition.changes(now)) is not None), default=None)
 
     def may_connect(self, client_id: str) -> bool:
-        """Whether this client id may be used."""
-        return self._may(Action.CONNECT, client_id)
+        """Whether this client id may be used. Asked once, and not remembered."""
+        decided = self._decide(Action.CONNECT, client_id)
+        if self._seen is not None:
+            self._seen(self, Action.CONNECT, client_id, decided)
+        return decided.allowed
 
     def may_publish(self, topic: str) -> bool:
         """Whether a message may be published to this topic name."""
@@ -233,6 +258,8 @@ class Compiled:
 
     def _holds(self, rule: Rule) -> bool | None:
         """Whether its conditions do: judged when it is asked first, and once."""
+        if self._live is None:
+            self._live = {}
         if rule not in self._live:
             answers = [condition.holds(self._values, self.unknown) for condition in rule.statement.conditions]
             self._live[rule] = False if False in answers else None if None in answers else True

@@ -22,6 +22,7 @@ from ingester.clock import Clock, now_us
 log = structlog.get_logger("fleetgate.fleet")
 
 _WRITE_SECONDS = 2.0
+_NEWS_US = 600_000_000
 _SLICE = 2000
 _RESOURCE_CHARACTERS = 1024
 _DETAIL_CHARACTERS = 500
@@ -32,7 +33,10 @@ Key = tuple[str, str, str, str]
 
 @dataclass(slots=True)
 class Kept:
-    """One decision; `reason` is one of a policy, or that of a refused connect. Times: microseconds since 1970."""
+    """One decision; `reason` is one of a policy, or that of a refused connect. Times: microseconds since 1970.
+
+    `written` is the time that fleet.db has as the last one, 0: none.
+    """
 
     caller: Caller
     action: str
@@ -42,6 +46,7 @@ class Kept:
     first: int
     last: int
     times: int = 1
+    written: int = field(default=0, compare=False)
 
     @property
     def key(self) -> Key:
@@ -58,30 +63,34 @@ class Bounds:
     age_us: int = 86_400_000_000
 
 
-@dataclass(slots=True)
 class _Bin:
-    bounds: Bounds
-    entries: dict[Key, Kept] = field(default_factory=dict)
-    """The one that was decided last is at the end."""
-    of_device: dict[str, dict[Key, None]] = field(default_factory=dict)
+    """Entries by key, the one that was decided last at the end; and the keys of each device, in the same order."""
 
-    def put(self, entry: Kept) -> Iterator[Key]:
-        """Keep one; yields the keys of those that had to go."""
-        key, device = entry.key, entry.caller.device
-        self.entries.pop(key, None)
+    __slots__ = ("bounds", "entries", "of_device")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.entries: dict[Key, Kept] = {}
+        self.of_device: dict[str, list[Key]] = {}
+
+    def put(self, key: Key, entry: Kept) -> Iterator[Key]:
+        """Keep one, new or known; yields the keys of those that had to go."""
+        keys = self.of_device.get(key[0])
+        if keys is None:
+            keys = self.of_device[key[0]] = []
+        if self.entries.pop(key, None) is not None:
+            keys.remove(key)
         self.entries[key] = entry
-        keys = self.of_device.setdefault(device, {})
-        keys.pop(key, None)
-        keys[key] = None
+        keys.append(key)
         if len(keys) > self.bounds.per_device:
-            yield self.drop(next(iter(keys)))
+            yield self.drop(keys[0])
         if len(self.entries) > self.bounds.total:
             yield self.drop(next(iter(self.entries)))
 
     def drop(self, key: Key) -> Key:
         del self.entries[key]
         keys = self.of_device[key[0]]
-        del keys[key]
+        keys.remove(key)
         if not keys:
             del self.of_device[key[0]]
         return key
@@ -111,7 +120,10 @@ class Decisions:
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:
             for row in await connection.execute(decisions.select().order_by(decisions.c.last)):
-                self._put(_read(row), written=True)
+                entry = _read(row)
+                one = self._allowed if entry.decision.allowed else self._refused
+                for gone in one.put(entry.key, entry):
+                    self._unwritten[gone] = None
         self._writing = asyncio.create_task(self._write_now_and_then(), name="decisions")
         return self
 
@@ -119,6 +131,9 @@ class Decisions:
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
+        for key, entry in self._allowed.entries.items():
+            if entry.last != entry.written:
+                self._unwritten.setdefault(key, entry)
         await self._try_to_write()
 
     def seen(self, rights: Compiled, action: Action, resource: str, decision: Decision) -> None:
@@ -138,21 +153,22 @@ class Decisions:
         return sorted(found, key=lambda entry: entry.last, reverse=True)
 
     def _keep(self, caller: Caller, action: Action, resource: str, decision: Decision, detail: str) -> None:
-        now, resource = self._clock(), resource[:_RESOURCE_CHARACTERS]
+        now = self._clock()
+        if len(resource) > _RESOURCE_CHARACTERS:
+            resource = resource[:_RESOURCE_CHARACTERS]
+        key = caller.device, action.value, resource, decision.reason
         one = self._allowed if decision.allowed else self._refused
-        known = one.entries.get((caller.device, action.value, resource, decision.reason))
-        first, times = (known.first, known.times + 1) if known is not None else (now, 1)
-        self._put(
-            Kept(caller, action.value, resource, decision, detail[:_DETAIL_CHARACTERS], first, now, times),
-            written=False,
-        )
-
-    def _put(self, entry: Kept, *, written: bool) -> None:
-        one = self._allowed if entry.decision.allowed else self._refused
-        for gone in one.put(entry):
+        entry = one.entries.get(key)
+        if entry is None:
+            entry = Kept(caller, action.value, resource, decision, detail[:_DETAIL_CHARACTERS], now, now)
+        else:
+            entry.caller, entry.decision, entry.detail = caller, decision, detail[:_DETAIL_CHARACTERS]
+            entry.last, entry.times = now, entry.times + 1
+        for gone in one.put(key, entry):
             self._unwritten[gone] = None
-        if not written:
-            self._unwritten[entry.key] = entry
+        # What is allowed again and again is not written down each time: a fleet that reconnects is no news.
+        if not decision.allowed or now - entry.written > _NEWS_US:
+            self._unwritten[key] = entry
 
     async def _write_now_and_then(self) -> None:
         while True:
@@ -182,6 +198,9 @@ class Decisions:
         except BaseException:
             self._unwritten = {**found, **self._unwritten}
             raise
+        for entry in found.values():
+            if entry is not None:
+                entry.written = entry.last
 
 
 _KEYS = ("device", "action", "resource", "reason")
@@ -226,4 +245,5 @@ def _read(row: Any) -> Kept:
         row.first,
         row.last,
         row.times,
+        row.last,
     )

@@ -29,7 +29,7 @@ from fleet.registry.adding import New
 from fleet.registry.details import Details
 from fleet.registry.group_service import Groups
 from fleet.registry.inventory import Inventory
-from fleet.registry.model import CertificateStatus, Member, State
+from fleet.registry.model import CONNECTS, CertificateStatus, Member, State
 from fleet.registry.schema import certificates, group_devices
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
@@ -93,9 +93,7 @@ class Provisioning:
     async def delete_claim(self, name: str) -> None:
         """Delete a claim; its certificate stays refused. Raises NotFoundError."""
         self.claims.get(name)
-        await self._registry.delete(Kind.CLAIM, name)
-        async with self._registry.database.transaction() as connection:
-            await self.claims.delete(connection, name)
+        await self._registry.delete(Kind.CLAIM, name, lambda connection: self.claims.delete(connection, name))
         self.claims.forget(name)
 
     async def by_claim(self, name: str, template_name: str, payload: bytes, address: str) -> Provisioned:
@@ -145,13 +143,8 @@ class Provisioning:
         except FleetError as error:
             if self._registry.has(identity.fingerprint):
                 return True  # another connection of the device was quicker
-            refused = _as_refusal(error)
-            note = Note(
-                self._clock(), "just_in_time", authority.name, identity.name, "rejected", refused.code,
-                str(refused), address,
-            )  # fmt: skip
-            await self._note(note)
-            raise refused from error
+            # The refused connect is kept with its reason, and no note: a device may come again and again.
+            raise _as_refusal(error) from error
         return True
 
     async def renew(self, device: str, fingerprint: str, payload: bytes, address: str) -> Provisioned:
@@ -170,8 +163,13 @@ class Provisioning:
                 if entry.status is CertificateStatus.ACTIVE and entry.fingerprint != fingerprint
             ]
             note = self._made("renewal", device, device, address)
+
+            async def write(connection: AsyncConnection) -> None:
+                self._check_active(Kind.DEVICE, device, fingerprint)
+                await note(connection)
+
             await self._registry.add_certificate(
-                Kind.DEVICE, device, chain[0], instead_of=active[0] if active else None, write=note
+                Kind.DEVICE, device, chain[0], instead_of=active[0] if active else None, write=write
             )
         except FleetError as error:
             refused = _as_refusal(error)
@@ -212,9 +210,10 @@ class Provisioning:
         used: list[Claim] = []
 
         async def count(connection: AsyncConnection) -> None:
-            now = self.claims.get(claim.name)
-            await self._check_limits(connection, now)
-            used.append(await self.claims.used(connection, now))
+            counted = await self.claims.used(connection, claim.name)
+            await self._check_limits(connection, replace(counted, uses=counted.uses - 1))
+            self._check_active(Kind.CLAIM, claim.name)
+            used.append(counted)
             await note(connection)
 
         await self._enter(template, filled, chain[0], key_id, status, count)
@@ -269,6 +268,8 @@ class Provisioning:
         instead = await self._vacant(member, key)
 
         async def write_all(connection: AsyncConnection) -> None:
+            if instead is None and self._registry.certificates(member):
+                raise ProvisioningError("name_taken", f"{member.name} is registered already")
             _filled, entry = await self._enrolled(connection, template, filled, key)
             await self._allocate(connection, template, filled, entry)
             await write(connection)
@@ -327,6 +328,13 @@ class Provisioning:
             await connection.execute(insert(group_devices).on_conflict_do_nothing(), rows)
         if entry is not None and template.enrolment is not None:
             await self.enrolments.use(connection, template.enrolment.name, entry, filled.device)
+
+    def _check_active(self, kind: Kind, name: str, fingerprint: str = "") -> None:
+        """Who asks has to be let in still when it gets something: much may have happened meanwhile."""
+        member = self._registry.get(kind, name)
+        found = [one for one in self._registry.certificates(member) if fingerprint in {"", one.fingerprint}]
+        if member.state not in CONNECTS or all(one.status is not CertificateStatus.ACTIVE for one in found):
+            raise ProvisioningError("not_permitted", f"{kind} {name} is not let in any more")
 
     async def _issue(
         self, kind: Kind, name: str, request: x509.CertificateSigningRequest

@@ -242,11 +242,11 @@ class Claims:
         """What was deleted is committed."""
         self._found.pop(name, None)
 
-    async def used(self, connection: AsyncConnection, claim: Claim) -> Claim:
-        """Count a use, in the transaction of what it made; to be kept when that is committed."""
-        kept = replace(claim, uses=claim.uses + 1)
-        await connection.execute(claims.update().where(claims.c.name == claim.name).values(uses=kept.uses))
-        return kept
+    async def used(self, connection: AsyncConnection, name: str) -> Claim:
+        """Count a use, in the transaction of what it made; to be kept when that is committed. Raises NotFoundError."""
+        statement = claims.update().where(claims.c.name == name).values(uses=claims.c.uses + 1).returning(claims.c.uses)
+        uses = (await connection.execute(statement)).scalar()
+        return replace(self.get(name), uses=int(uses or 0))
 
     async def of_last_hour(self, connection: AsyncConnection, name: str) -> int:
         """How often it was used in the last hour, with and without success."""

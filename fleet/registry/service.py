@@ -268,8 +268,13 @@ class Registry:
         self._keep(member)
         return member
 
-    async def delete(self, kind: Kind, name: str) -> Member:
-        """Take a member out of the fleet; its certificates stay refused. Raises NotFoundError."""
+    async def delete(
+        self, kind: Kind, name: str, write: Callable[[AsyncConnection], Awaitable[None]] | None = None
+    ) -> Member:
+        """Take a member out of the fleet; its certificates stay refused.
+
+        `write`: see `change`. Raises NotFoundError.
+        """
         async with self.database.transaction() as connection:
             member = replace(self.get(kind, name), updated=self._clock())
             await connection.execute(
@@ -279,6 +284,8 @@ class Registry:
             )
             for statement in delete_of(kind, name):
                 await connection.execute(statement)
+            if write is not None:
+                await write(connection)
         self._withdraw(member, CertificateStatus.DELETED)
         del self._members[kind, name]
         self._names[kind].remove(name)

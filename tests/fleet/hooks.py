@@ -1,8 +1,15 @@
 """Hooks of a program of the operator's, for tests."""
 
+import asyncio
+
 
 def allow(question):
     return {"allow": True, "attributes": {"checked": question["how"]}}
+
+
+async def slow(question):
+    await asyncio.sleep(0)
+    return {"allow": True}
 
 
 async def refuse(question):

@@ -36,6 +36,7 @@ def certificate(
     path_length: int | None = None,
     subject: x509.Name | None = None,
     algorithm: hashes.HashAlgorithm = _SHA256,
+    constraints: x509.NameConstraints | None = None,
 ) -> x509.Certificate:
     own = own or key()
     builder = (
@@ -54,6 +55,8 @@ def certificate(
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if ca is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=path_length), critical=True)
+    if constraints is not None:
+        builder = builder.add_extension(constraints, critical=True)
     if ca:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own.public_key()), critical=False)
     signer = issuer_key or own

@@ -306,3 +306,25 @@ async def test_the_devices_api(world: Served):
     async with https(world, "v1") as client:
         with pytest.raises(httpx.TransportError):
             await client.get("/me")
+
+
+async def test_an_authority_ends_where_it_says(world: Served):
+    """Its path length and its name constraints count: what goes beyond them does not come to the end of a handshake."""
+    below_key, own = key(), key()
+    permitted = x509.NameConstraints([x509.UniformResourceIdentifier("fleetgate.local")], None)
+    root = certificate(uris=(), cn="r", usage=None, ca=True, path_length=0, own=ROOT_KEY, constraints=permitted)
+    below = certificate(uris=(), cn="s", usage=None, ca=True, own=below_key, issuer=root, issuer_key=ROOT_KEY)
+    await world.core.provisioning.authorities.put(IssuingAuthority("r", root))
+    world.core.tls.authorities_changed()
+    good, bad = "spiffe://fleetgate.local/device/x", "spiffe://elsewhere/device/x"
+    chains = {
+        "good": [certificate(uris=(good,), public_key=own.public_key(), issuer=root, issuer_key=ROOT_KEY)],
+        "named": [certificate(uris=(bad,), public_key=own.public_key(), issuer=root, issuer_key=ROOT_KEY)],
+        "long": [certificate(uris=(good,), public_key=own.public_key(), issuer=below, issuer_key=below_key), below],
+    }
+    for number, (name, chain) in enumerate(chains.items()):
+        world.keep(name, key_pem(own), b"".join(map(pem, chain)))
+        async with await world.open(name) as device:
+            await device.send(b"\x10\x00")
+            await device.closed()
+        await until(lambda number=number: world.core.connects._refused["chain"] == number)
