@@ -7,8 +7,9 @@ import typer
 
 from fleet.identity import Source
 from fleet.provisioning.model import Mode
+from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
 _COLUMNS = ("name", "subject", "mode", "template", "identity", "not_after")
@@ -19,30 +20,16 @@ Name = Annotated[str, typer.Argument(help="Its name here.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     commands = typer.Typer(help="Certificate authorities of others.", no_args_is_help=True)
-    commands.command("list")(_list)
-    commands.command("show")(_show)
+    add_list(commands, "/authorities", _COLUMNS)
+    add_show(commands, "/authorities")
+    add_delete(
+        commands,
+        "/authorities",
+        "authority",
+        "Let its certificates count no more.",
+    )
     commands.command("set")(_set)
-    commands.command("delete")(_delete)
     app.add_typer(commands, name="authority")
-
-
-def _list(
-    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-) -> None:
-    """List them all."""
-    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/authorities")), as_json=as_json)
-
-
-def _show(
-    context: typer.Context,
-    name: Name,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Show one."""
-    print_one(run(call(target(context, state, config), "GET", f"/authorities/{name}")), as_json=as_json)
 
 
 def _set(
@@ -68,9 +55,3 @@ def _set(
         print_json(found)
     else:
         say(f"authority {name}: {found['subject']}, devices that are not known: {found['mode']}")
-
-
-def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
-    """Let its certificates count no more; its devices stay registered, and can't connect."""
-    run(call(target(context, state, config), "DELETE", f"/authorities/{name}"))
-    say(f"deleted authority {name}")

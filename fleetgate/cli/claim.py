@@ -7,8 +7,9 @@ import typer
 
 from fleet.authority import signing_request
 from fleet.files import write_private, write_public
+from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
 _COLUMNS = ("name", "state", "template", "uses", "max_uses", "per_hour", "expires")
@@ -20,15 +21,12 @@ Name = Annotated[str, typer.Argument(help="Its name.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     commands = typer.Typer(help="Certificates that devices share until each has its own.", no_args_is_help=True)
-    for name, command in (
-        ("add", _add),
-        ("list", _list),
-        ("show", _show),
-        ("uses", _uses),
-        ("revoke", _revoke),
-        ("delete", _delete),
-    ):
-        commands.command(name)(command)
+    commands.command("add")(_add)
+    add_list(commands, "/claims", _COLUMNS)
+    add_show(commands, "/claims")
+    add_delete(commands, "/claims", "claim", "Delete one; devices that came by it stay.")
+    commands.command("uses")(_uses)
+    commands.command("revoke")(_revoke)
     app.add_typer(commands, name="claim")
 
 
@@ -60,25 +58,6 @@ def _add(
         say(f"claim {name}: devices publish to provision/{template}, answers come to provision/{template}/accepted")
 
 
-def _list(
-    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-) -> None:
-    """List them all."""
-    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/claims")), as_json=as_json)
-
-
-def _show(
-    context: typer.Context,
-    name: Name,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Show one."""
-    print_one(run(call(target(context, state, config), "GET", f"/claims/{name}")), as_json=as_json)
-
-
 def _uses(
     context: typer.Context,
     name: Name,
@@ -107,9 +86,3 @@ def _revoke(
         print_json(found)
     else:
         say(f"claim {name} is {found['state']}")
-
-
-def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
-    """Delete one; its certificate stays refused, and devices that came by it stay."""
-    run(call(target(context, state, config), "DELETE", f"/claims/{name}"))
-    say(f"deleted claim {name}")

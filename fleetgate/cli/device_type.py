@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -19,30 +20,11 @@ Name = Annotated[str, typer.Argument(help="Its name.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     commands = typer.Typer(help="Device types, and what their devices must have.", no_args_is_help=True)
-    commands.command("list")(_list)
-    commands.command("show")(_show)
+    add_list(commands, "/types", _COLUMNS)
+    add_show(commands, "/types")
     commands.command("set")(_set)
-    commands.command("delete")(_delete)
+    add_delete(commands, "/types", "type", "Delete one that no device has.")
     app.add_typer(commands, name="type")
-
-
-def _list(
-    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-) -> None:
-    """List them all."""
-    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/types")), as_json=as_json)
-
-
-def _show(
-    context: typer.Context,
-    name: Name,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Show one."""
-    print_one(run(call(target(context, state, config), "GET", f"/types/{name}")), as_json=as_json)
 
 
 def _set(
@@ -75,12 +57,6 @@ def _set(
         print_json(found)
     else:
         say(f"type {name} is version {found['version']}")
-
-
-def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
-    """Delete one that no device has."""
-    run(call(target(context, state, config), "DELETE", f"/types/{name}"))
-    say(f"deleted type {name}")
 
 
 def _requirement(text: str) -> tuple[str, str]:

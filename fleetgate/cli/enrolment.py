@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fleet.provisioning.model import ListKind
+from fleetgate.cli.commands import add_delete, add_list
 from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, call, run, target
 from fleetgate.errors import ArgumentError
@@ -26,18 +27,11 @@ Name = Annotated[str, typer.Argument(help="Its name.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     commands = typer.Typer(help="Lists of devices that may come.", no_args_is_help=True)
-    commands.command("list")(_list)
+    add_list(commands, "/enrolment-lists", _COLUMNS, "List the lists.")
+    add_delete(commands, "/enrolment-lists", "enrolment list", "Delete a list; devices that came by it stay.")
     commands.command("show")(_show)
     commands.command("set")(_set)
-    commands.command("delete")(_delete)
     app.add_typer(commands, name="enrolment")
-
-
-def _list(
-    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-) -> None:
-    """List the lists."""
-    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/enrolment-lists")), as_json=as_json)
 
 
 def _show(
@@ -92,12 +86,6 @@ def _set(
         print_json(found)
     else:
         say(f"enrolment list {name}: {found['entries']} devices, {found['come']} have come")
-
-
-def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
-    """Delete a list; devices that came by it stay."""
-    run(call(target(context, state, config), "DELETE", f"/enrolment-lists/{name}"))
-    say(f"deleted enrolment list {name}")
 
 
 def _entries(text: str, file: str) -> Iterator[dict[str, Any]]:

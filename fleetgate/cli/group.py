@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
 _COLUMNS = ("name", "parent", "query", "description", "version")
@@ -17,32 +18,13 @@ Devices = Annotated[list[str], typer.Argument(help="Names of devices.")]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     commands = typer.Typer(help="Groups of devices, static and by a query.", no_args_is_help=True)
-    commands.command("list")(_list)
-    commands.command("show")(_show)
+    add_list(commands, "/groups", _COLUMNS)
+    add_show(commands, "/groups", "Show one; its devices: `device list --query group:NAME`.")
+    add_delete(commands, "/groups", "group", "Delete one; its devices stay.")
     commands.command("set")(_set)
-    commands.command("delete")(_delete)
     commands.command("add")(_add)
     commands.command("remove")(_remove)
     app.add_typer(commands, name="group")
-
-
-def _list(
-    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-) -> None:
-    """List them all."""
-    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/groups")), as_json=as_json)
-
-
-def _show(
-    context: typer.Context,
-    name: Name,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Show one, and how many devices it has. Its devices: `device list --query group:NAME`."""
-    print_one(run(call(target(context, state, config), "GET", f"/groups/{name}")), as_json=as_json)
 
 
 def _set(
@@ -61,12 +43,6 @@ def _set(
     """Make a group, or set it anew: static, or with --query dynamic."""
     body = given_only(query=query, parent=parent, description=description)
     _tell(run(call(target(context, state, config), "PUT", f"/groups/{name}", json=body)), as_json=as_json)
-
-
-def _delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
-    """Delete one; its devices stay."""
-    run(call(target(context, state, config), "DELETE", f"/groups/{name}"))
-    say(f"deleted group {name}")
 
 
 def _add(

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from fleet.quota.model import Over
+from fleetgate.cli.commands import add_list
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_list, print_table, say
+from fleetgate.cli.output import print_json, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -20,18 +21,11 @@ All = Annotated[bool, typer.Option("--all", help="All devices that have none of 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     commands = typer.Typer(help="How much devices may send, and how much they did.", no_args_is_help=True)
-    commands.command("list")(_list)
+    add_list(commands, "/quotas", _COLUMNS, "List them all; without a device: that of all who have none of their own.")
     commands.command("set")(_set)
     commands.command("delete")(_delete)
     commands.command("usage")(_usage)
     app.add_typer(commands, name="quota")
-
-
-def _list(
-    context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
-) -> None:
-    """List them all; without a device: that of all who have none of their own."""
-    print_list(_COLUMNS, run(call(target(context, state, config), "GET", "/quotas")), as_json=as_json)
 
 
 def _set(

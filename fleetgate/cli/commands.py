@@ -1,0 +1,48 @@
+"""Commands that every feature has: list them all, show one, delete one."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from fleetgate.cli.output import print_list, print_one, say
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+
+Name = Annotated[str, typer.Argument(help="Its name.")]
+
+
+def add_list(commands: typer.Typer, path: str, columns: Sequence[str], summary: str = "List them all.") -> None:
+    """Add `list`: what the API has at `path`."""
+
+    def list_all(
+        context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
+    ) -> None:
+        print_list(columns, run(call(target(context, state, config), "GET", path)), as_json=as_json)
+
+    commands.command("list", help=summary)(list_all)
+
+
+def add_show(commands: typer.Typer, path: str, summary: str = "Show one.") -> None:
+    """Add `show NAME`: what the API has at `path`/NAME."""
+
+    def show(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        as_json: JsonOption = False,
+    ) -> None:
+        print_one(run(call(target(context, state, config), "GET", f"{path}/{name}")), as_json=as_json)
+
+    commands.command("show", help=summary)(show)
+
+
+def add_delete(commands: typer.Typer, path: str, what: str, summary: str) -> None:
+    """Add `delete NAME`."""
+
+    def delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
+        run(call(target(context, state, config), "DELETE", f"{path}/{name}"))
+        say(f"deleted {what} {name}")
+
+    commands.command("delete", help=summary)(delete)
