@@ -39,6 +39,9 @@ from ingester.source_mqtt import MqttSource, SourceConfig
 
 log = structlog.get_logger("fleetgate")
 
+_DEVICE_REQUESTS = 1000
+"""Connections of devices to their API at a time: it is for what they ask once in a while."""
+
 
 @dataclass(frozen=True)
 class Addresses:
@@ -79,6 +82,7 @@ async def serving(
                 bind=parse_bind(settings.http.https_bind),
                 tls=following(core),
                 protocol=CertificateProtocol,
+                most=_DEVICE_REQUESTS,
             )
             await stack.enter_async_context(devices)
             if devices.address is not None:

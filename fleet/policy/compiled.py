@@ -17,8 +17,9 @@ ALLOWED = "allowed"
 EXPLICIT_DENY = "explicit_deny"
 NOT_ALLOWED = "not_allowed"
 
-_REMEMBERED = 1000
-_REMEMBERED_LENGTH = 1024
+_REMEMBERED = 250
+_REMEMBERED_LENGTH = 256
+"""So much of one connection and action; who asks for ever new and long topics has them decided again."""
 
 
 class UndecidedError(FleetError):

@@ -73,8 +73,8 @@ class _Bin:
         self.entries: dict[Key, Kept] = {}
         self.of_device: dict[str, list[Key]] = {}
 
-    def put(self, key: Key, entry: Kept) -> Iterator[Key]:
-        """Keep one, new or known; yields the keys of those that had to go."""
+    def put(self, key: Key, entry: Kept) -> Iterator[Kept]:
+        """Keep one, new or known; yields those that had to go."""
         keys = self.of_device.get(key[0])
         if keys is None:
             keys = self.of_device[key[0]] = []
@@ -87,13 +87,13 @@ class _Bin:
         if len(self.entries) > self.bounds.total:
             yield self.drop(next(iter(self.entries)))
 
-    def drop(self, key: Key) -> Key:
-        del self.entries[key]
+    def drop(self, key: Key) -> Kept:
+        gone = self.entries.pop(key)
         keys = self.of_device[key[0]]
         keys.remove(key)
         if not keys:
             del self.of_device[key[0]]
-        return key
+        return gone
 
     def old(self, now: int) -> list[Key]:
         found = []
@@ -123,7 +123,7 @@ class Decisions:
                 entry = _read(row)
                 one = self._allowed if entry.decision.allowed else self._refused
                 for gone in one.put(entry.key, entry):
-                    self._unwritten[gone] = None
+                    self._gone(gone)
         self._writing = asyncio.create_task(self._write_now_and_then(), name="decisions")
         return self
 
@@ -165,10 +165,17 @@ class Decisions:
             entry.caller, entry.decision, entry.detail = caller, decision, detail[:_DETAIL_CHARACTERS]
             entry.last, entry.times = now, entry.times + 1
         for gone in one.put(key, entry):
-            self._unwritten[gone] = None
+            self._gone(gone)
         # What is allowed again and again is not written down each time: a fleet that reconnects is no news.
         if not decision.allowed or now - entry.written > _NEWS_US:
             self._unwritten[key] = entry
+
+    def _gone(self, entry: Kept) -> None:
+        """What was never written down need not be deleted: who asks for ever new things makes no work of it."""
+        if entry.written:
+            self._unwritten[entry.key] = None
+        else:
+            self._unwritten.pop(entry.key, None)
 
     async def _write_now_and_then(self) -> None:
         while True:
@@ -179,7 +186,7 @@ class Decisions:
         now = self._clock()
         for one in (self._refused, self._allowed):
             for key in one.old(now):
-                self._unwritten[one.drop(key)] = None
+                self._gone(one.drop(key))
         try:
             while self._unwritten:
                 await self._write()

@@ -16,7 +16,8 @@ _POLL_SECONDS = 0.005
 
 class HttpServer:
     """Serves an ASGI application on `bind` (host, port), or on a Unix socket; with `tls` over TLS. `protocol` is
-    uvicorn's, for who needs more of a connection. An async context manager.
+    uvicorn's, for who needs more of a connection. Beyond `most` connections the answer is 503. An async
+    context manager.
 
     `closing` is called when it stops, for streams that would never end by themselves.
     """
@@ -30,10 +31,12 @@ class HttpServer:
         closing: Callable[[], None] = lambda: None,
         tls: ssl.SSLContext | None = None,
         protocol: type[asyncio.Protocol] | None = None,
+        most: int | None = None,
     ) -> None:
         config = uvicorn.Config(
             application,
             http=protocol or "auto",
+            limit_concurrency=most,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -280,6 +280,15 @@ async def test_decisions_are_kept(tmp_path):
             assert kept.of(None, refused_only=False) == []
 
 
+async def test_what_is_asked_once_makes_no_work(fleet: World):
+    """A flood of ever new topics leaves so many behind, and nothing more to write down."""
+    rights = fleet.policies.rights(A, None)
+    for number in range(5000):
+        rights.may_publish(f"flood/{number}")
+    assert len(fleet.decisions.of("a", refused_only=True)) == 100
+    assert len(fleet.decisions._unwritten) <= 200
+
+
 async def test_what_another_version_would_have_decided(fleet: World):
     """Only what would be different, of the decisions of policies; what can't be known is said to be so."""
     rights = fleet.policies.rights(A, None)

@@ -181,6 +181,17 @@ async def test_a_list_is_imported_as_an_operation(client):
     assert (await client.get("/api/v1/operations/nothing")).status_code == 404
 
 
+async def test_a_session_goes_with_the_certificates_by_choice(client, core):
+    """What was kept for a device that is revoked stays, unless it is to be forgotten."""
+    await add(client, "p1")
+    sessions = core.broker.engine.sessions.by_client_id
+    core.broker.create_offline_session("p1")
+    await client.post("/api/v1/devices/p1/revoke")
+    assert "p1" in sessions
+    assert (await client.post("/api/v1/devices/p1/revoke", params={"forget": True})).status_code == 200
+    assert "p1" not in sessions
+
+
 async def test_policies(client):
     """Made, versioned, attached, asked; each problem names its place."""
     await add(client, "p1")
