@@ -137,3 +137,29 @@ def test_keys_that_are_good():
         ed448.Ed448PrivateKey.generate(),
     ):
         assert identify(der(certificate(public_key=good.public_key())), Rules(), NOW).name == "pump-1"
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [(5, "signed with sha1"), (4, "signed with md5"), (0x7F, "not supported|unsupported|Signature algorithm")],
+)
+def test_signatures_that_do_not_count(last: int, why: str):
+    """SHA-1, MD5, and what nobody knows, by the last number of the algorithm's name."""
+    signer = rsa.generate_private_key(65_537, 2048)
+    made = bytearray(der(certificate(own=signer)))
+    sha256_with_rsa = bytes.fromhex("06092a864886f70d01010b")
+    assert made.count(sha256_with_rsa) == 2
+    weak = bytes(made).replace(sha256_with_rsa, sha256_with_rsa[:-1] + bytes([last]))
+    with pytest.raises(IdentityError, match=why) as caught:
+        identify(weak, Rules(), NOW)
+    assert caught.value.reason == "weak_signature"
+
+
+def test_a_claim_says_so_by_its_uri():
+    """Wherever the certificates of devices have their names."""
+    made = certificate(uris=("spiffe://fleetgate.local/claim/factory",), cn="pump-1")
+    for source in Source:
+        found = identify(der(made), Rules(source), NOW)
+        assert (found.kind, found.name) == (Kind.CLAIM, "factory")
+    several = certificate(uris=("spiffe://fleetgate.local/claim/a", "spiffe://fleetgate.local/claim/b"), cn="pump-1")
+    assert identify(der(several), Rules(Source.SUBJECT_CN), NOW).kind is Kind.DEVICE
