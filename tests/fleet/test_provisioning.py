@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
@@ -63,7 +64,7 @@ class World:
         return str(caught.value)
 
     def admitted(self, pem: bytes) -> str:
-        found = identify(der(x509.load_pem_x509_certificate(pem)), Rules(), NOW)
+        found = identify(der(x509.load_pem_x509_certificate(pem)), Rules(), datetime.now(UTC))
         return self.registry.admit(found).name
 
 
