@@ -14,11 +14,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fleet.identity import Identity, IdentityError, Rules, identify
-from fleet.provisioning.model import Mode
-from fleet.provisioning.stores import Authorities
+from fleet.provisioning.model import IssuingAuthority, Mode, ProvisioningError
 from fleet.registry import Refused, Registry
 
 _CHAIN = 8
+
+
+Preview = Callable[[x509.Certificate, Identity], IssuingAuthority | None]
+"""Who would register the device of a certificate that is not known. Raises ProvisioningError."""
 
 
 class Outcome(StrEnum):
@@ -71,7 +74,7 @@ class Check:
         registry: Registry,
         revoked: Callable[[bytes, datetime], None],
         now: datetime,
-        registered: Authorities | None = None,
+        preview: Preview | None = None,
     ) -> None:
         self._chain = chain
         self._der = chain[0].public_bytes(Encoding.DER)
@@ -80,7 +83,7 @@ class Check:
         self._registry = registry
         self._revoked = revoked
         self._now = now
-        self._registered_authorities = registered
+        self._preview = preview
 
     def run(self) -> Verdict:
         """Ask all rules."""
@@ -125,9 +128,13 @@ class Check:
         try:
             member = self._registry.admit(identity)
         except Refused as refused:
-            known = self._registered_authorities
-            authority = known.issuer_of(self._chain[0]) if known is not None else None
-            if refused.reason != "unknown_device" or authority is None or authority.mode is Mode.NONE:
+            if refused.reason != "unknown_device" or self._preview is None:
+                raise
+            try:
+                authority = self._preview(self._chain[0], identity)
+            except ProvisioningError as error:
+                raise _Failed("provisioning", str(error)) from error
+            if authority is None:
                 raise
             by = f"by template {authority.template} of authority {authority.name}"
             if authority.mode is Mode.ACTIVE:

@@ -224,9 +224,7 @@ class Provisioning:
     async def _just_in_time(
         self, certificate: x509.Certificate, identity: Identity, authority: IssuingAuthority, address: str
     ) -> None:
-        _source, template, _version = self.templates.get(authority.template)
-        values = {"authority.name": authority.name, **values_of(certificate)}
-        filled = template.fill(identity.name, values)
+        template, filled = self._filled(certificate, identity, authority)
         pem = certificate.public_bytes(Encoding.PEM).decode()
         question = {"how": "just_in_time", "authority": authority.name, "certificate": pem, "address": address}
         filled = await self._hooked(template, authority.template, filled, question)
@@ -234,6 +232,27 @@ class Provisioning:
         note = self._made("just_in_time", authority.name, identity.name, address)
         await self._enter(template, filled, certificate, key_of(certificate.public_key()), status, note)
         log.info("provisioned", how="just_in_time", by=authority.name, device=identity.name, status=status.value)
+
+    def preview(self, certificate: x509.Certificate, identity: Identity) -> IssuingAuthority | None:
+        """The authority that would register the device of a certificate at its first connect; None: none would.
+
+        Its enrolment list and its hook are not asked. Raises ProvisioningError.
+        """
+        authority = self.authorities.issuer_of(certificate)
+        if authority is None or authority.mode is Mode.NONE or identity.kind is not Kind.DEVICE:
+            return None
+        try:
+            self._filled(certificate, identity, authority)
+        except FleetError as error:
+            raise _as_refusal(error) from error
+        return authority
+
+    def _filled(
+        self, certificate: x509.Certificate, identity: Identity, authority: IssuingAuthority
+    ) -> tuple[Template, Filled]:
+        _source, template, _version = self.templates.get(authority.template)
+        values = {"authority.name": authority.name, **template.asked_of_certificates(), **values_of(certificate)}
+        return template, template.fill(identity.name, values)
 
     async def _hooked(self, template: Template, name: str, filled: Filled, question: Mapping[str, Any]) -> Filled:
         """Ask the hook of a template, if it has one; `attributes` of its answer are the device's too."""

@@ -148,12 +148,17 @@ class Authorities:
         """Register an authority, or change it.
 
         Raises InvalidDetailsError, InvalidCertificateError for what signs no certificates, NotFoundError for its
-        template, StaleError, and ConflictError when it is registered by another name.
+        template, StaleError, and ConflictError when it is registered by another name, or the template needs more than a
+        certificate says.
         """
         check_word("name", wanted.name)
         _check_authority(wanted.certificate)
         if wanted.mode is not Mode.NONE or wanted.template:
-            self._templates.get(wanted.template)
+            _source, template, _version = self._templates.get(wanted.template)
+            if missing := template.missing_for_certificates():
+                raise ConflictError(
+                    f"template {wanted.template} asks for {', '.join(missing)}, which no certificate says"
+                )
         async with self._database.transaction() as connection:
             known = self._found.get(wanted.name)
             version = check_version(f"authority {wanted.name}", known.version if known else 0, expected)

@@ -104,6 +104,24 @@ class Template:
             found[name] = text
         return found
 
+    def asked_of_certificates(self) -> dict[str, str]:
+        """Parameters of who comes with nothing but a certificate: their defaults."""
+        return {
+            f"parameters.{name}": parameter.default
+            for name, parameter in self.parameters.items()
+            if parameter.default is not None
+        }
+
+    def missing_for_certificates(self) -> list[str]:
+        """Variables that it needs, and that nothing says of who comes with nothing but a certificate."""
+        texts = [*self.texts.values(), *self.tags, *self.groups, self.enrolment.serial if self.enrolment else ""]
+        texts += [value for value in self.attributes.values() if isinstance(value, str)]
+        needed = {name for text in texts for name in _variable.findall(text)}
+        known = self.asked_of_certificates()
+        return sorted(
+            name for name in needed if name == "claim.name" or (name.startswith("parameters.") and name not in known)
+        )
+
     def fill(self, name: str, values: Mapping[str, str]) -> Filled:
         """Put values in; `name` is the device's by its certificate, empty where the template says it.
 

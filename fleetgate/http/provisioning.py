@@ -85,7 +85,7 @@ def router(core: Core) -> APIRouter:
             core.registry,
             core.tls.check,
             datetime.now(UTC),
-            authorities,
+            core.provisioning.preview,
         ).run()
         return VerdictView(
             decision="deny" if found.reason else "allow",

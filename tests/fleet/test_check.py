@@ -7,6 +7,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fleet.identity import IdentityError, Kind, Rules
 from fleet.provisioning.check import Check
+from fleet.provisioning.model import IssuingAuthority, Mode, ProvisioningError
 from fleet.registry import CertificateStatus, Registry, State
 from tests.fleet.pki import NOW, certificate, key
 
@@ -93,3 +94,20 @@ async def test_a_long_chain(tmp_path, length: int):
     async with Registry(tmp_path / "fleet.db") as registry:
         reason, _ = verdict(registry, leaf(issuer=issuer, issuer_key=issuer_key), *chain)
     assert reason == ("unknown_device" if length == 7 else "unknown_ca")
+
+
+async def test_who_would_be_registered(tmp_path):
+    """By an authority that does: let in, or waiting; not where its template can't be filled, nor by nobody."""
+    made = leaf()
+    async with Registry(tmp_path / "fleet.db") as registry:
+
+        def asked(preview) -> str:
+            return Check([made], [ROOT], Rules(), registry, passes, NOW, preview).run().reason
+
+        def unfilled(_certificate, _identity):
+            raise ProvisioningError("parameters", "something is missing")
+
+        assert asked(lambda _certificate, _identity: IssuingAuthority("v", ROOT, Mode.ACTIVE, "t")) == ""
+        assert asked(lambda _certificate, _identity: IssuingAuthority("v", ROOT, Mode.PENDING, "t")) == "pending"
+        assert asked(unfilled) == "provisioning"
+        assert asked(lambda _certificate, _identity: None) == asked(None) == "unknown_device"

@@ -368,6 +368,9 @@ async def test_just_in_time(fleet: World):
     forged = certificate(uris=("spiffe://fleetgate.local/device/x",), issuer=ROOT, issuer_key=key())
     assert authorities.issuer_of(forged) is None
     missing = certificate(uris=(), cn="v3", issuer=ROOT, issuer_key=ROOT_KEY)
+    with pytest.raises(ProvisioningError, match="certificate.subject.o has no value"):
+        fleet.provisioning.preview(missing, identify(der(missing), Rules(Source.SUBJECT_CN), NOW))
+    assert fleet.provisioning.preview(second, identify(der(second), Rules(Source.SUBJECT_CN), NOW)).name == "vendor"
     with pytest.raises(ProvisioningError, match="attributes.maker: certificate.subject.o has no value"):
         await come(fleet, missing)
     notes = await read_notes(fleet.registry.database, "just_in_time", "vendor", 10)
@@ -399,7 +402,10 @@ async def test_authorities_that_are_none(tmp_path):
             await authorities.put(IssuingAuthority("x", ROOT, Mode.ACTIVE))
         with pytest.raises(InvalidDetailsError):
             await authorities.put(IssuingAuthority("a b", ROOT))
-        await fleet.template()
+        await fleet.template(attributes={"by": "${claim.name}", "s": "${parameters.serial}"})
+        with pytest.raises(ConflictError, match="template t asks for claim.name, parameters.serial, which no cert"):
+            await authorities.put(IssuingAuthority("x", ROOT, Mode.ACTIVE, "t"))
+        await fleet.template(device="", attributes={"fw": "${parameters.fw}"}, parameters={"fw": {"default": "1.0"}})
         kept = await authorities.put(IssuingAuthority("vendor", ROOT, Mode.ACTIVE, "t", Source.SERIAL))
         with pytest.raises(ConflictError, match="authority vendor has the same subject"):
             await authorities.put(IssuingAuthority("other", ROOT))
