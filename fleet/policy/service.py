@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Self
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import ConflictError, NotFoundError
@@ -20,7 +18,8 @@ from fleet.policy.document import Document, read
 from fleet.policy.model import Policy, Target, TargetKind, Version
 from fleet.policy.pattern import ATTRIBUTE, CONNECTION
 from fleet.policy.subjects import Needs, Subject, Subjects
-from fleet.registry.details import Value, check_word
+from fleet.policy.values import values_of
+from fleet.registry.details import check_word
 from fleet.registry.group_service import Groups
 from fleet.registry.model import Member, check_version
 from fleet.registry.schema import policies, policy_attachments, policy_versions
@@ -196,7 +195,7 @@ class Policies:
     def rights(self, caller: Caller, certificate: bytes | None) -> Compiled:
         """The rights of a connection."""
         program = self._program(self.effective(caller.device, [caller.fingerprint]))
-        values = self._values(program, caller, self._subjects.of(caller.device), certificate, self._clock())
+        values = values_of(program.needs, caller, self._subjects.of(caller.device), certificate, self._clock())
         found = Compiled(program, values, caller, seen=self._decisions.seen)
         self._watch_time(found)
         return found
@@ -260,7 +259,7 @@ class Policies:
         at: int | None,
     ) -> Compiled:
         moment = self._clock() if at is None else at
-        values = self._values(program, caller, subject, certificate, moment)
+        values = values_of(program.needs, caller, subject, certificate, moment)
         return Compiled(program, values, caller, unknown=unknown)
 
     def _program(self, names: tuple[str, ...]) -> Program:
@@ -272,36 +271,6 @@ class Policies:
     def _attached(self, name: str) -> Attached:
         policy = self._policies[name]
         return Attached(name, policy.default_version, policy.versions[policy.default_version].document)
-
-    def _values(
-        self, program: Program, caller: Caller, subject: Subject, certificate: bytes | None, moment: int
-    ) -> dict[str, Value]:
-        """What the program asks for, of what there is."""
-        found: dict[str, Value] = {}
-        read: x509.Certificate | None = None
-        for name in program.needs:
-            if name.startswith(ATTRIBUTE):
-                value: Value | None = subject.attributes.get(name.removeprefix(ATTRIBUTE))
-            elif name.startswith("certificate.") and name != "certificate.fingerprint":
-                if read is None and certificate is not None:
-                    read = x509.load_der_x509_certificate(certificate)
-                value = _OF_CERTIFICATE[name](read) if read is not None else None
-            elif name == "time":
-                value = moment
-            else:
-                value = {
-                    "device.id": caller.device,
-                    "device.type": subject.type,
-                    "device.site": subject.site,
-                    "client.id": caller.client_id,
-                    "source.address": caller.address,
-                    "tls.version": caller.tls,
-                    "listener": caller.listener,
-                    "certificate.fingerprint": caller.fingerprint,
-                }[name]
-            if value is not None and value != "":
-                found[name] = value
-        return found
 
     def _needs(
         self, known: Mapping[str, Policy], at: Mapping[Target, set[str]], more: frozenset[str] = frozenset()
@@ -459,15 +428,3 @@ def _by_target(known: Iterable[Policy]) -> dict[Target, set[str]]:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _common_name(name: x509.Name) -> str | None:
-    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if len(found) == 1 else None
-
-
-_OF_CERTIFICATE: Mapping[str, Callable[[x509.Certificate], str | None]] = {
-    "certificate.subject.cn": lambda certificate: _common_name(certificate.subject),
-    "certificate.issuer.cn": lambda certificate: _common_name(certificate.issuer),
-    "certificate.serial": lambda certificate: f"{certificate.serial_number:x}",
-}

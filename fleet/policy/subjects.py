@@ -58,6 +58,7 @@ class Subject:
 
 
 NOBODY = Subject()
+_NOTHING: Mapping[str, Value] = {}
 
 
 class Subjects:
@@ -122,7 +123,7 @@ class Subjects:
             found = {}
             for number, row in enumerate(await connection.execute(statement)):
                 found[row.name] = Subject(
-                    row.type, row.site, values.get(row.name, {}), frozenset(having.get(row.name, ()))
+                    row.type, row.site, values.get(row.name, _NOTHING), frozenset(having.get(row.name, ()))
                 )
                 if number % _SLICE == _SLICE - 1:
                     await asyncio.sleep(0)

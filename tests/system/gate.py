@@ -1,13 +1,16 @@
 """The real program in a process of its own, and real clients."""
 
+import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,33 @@ from tests.waiting import wait_until
 
 FLEETGATE = [sys.executable, "-W", "error", "-m", "fleetgate"]
 ROOT = Path(__file__).parents[2]
+
+
+class Commands:
+    """Runs commands one after the other; see tests.system.commands."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.system.commands"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        atexit.register(self._process.kill)
+
+    def ask(self, request: dict[str, Any], seconds: float = 60) -> int:
+        """Run one; its exit code. Raises TimeoutError."""
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            raise TimeoutError(f"{request['arguments']}: no end within {seconds} s")
+        return int(self._process.stdout.readline())
+
+
+@cache
+def _commands() -> Commands:
+    return Commands()
 
 
 class Gate:
@@ -80,15 +110,15 @@ class Gate:
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command on this state folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [*FLEETGATE, *arguments, "--state", str(self.state)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=self.folder,
-            env={**os.environ, **self._environment},
-            check=False,
-        )
+        files = {name: self.folder / f".{name}" for name in ("stdout", "stderr")}
+        request = {
+            "arguments": [*arguments, "--state", str(self.state)],
+            "cwd": str(self.folder),
+            "environment": {**os.environ, **self._environment},
+            **{name: str(file) for name, file in files.items()},
+        }
+        code = _commands().ask(request)
+        done = subprocess.CompletedProcess(arguments, code, files["stdout"].read_text(), files["stderr"].read_text())
         assert not check or done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done

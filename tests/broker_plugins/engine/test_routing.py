@@ -276,3 +276,17 @@ def test_message_expiry():
     assert expires_at(properties, 1_000_000) == 3_000_000
     assert expires_at(properties, 1_000_000) is None
     assert properties == {"content_type": "t"}
+
+
+def test_what_a_client_may_be_reading_stays():
+    """A right that is gone takes what waits; what was sent over a connection that is there is the client's."""
+    found = session(expiry=100)
+    found.outlet, found.window = Outlet(), 1
+    for topic in ("a", "a", "b"):
+        found.offer(Delivery(Message(topic, b"x"), 1), 0)
+    list(found.pump(0))
+    assert [one.message.topic for one in found.withhold(lambda topic: topic == "b")] == ["a"]
+    assert ([one.message.topic for _, one in found.queue], len(found.inflight)) == (["b"], 1)
+    found.outlet = None
+    assert len(found.withhold(lambda topic: topic == "b")) == 1
+    assert not found.inflight
