@@ -1,7 +1,7 @@
 """Authentication by client certificate: the identity it carries, its registered fingerprint, and its client id."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from amqtt.plugins.base import BaseAuthPlugin
@@ -42,26 +42,17 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
 
     async def admit(self, candidate: Candidate) -> Principal:
         """What our engine calls: judge a connection by its certificate and client id. Raises Denied."""
-        services = self._started()
-        try:
-            entrant = await let_in(
-                services, candidate.peer.certificate, candidate.connect.client_id, candidate.peer.host
-            )
-        except Denied as denied:
-            _keep(services, candidate, denied)
-            raise
-        rights = _judged(services, entrant, candidate)
-        member, client_id = entrant.member, entrant.client_id
+        entrant = await let_in(self._started(), candidate.peer.certificate, _asking(candidate))
+        member, client_id = entrant.member, entrant.caller.client_id
         shared = member.kind is Kind.CLAIM
         if shared:  # many have the certificate: none of them may be in another's way, nor in a device's
             client_id = f"{member.name}/{client_id[:_CLIENT_ID_SHOWN]}/{secrets.token_hex(8)}"
-        return Principal(owner_of(member), member.name, rights, client_id, shared)
+        return Principal(owner_of(member), member.name, entrant.rights, client_id, shared)
 
     def rejudge(self, candidate: Candidate) -> AnyRights:
         """What our engine calls when something changed: the rights of a connection now. Raises Denied."""
-        services = self._started()
-        entrant = _identified(services, candidate.peer.certificate, candidate.connect.client_id)
-        return _judged(services, entrant, candidate)
+        services, certificate = self._started(), candidate.peer.certificate
+        return _judged(services, certificate, *_identified(services, certificate, _asking(candidate))).rights
 
     def _started(self) -> Services:
         if self.services is None:
@@ -71,11 +62,11 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """Who a certificate belongs to. An empty client id became its name."""
+    """Who is let in, who it is to policies, and what it may do. An empty client id became its name."""
 
     member: Member
-    client_id: str
-    fingerprint: str
+    caller: Caller
+    rights: AnyRights
 
 
 def owner_of(member: Member) -> str:
@@ -88,32 +79,37 @@ def owner_of_device(name: str) -> str:
     return f"{Kind.DEVICE}:{name}"
 
 
-def check_connect(services: Services, entrant: Entrant, caller: Caller, certificate: bytes | None) -> AnyRights:
-    """The rights of who is let in by its policies as well. Raises Denied."""
-    rights = services.rights(entrant.member, caller, certificate)
-    if not rights.may_connect(entrant.client_id):
-        name = entrant.member.name
-        raise Denied("policy", f"no policy lets {name} connect as {entrant.client_id[:200]}", name=name)
-    return rights
-
-
 def _check_client_id(member: Member, client_id: str) -> None:
     if not member.may_use_client_id(client_id):
         raise Refused("client_id", f"client id {client_id[:200]!r} is not {member.name}'s")
 
 
-async def let_in(services: Services, certificate: bytes | None, client_id: str, address: str) -> Entrant:
-    """The member that a certificate belongs to, registered just now where its authority says so. Raises Denied."""
+async def let_in(services: Services, certificate: bytes | None, asking: Caller) -> Entrant:
+    """Judge who asks, by certificate, registry and policies; `asking` has what is known without them.
+
+    Who is not known is registered just now, where the authority says so. Raises Denied, and keeps why.
+    """
     try:
-        entrant = _identified(services, certificate, client_id)
+        member, caller = await _known(services, certificate, asking)
     except Denied as denied:
-        if denied.why not in _UNKNOWN or not await _registered(services, certificate, address, denied):
+        if denied.name:  # whose certificate names nobody is not kept
+            services.decisions.refused(replace(asking, device=denied.name), denied.why, str(denied))
+        raise
+    return _judged(services, certificate, member, caller)
+
+
+async def _known(services: Services, certificate: bytes | None, asking: Caller) -> tuple[Member, Caller]:
+    try:
+        found = _identified(services, certificate, asking)
+    except Denied as denied:
+        if denied.why not in _UNKNOWN or not await _registered(services, certificate, asking.address, denied):
             raise
-        entrant = _identified(services, certificate, client_id)
-    if services.policies.stale(entrant.member.name):
-        await services.policies.settled(entrant.member.name)
-        entrant = _identified(services, certificate, client_id)  # what else changed meanwhile counts too
-    return entrant
+        found = _identified(services, certificate, asking)
+    name = found[0].name
+    if services.policies.stale(name):
+        await services.policies.settled(name)
+        found = _identified(services, certificate, asking)  # what else changed meanwhile counts too
+    return found
 
 
 async def _registered(services: Services, certificate: bytes | None, address: str, denied: Denied) -> bool:
@@ -129,8 +125,8 @@ async def _registered(services: Services, certificate: bytes | None, address: st
         raise Denied("provisioning", str(error), name=identity.name) from error
 
 
-def _identified(services: Services, certificate: bytes | None, client_id: str) -> Entrant:
-    """The member that a certificate belongs to. Raises Denied."""
+def _identified(services: Services, certificate: bytes | None, asking: Caller) -> tuple[Member, Caller]:
+    """The member that a certificate belongs to, and who it is to policies. Raises Denied."""
     known_as = ""
     try:
         identity = identify(certificate, services.rules_for(certificate), services.now())
@@ -138,49 +134,42 @@ def _identified(services: Services, certificate: bytes | None, client_id: str) -
         if certificate is not None and services.revoked is not None:
             services.revoked(certificate, services.now())
         member = services.registry.admit(identity)
-        client_id = client_id or member.name
+        client_id = asking.client_id or member.name
         _check_client_id(member, client_id)
     except (IdentityError, Refused) as refusal:
         raise Denied(refusal.reason, str(refusal), name=known_as) from refusal
-    return Entrant(member, client_id, identity.fingerprint)
+    return member, replace(asking, device=member.name, client_id=client_id, fingerprint=identity.fingerprint)
 
 
-def caller_of(candidate: Candidate, name: str, client_id: str, fingerprint: str) -> Caller:
-    """Who asks, as decisions are kept with it."""
+def _judged(services: Services, certificate: bytes | None, member: Member, caller: Caller) -> Entrant:
+    """Who is let in by its policies as well. Raises Denied."""
+    rights = services.rights(member, caller, certificate)
+    if not rights.may_connect(caller.client_id):
+        detail = f"no policy lets {member.name} connect as {caller.client_id[:200]}"
+        raise Denied("policy", detail, name=member.name)
+    return Entrant(member, caller, rights)
+
+
+def _asking(candidate: Candidate) -> Caller:
+    """What is known of a connection before its certificate is looked at."""
     peer = candidate.peer
-    return Caller(name, client_id, peer.host, peer.tls, peer.listener, fingerprint)
-
-
-def _judged(services: Services, entrant: Entrant, candidate: Candidate) -> AnyRights:
-    caller = caller_of(candidate, entrant.member.name, entrant.client_id, entrant.fingerprint)
-    return check_connect(services, entrant, caller, candidate.peer.certificate)
-
-
-def _keep(services: Services, candidate: Candidate, denied: Denied) -> None:
-    """Keep why a connect was refused, for who asks later; whose certificate names nobody is not kept."""
-    if denied.name:
-        caller = caller_of(candidate, denied.name, candidate.connect.client_id, "")
-        services.decisions.refused(caller, denied.why, str(denied))
+    return Caller("", candidate.connect.client_id, peer.host, peer.tls, peer.listener)
 
 
 def _judge(services: Services, session: Session) -> bool:
-    host, peer = session.remote_address or "", f"{session.remote_address}:{session.remote_port}"
-    given = session.client_id or ""
+    peer = f"{session.remote_address}:{session.remote_port}"
+    given, tls = session.client_id or "", session.ssl_object
+    der = tls.getpeercert(True) if tls is not None else None
+    version = (tls.version() or "") if tls is not None else ""
+    asking = Caller("", "" if given.startswith(_GENERATED) else given, session.remote_address or "", version)
     try:
-        tls = session.ssl_object
-        der = tls.getpeercert(True) if tls is not None else None
-        entrant = _identified(services, der, "" if given.startswith(_GENERATED) else given)
-        member = entrant.member
-        caller = Caller(
-            member.name, entrant.client_id, host, (tls.version() or "") if tls else "", "", entrant.fingerprint
-        )
-        check_connect(services, entrant, caller, der)
+        entrant = _judged(services, der, *_identified(services, der, asking))
     except Denied as denied:
         services.connects.refused(denied.why)
         services.refusals.refused("connect", denied.name, denied.why, str(denied), peer=peer)
         return False
-    session.client_id = entrant.client_id
-    session.attributes[MEMBER] = member
-    session.attributes[CALLER] = caller
+    session.client_id = entrant.caller.client_id
+    session.attributes[MEMBER] = entrant.member
+    session.attributes[CALLER] = entrant.caller
     services.connects.accepted()
     return True

@@ -182,7 +182,7 @@ class Broker(AmqttBroker):
         found = self.engine.sessions.by_client_id.get(session.client_id or "")
         if found is None or why_invalid(topic_filter, self.engine.limits.levels) is not None:
             return _FAILED
-        rights = self._hooks.still(found.owner)
+        rights = self.engine.rights_of(found)
         if rights is None or not rights.may_subscribe(topic_filter):
             return _FAILED
         if self._hooks.checks_topics and not await self._hooks.agrees(

@@ -8,7 +8,8 @@ import structlog
 
 from broker_plugins.engine.hooks import Candidate, Principal
 from broker_plugins.services import Services
-from fleet.identity import Kind, identify
+from fleet.identity import Kind
+from fleet.policy.compiled import Compiled
 from fleet.provisioning.asking import answer_of, problem_of
 from fleet.provisioning.model import Provisioned, ProvisioningError
 from fleet.provisioning.service import Provisioning
@@ -60,6 +61,6 @@ class Requests:
             return await provisioning.by_claim(principal.name, topic.removeprefix(_PROVISION), payload, address)
         if kind != Kind.DEVICE or topic != f"{_DEVICES}{principal.name}{_RENEW}":
             raise ProvisioningError("not_permitted", "a device renews its own certificate only")
-        certificate = candidate.peer.certificate
-        own = identify(certificate, self._services.rules_for(certificate), self._services.now())
-        return await provisioning.renew(principal.name, own.fingerprint, payload, address)
+        if not isinstance(principal.rights, Compiled):
+            raise ProvisioningError("not_permitted", "its certificate is not known")
+        return await provisioning.renew(principal.name, principal.rights.caller.fingerprint, payload, address)

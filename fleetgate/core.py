@@ -27,8 +27,11 @@ from fleet.policy.decisions import Bounds as DecisionBounds
 from fleet.policy.decisions import Decisions
 from fleet.policy.service import Policies
 from fleet.presence import Presence
+from fleet.provisioning.authorities import Authorities
+from fleet.provisioning.claims import Claims
+from fleet.provisioning.enrolments import Enrolments
 from fleet.provisioning.service import Issuer, Provisioning
-from fleet.provisioning.stores import Authorities, Claims, Enrolments, Templates
+from fleet.provisioning.templates import Templates
 from fleet.quota.service import Quotas
 from fleet.quota.usage import Usage
 from fleet.registry import Groups, Inventory, Member, Registry, Types
@@ -111,17 +114,16 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
         connects = Connects(ledger)
         rules = Rules(settings.identity.source, settings.identity.trust_domain)
-        tls = await stack.enter_async_context(DeviceTls(settings, state, authority))
+        inventory = Inventory(registry, types, groups)
+        issuer = make_issuer(settings, authority, rules)
+        provisioning = await _provisioning(stack, registry, inventory, groups, issuer)
+        tls = await stack.enter_async_context(DeviceTls(settings, state, authority, provisioning.authorities))
         kept = settings.decisions
         bounds = DecisionBounds(kept.per_device, kept.refused, int(kept.keep_hours * 3.6e9))
         decisions = await stack.enter_async_context(
             Decisions(registry.database, bounds, replace(bounds, total=kept.allowed))
         )
         policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
-        inventory = Inventory(registry, types, groups)
-        issuer = make_issuer(settings, authority, rules)
-        provisioning = await _provisioning(stack, registry, inventory, groups, issuer)
-        tls.follow(provisioning.authorities)
         usage = await stack.enter_async_context(Usage(registry.database, ledger))
         quotas = await stack.enter_async_context(Quotas(registry, usage))
         services = Services(

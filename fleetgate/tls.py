@@ -9,13 +9,13 @@ from typing import Self
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker_plugins.engine.handshakes import TlsFiles
 from fleet.authority import Authority
+from fleet.authority.chain import pem_of
 from fleet.errors import FleetError
 from fleet.files import write_public
-from fleet.provisioning.stores import Authorities
+from fleet.provisioning.authorities import Authorities
 from fleet.revocation import RevocationListError, Revocations
 from fleet.state import StateFolder
 from fleetgate.errors import SettingsError
@@ -38,11 +38,11 @@ class DeviceTls:
     `reloaded` is called after new files were taken, to judge the connections that are there by them.
     """
 
-    def __init__(self, settings: Settings, state: StateFolder, authority: Authority) -> None:
+    def __init__(self, settings: Settings, state: StateFolder, authority: Authority, registered: Authorities) -> None:
         self._settings = settings
-        self._authorities: Authorities | None = None
-        self._registered = state.pki / AUTHORITIES
         self._authority = authority
+        self._registered = registered
+        self._registered_file = state.pki / AUTHORITIES
         tls, pki = settings.tls, state.pki
         self._other_ca = Path(tls.client_ca) if tls.client_ca else None
         self._crl = Path(tls.crl) if tls.crl else None
@@ -55,6 +55,7 @@ class DeviceTls:
             *([self._other_ca] if self._other_ca else []),
         ]
         try:
+            self._write_registered()
             self.files = TlsFiles(pki / "server.pem", pki / "server-key.pem", cas)
             self.revocations = self._read_revocations()
         except (OSError, ValueError) as error:
@@ -96,22 +97,10 @@ class DeviceTls:
         """See Revocations.check."""
         self.revocations.check(certificate, now.astimezone(UTC))
 
-    def follow(self, authorities: Authorities) -> None:
-        """From now on the certificates of those that are registered count too."""
-        self._authorities = authorities
-        self.authorities_changed()
-
     def authorities_changed(self) -> None:
-        """Write down who is registered now, for OpenSSL, and read it. Raises TlsReloadError."""
-        found = self._authorities.all() if self._authorities is not None else ()
-        data = b"".join(one.certificate.public_bytes(Encoding.PEM) for one in found)
-        before = self._registered.read_bytes() if self._registered.exists() else b""
-        if data != before:
-            if data:
-                write_public(self._registered, data)
-            else:
-                self._registered.unlink()
-            self.reload()
+        """Others are registered now than before: read them. Raises TlsReloadError."""
+        self._write_registered()
+        self.reload()
 
     def authorities(self) -> list[x509.Certificate]:
         """The certificate authorities that count for devices."""
@@ -122,7 +111,15 @@ class DeviceTls:
         return Revocations(self._crl, self._other_authorities(), others)
 
     def _registered_authorities(self) -> list[x509.Certificate]:
-        return [one.certificate for one in self._authorities.all()] if self._authorities is not None else []
+        return [one.certificate for one in self._registered.all()]
+
+    def _write_registered(self) -> None:
+        """For OpenSSL, which reads files: none where nobody is registered, for it takes no empty one."""
+        data = pem_of(self._registered_authorities())
+        if data:
+            write_public(self._registered_file, data)
+        else:
+            self._registered_file.unlink(missing_ok=True)
 
     def _other_authorities(self) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(self._other_ca.read_bytes()) if self._other_ca is not None else []

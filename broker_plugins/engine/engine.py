@@ -79,7 +79,7 @@ class Engine:
         self.store = SessionStore(path)
         self.intake = Intake(ingester, lambda: self.store.full)
         self.wheel = Wheel()
-        self.sessions = Sessions(self.store, self.limits.queue, self._rights_of, self.steady)
+        self.sessions = Sessions(self.store, self.limits.queue, self.rights_of, self.steady)
         self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
         self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)
         self.wills = Wills()
@@ -388,8 +388,8 @@ class Engine:
             rights is not None and rights.may_publish(message.topic) and rights.may_retain(message.topic)
         )
 
-    def _rights_of(self, session: Session) -> Rights | None:
-        """Those of its connection, where it has one."""
+    def rights_of(self, session: Session) -> Rights | None:
+        """What a session may do now: that of its connection, where it has one; None: nothing."""
         connection = self.connections.get(session.client_id)
         if connection is not None and connection.session is session and connection.principal is not None:
             return connection.principal.rights

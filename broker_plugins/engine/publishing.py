@@ -1,7 +1,8 @@
 """A PUBLISH of a client, one at a time: whatever the lane does not take."""
 
+from collections.abc import Coroutine
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from broker_plugins.engine import acks
 from broker_plugins.engine.errors import ProtocolError
@@ -56,8 +57,8 @@ def take(connection: "Connection", packet: Publish) -> bool:
     allowed = allowed and (not packet.retain or rights.may_retain(packet.topic))
     if engine.hooks.checks_topics or engine.observed:
         connection.suspend(_take_asking(connection, packet, telemetry, allowed=allowed))
-    else:
-        _take(connection, packet, telemetry, allowed=allowed)
+    elif (serving := _take(connection, packet, telemetry, allowed=allowed)) is not None:
+        connection.suspend(serving)
     return True
 
 
@@ -125,7 +126,9 @@ async def _take_asking(connection: "Connection", packet: Publish, telemetry: Tel
     ask = allowed and hooks.checks_topics
     deliveries = await connection.engine.agreed(_message(connection, packet)) if ask else None
     if not connection.ended:
-        _take(connection, packet, telemetry, allowed=allowed, deliveries=deliveries)
+        serving = _take(connection, packet, telemetry, allowed=allowed, deliveries=deliveries)
+        if serving is not None:
+            await serving
     if allowed and hooks.sees("message_broadcast"):
         hooks.fire("message_broadcast", client=connection, packet=packet)
 
@@ -137,7 +140,8 @@ def _take(
     *,
     allowed: bool,
     deliveries: "Deliveries | None" = None,
-) -> None:
+) -> Coroutine[Any, Any, None] | None:
+    """Take one; what has to be waited for before the next one is read, where it is a request to the server itself."""
     engine, principal = connection.engine, connection.admitted
     ledger = engine.ledger
     account = telemetry[0] if allowed and telemetry is not None else principal.name
@@ -145,25 +149,25 @@ def _take(
     slot = acks.reserve(connection) if packet.qos else None
     if not allowed:
         _deny(connection, packet, account, slot)
-        return
+        return None
     session, before = connection.session, engine.store.changes
     if packet.qos == 2 and session is not None:
         if packet.packet_id in session.received:  # [MQTT-4.3.3-10]
             ledger.duplicate(account)
             _acknowledge_when_safe(connection, packet, slot)
-            return
+            return None
         engine.sessions.received(session, packet.packet_id)
     if telemetry is None:
         engine.ledger.routed(account)
         if engine.hooks.serves(packet.topic):
-            connection.suspend(_serve(connection, packet, slot))
-        else:
-            _route(connection, packet, slot, before, deliveries)
+            return _serve(connection, packet, slot)
+        _route(connection, packet, slot, before, deliveries)
     elif _is_copy(connection, packet, telemetry):
         ledger.duplicate(account)
         _acknowledge_when_safe(connection, packet, slot)
     else:
         _store(connection, packet, telemetry, slot, before, deliveries)
+    return None
 
 
 async def _serve(connection: "Connection", packet: Publish, slot: acks.Slot | None) -> None:

@@ -1,18 +1,14 @@
 """All sessions: made, kept, taken up again, expired; and what waits for them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from broker_plugins.engine.hooks import Rights
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import Subscription
-from broker_plugins.engine.router import Router
+from broker_plugins.engine.router import RightsOf, Router
 from broker_plugins.engine.schedule import Schedule
 from broker_plugins.engine.session import NEVER, Granted, Outlet, QueueLimits, Session
 from broker_plugins.engine.store import SessionStore
 from ingester.clock import Clock
-
-RightsOf = Callable[[Session], Rights | None]
-"""What a session may do now; None: nothing."""
 
 
 class Deliveries:

@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fleet.authority.chain import constraints_of, is_signed_by, pem_of
 from fleet.authority.keys import SigningKey, hash_for, read_key, write_key
 from fleet.authority.requests import key_pem, new_key, read_certificate
 from fleet.errors import InvalidCertificateError
@@ -161,8 +161,7 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hash_for(self._key))
         )
-        found = (certificate, *self.chain)
-        return Issued(certificate, b"".join(one.public_bytes(serialization.Encoding.PEM) for one in found))
+        return Issued(certificate, pem_of((certificate, *self.chain)))
 
     def _load_or_make_root(self) -> x509.Certificate:
         path, key_path = self._folder / "ca.pem", self._folder / "ca-key.pem"
@@ -185,7 +184,7 @@ class Authority:
         now = datetime.now(UTC)
         if path.exists():
             found = read_certificate(path.read_bytes())
-            if found.not_valid_after_utc - now > timedelta(days=_RENEW_DAYS) and _signed_by(found, self.root):
+            if found.not_valid_after_utc - now > timedelta(days=_RENEW_DAYS) and is_signed_by(found, self.root):
                 return read_key(key_path, self._passphrase), found
         root_key = read_key(self._folder / "ca-key.pem", self._passphrase)
         if not _may_sign_authorities(self.root):
@@ -227,16 +226,8 @@ def _authority(
 
 
 def _may_sign_authorities(certificate: x509.Certificate) -> bool:
-    basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    return basic.ca and basic.path_length != 0
-
-
-def _signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    basic = constraints_of(certificate)
+    return basic is not None and basic.ca and basic.path_length != 0
 
 
 def _subject(name: str) -> x509.Name:

@@ -31,8 +31,8 @@ class BuiltInIssuer:
 
 
 class HookIssuer:
-    """Asks `hook` with `{"kind", "name", "csr", "spiffe_id", "days"}` (CSR in PEM); its answer has `certificate`: PEM,
-    with those above it behind it. Claims are made by the built-in authority all the same.
+    """Asks `hook` with `{"kind", "name", "csr", "days"}` (CSR in PEM); its answer has `certificate`: PEM, with those
+    above it behind it. Claims are made by the built-in authority all the same.
     """
 
     def __init__(self, hook: str, built_in: Authority, rules: Rules, days: int) -> None:

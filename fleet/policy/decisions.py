@@ -3,23 +3,19 @@
 The same decision is kept once, with how often it was made and when last. It is written down every few seconds.
 """
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import structlog
 from sqlalchemy import and_, bindparam
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.policy.compiled import Caller, Compiled, Decision
 from fleet.policy.document import Action
 from fleet.registry.database import Database
 from fleet.registry.schema import decisions
+from fleet.registry.write_behind import WriteBehind
 from ingester.clock import Clock, now_us
-
-log = structlog.get_logger("fleetgate.fleet")
 
 _WRITE_SECONDS = 2.0
 _NEWS_US = 600_000_000
@@ -115,7 +111,7 @@ class Decisions:
         self._refused = _Bin(refused or Bounds())
         self._allowed = _Bin(allowed or Bounds(total=50_000))
         self._unwritten: dict[Key, Kept | None] = {}
-        self._writing: asyncio.Task[None] | None = None
+        self._written = WriteBehind("decisions", self._write_all, _WRITE_SECONDS)
 
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:
@@ -124,17 +120,14 @@ class Decisions:
                 one = self._allowed if entry.decision.allowed else self._refused
                 for gone in one.put(entry.key, entry):
                     self._gone(gone)
-        self._writing = asyncio.create_task(self._write_now_and_then(), name="decisions")
+        await self._written.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
         for key, entry in self._allowed.entries.items():
             if entry.last != entry.written:
                 self._unwritten.setdefault(key, entry)
-        await self._try_to_write()
+        await self._written.__aexit__()
 
     def seen(self, rights: Compiled, action: Action, resource: str, decision: Decision) -> None:
         """See compiled.Seen."""
@@ -177,21 +170,13 @@ class Decisions:
         else:
             self._unwritten.pop(entry.key, None)
 
-    async def _write_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(_WRITE_SECONDS)
-            await self._try_to_write()
-
-    async def _try_to_write(self) -> None:
+    async def _write_all(self) -> None:
         now = self._clock()
         for one in (self._refused, self._allowed):
             for key in one.old(now):
                 self._gone(one.drop(key))
-        try:
-            while self._unwritten:
-                await self._write()
-        except SQLAlchemyError as error:
-            log.warning("decisions are not written down, again later", error=str(error))
+        while self._unwritten:
+            await self._write()
 
     async def _write(self) -> None:
         keys = list(self._unwritten)[:_SLICE]

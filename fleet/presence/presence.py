@@ -3,17 +3,14 @@
 import asyncio
 from typing import Self
 
-import structlog
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.identity import Kind
 from fleet.registry.model import Member
 from fleet.registry.schema import seen
 from fleet.registry.service import Registry
+from fleet.registry.write_behind import WriteBehind
 from ingester.ledger import Ledger
-
-log = structlog.get_logger("fleetgate.fleet")
 
 _WRITE_SECONDS = 30.0
 _SLICE = 2000
@@ -28,24 +25,20 @@ class Presence:
     def __init__(self, registry: Registry, ledger: Ledger, write_seconds: float = _WRITE_SECONDS) -> None:
         self._registry = registry
         self._ledger = ledger
-        self._write_seconds = write_seconds
         self._before: dict[str, int] = {}
         """As it is written down."""
-        self._writing: asyncio.Task[None] | None = None
+        self._written = WriteBehind("presence", self.write, write_seconds)
 
     async def __aenter__(self) -> Self:
         async with self._registry.database.reading() as connection:
             self._before = {row.device: row.last_seen for row in await connection.execute(seen.select())}
         self._registry.database.live = self
         self._registry.changed.append(self._forget)
-        self._writing = asyncio.create_task(self._write_now_and_then(), name="presence")
+        await self._written.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
-        await self._try_to_write()
+        await self._written.__aexit__()
 
     def connected(self, device: str) -> bool:
         """Whether it has a connection."""
@@ -84,14 +77,3 @@ class Presence:
     def _forget(self, member: Member) -> None:
         if self._registry.find(member.kind, member.name) is None:
             self._before.pop(member.name, None)
-
-    async def _write_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._write_seconds)
-            await self._try_to_write()
-
-    async def _try_to_write(self) -> None:
-        try:
-            await self.write()
-        except SQLAlchemyError as error:
-            log.warning("who was seen is not written down, again later", error=str(error))

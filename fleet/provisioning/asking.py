@@ -1,11 +1,10 @@
 """What devices ask for, and what they are told: JSON, signing requests, what a certificate says. Pure."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from fleet.authority.requests import read_request, signing_request
@@ -79,11 +78,6 @@ def values_of(found: x509.Certificate | x509.CertificateSigningRequest) -> dict[
         values["certificate.serial"] = f"{found.serial_number:x}"
         values["certificate.fingerprint"] = fingerprint_of(found)
     return values
-
-
-def pem_of(chain: Sequence[x509.Certificate]) -> bytes:
-    """Certificates as PEM, one behind the other."""
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
 
 
 def answer_of(found: Provisioned) -> dict[str, str]:

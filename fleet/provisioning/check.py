@@ -10,9 +10,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fleet.authority.chain import constraints_of, is_signed_by
 from fleet.identity import Identity, IdentityError, Rules, identify
 from fleet.provisioning.model import IssuingAuthority, Mode, ProvisioningError
 from fleet.registry import Refused, Registry
@@ -147,20 +147,8 @@ class Check:
 
 
 def _issuer_of(certificate: x509.Certificate, candidates: Iterable[x509.Certificate]) -> x509.Certificate | None:
-    for candidate in filter(_is_authority, candidates):
-        try:
-            certificate.verify_directly_issued_by(candidate)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return candidate
-    return None
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
-    except (ValueError, x509.ExtensionNotFound):
-        return False
+    authorities = (one for one in candidates if (basic := constraints_of(one)) is not None and basic.ca)
+    return next((one for one in authorities if is_signed_by(certificate, one)), None)
 
 
 def _issuer_name(certificate: x509.Certificate) -> str:

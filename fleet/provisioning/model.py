@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from cryptography import x509
 
@@ -10,7 +11,7 @@ from fleet.errors import FleetError
 from fleet.identity import Source
 from fleet.registry.details import Value
 
-CODES = (
+Code = Literal[
     "bad_request",
     "template",
     "parameters",
@@ -26,14 +27,14 @@ CODES = (
     "claim_rate",
     "not_permitted",
     "failed",
-)
+]
 """Why a request is rejected. Closed, and stable: devices and programs may rely on them."""
 
 
 class ProvisioningError(FleetError):
-    """A device does not get what it asked for. `code` is one of CODES."""
+    """A device does not get what it asked for."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: Code, detail: str) -> None:
         super().__init__(detail)
         self.code = code
 

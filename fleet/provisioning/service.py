@@ -15,16 +15,29 @@ from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fleet.authority.chain import pem_of
 from fleet.authority.requests import read_request
 from fleet.documents import DocumentError
 from fleet.errors import ConflictError, FleetError, InvalidCertificateError, KeyInUseError, NotFoundError
 from fleet.hook import HookError, ask_permission
 from fleet.identity import Identity, Kind, fingerprint_of, key_of
-from fleet.provisioning.asking import parameters_of, pem_of, read_asked, renewal, requested, values_of
-from fleet.provisioning.model import Claim, Entry, IssuingAuthority, ListKind, Mode, Provisioned, ProvisioningError
+from fleet.provisioning.asking import parameters_of, read_asked, renewal, requested, values_of
+from fleet.provisioning.authorities import Authorities
+from fleet.provisioning.claims import Claims
+from fleet.provisioning.enrolments import Enrolments
+from fleet.provisioning.model import (
+    Claim,
+    Code,
+    Entry,
+    IssuingAuthority,
+    ListKind,
+    Mode,
+    Provisioned,
+    ProvisioningError,
+)
 from fleet.provisioning.notes import Note, write_note
-from fleet.provisioning.stores import Authorities, Claims, Enrolments, Templates
 from fleet.provisioning.template import Filled, Template
+from fleet.provisioning.templates import Templates
 from fleet.registry.adding import New
 from fleet.registry.details import Details
 from fleet.registry.group_service import Groups
@@ -377,7 +390,7 @@ class Provisioning:
 def _as_refusal(error: FleetError) -> ProvisioningError:
     if isinstance(error, ProvisioningError):
         return error
-    codes: tuple[tuple[type[FleetError], str], ...] = (
+    codes: tuple[tuple[type[FleetError], Code], ...] = (
         (KeyInUseError, "key_in_use"),
         (ConflictError, "name_taken"),
         (NotFoundError, "template"),
@@ -385,5 +398,5 @@ def _as_refusal(error: FleetError) -> ProvisioningError:
         (HookError, "hook"),
         (InvalidCertificateError, "csr"),
     )
-    code = next((code for kind, code in codes if isinstance(error, kind)), "template")
+    code: Code = next((code for kind, code in codes if isinstance(error, kind)), "template")
     return ProvisioningError(code, str(error))

@@ -117,6 +117,7 @@ class Quotas:
             # fleet.db has forgotten it with the device: who has the name next begins without.
             self._found.pop(member.name, None)
             self._meters.pop(member.name, None)
+            self._usage.forget(member.name)
 
 
 def _read(row: Any) -> Quota:

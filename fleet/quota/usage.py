@@ -1,20 +1,19 @@
 """Usage: how many messages and bytes a device sent, by day (UTC)."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import structlog
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.quota.model import DAY_US, Used
 from fleet.registry.database import Database
 from fleet.registry.schema import usage
+from fleet.registry.write_behind import WriteBehind
 from ingester.clock import Clock, now_us
 from ingester.ledger import Ledger
-
-log = structlog.get_logger("fleetgate.fleet")
 
 _WRITE_SECONDS = 30.0
 _SLICE = 2000
@@ -45,24 +44,21 @@ class Usage:
         self._database = database
         self._ledger = ledger
         self._clock = clock
-        self._write_seconds = write_seconds
         self._days: dict[str, _Day] = {}
         self._ended: list[tuple[str, int, int, int]] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._cleaned = -1
+        self._written = WriteBehind("usage", self.write, write_seconds)
 
     async def __aenter__(self) -> Self:
         today = self._clock() // DAY_US
         async with self._database.reading() as connection:
             for row in await connection.execute(usage.select().where(usage.c.day == today)):
                 self._days[row.device] = _Day(today, row.messages, row.bytes, written=row.messages)
-        self._writing = asyncio.create_task(self._write_now_and_then(), name="usage")
+        await self._written.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
-        await self._try_to_write()
+        await self._written.__aexit__()
 
     def used(self, device: str) -> Used:
         """Messages and bytes for as long as the process runs."""
@@ -92,52 +88,44 @@ class Usage:
             before = [(row.day, row.messages, row.bytes) for row in await connection.execute(statement)]
         return [(today, *self.today(device)), *before]
 
+    def forget(self, device: str) -> None:
+        """A device is gone: who has its name next begins with nothing."""
+        day, (messages, size) = self._clock() // DAY_US, self.used(device)
+        self._days[device] = _Day(day, messages_at=messages, bytes_at=size)
+        self._ended = [row for row in self._ended if row[0] != device]
+
     async def write(self) -> None:
-        """Write down what was used since the last time."""
+        """Write down what was used since the last time, and once a day forget what is too old."""
         for start in range(0, len(self._ledger.opened), _SLICE):
             names = self._ledger.opened[start : start + _SLICE]
-            rows = [row for name in names if (row := self._news(name)) is not None]
-            rows += self._ended
-            if rows:
-                async with self._database.transaction() as connection:
-                    values = [
-                        {"device": name, "day": day, "messages": messages, "bytes": size}
-                        for name, day, messages, size in rows
-                    ]
-                    await connection.execute(_upsert, values)
-                self._ended.clear()
-                for name, day, messages, _size in rows:
-                    if self._days[name].day == day:
-                        self._days[name].written = messages
+            await self._write([row for name in names if (row := self._news(name)) is not None])
             await asyncio.sleep(0)
+        ended, self._ended = self._ended, []
+        try:
+            await self._write(ended)
+        except SQLAlchemyError:
+            self._ended += ended
+            raise
+        today = self._clock() // DAY_US
+        if today != self._cleaned:
+            async with self._database.transaction() as connection:
+                await connection.execute(usage.delete().where(usage.c.day < today - _KEEP_DAYS))
+            self._cleaned = today
+
+    async def _write(self, rows: Sequence[tuple[str, int, int, int]]) -> None:
+        if not rows:
+            return
+        async with self._database.transaction() as connection:
+            values = [dict(zip(("device", "day", "messages", "bytes"), row, strict=True)) for row in rows]
+            await connection.execute(_upsert, values)
+        for name, day, messages, _size in rows:
+            if self._days[name].day == day:
+                self._days[name].written = messages
 
     def _news(self, name: str) -> tuple[str, int, int, int] | None:
         messages, size = self.today(name)
         known = self._days[name]
         return None if messages == known.written else (name, known.day, messages, size)
-
-    async def _write_now_and_then(self) -> None:
-        cleaned = -1
-        while True:
-            await asyncio.sleep(self._write_seconds)
-            await self._try_to_write()
-            today = self._clock() // DAY_US
-            if today != cleaned:
-                cleaned = today
-                await self._forget(today - _KEEP_DAYS)
-
-    async def _forget(self, before: int) -> None:
-        try:
-            async with self._database.transaction() as connection:
-                await connection.execute(usage.delete().where(usage.c.day < before))
-        except SQLAlchemyError as error:
-            log.warning("old usage is not deleted, again tomorrow", error=str(error))
-
-    async def _try_to_write(self) -> None:
-        try:
-            await self.write()
-        except SQLAlchemyError as error:
-            log.warning("usage is not written down, again later", error=str(error))
 
 
 def _total(known: _Day, messages: int, size: int) -> Used:

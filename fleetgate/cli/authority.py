@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
         commands,
         "/authorities",
         "authority",
-        "Let its certificates count no more.",
+        "Let nobody connect by its certificates any more.",
     )
     commands.command("set")(_set)
     app.add_typer(commands, name="authority")

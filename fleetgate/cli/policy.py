@@ -1,6 +1,7 @@
 """`policy` and `explain`: what devices may do, and why."""
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -35,8 +36,8 @@ def register(app: typer.Typer) -> None:
         ("set", _set),
         ("default", _default),
         ("delete", _delete),
-        ("attach", _attach),
-        ("detach", _detach),
+        ("attach", _attaching("attachments", "Attach one: it counts from now on for these devices.")),
+        ("detach", _attaching("attachments/remove", "Detach one: it counts no more for these devices.")),
         ("simulate", _simulate),
     ):
         commands.command(name)(command)
@@ -123,42 +124,32 @@ def _delete(
     say(f"deleted policy {name}" if version is None else f"deleted version {version} of policy {name}")
 
 
-def _attach(
-    context: typer.Context,
-    name: Name,
-    device: Device = None,
-    device_type: Type = None,
-    group: Group = None,
-    certificate: Certificate = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    *,
-    all_devices: All = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Attach one: it counts from now on for these devices."""
-    body = _body(_given(device, device_type, group, certificate, all_devices=all_devices))
-    found = run(call(target(context, state, config), "POST", f"/policies/{name}/attachments", json=body))
-    _tell(found, as_json=as_json)
+def _attaching(path: str, text: str) -> Callable[..., None]:
+    """Build a command that attaches, or detaches."""
 
+    def command(
+        context: typer.Context,
+        name: Name,
+        device: Device = None,
+        device_type: Type = None,
+        group: Group = None,
+        certificate: Certificate = None,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        all_devices: All = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        body = _body(_given(device, device_type, group, certificate, all_devices=all_devices))
+        found = run(call(target(context, state, config), "POST", f"/policies/{name}/{path}", json=body))
+        if as_json:
+            print_json(found)
+        else:
+            places = ", ".join(_attachment(at) for at in found["attached"]) or "nothing"
+            say(f"policy {found['name']} is attached to {places}")
 
-def _detach(
-    context: typer.Context,
-    name: Name,
-    device: Device = None,
-    device_type: Type = None,
-    group: Group = None,
-    certificate: Certificate = None,
-    state: StateOption = None,
-    config: ConfigOption = None,
-    *,
-    all_devices: All = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Detach one: it counts no more for these devices."""
-    body = _body(_given(device, device_type, group, certificate, all_devices=all_devices))
-    found = run(call(target(context, state, config), "POST", f"/policies/{name}/attachments/remove", json=body))
-    _tell(found, as_json=as_json)
+    command.__doc__ = text
+    return command
 
 
 def _simulate(
@@ -268,14 +259,6 @@ def _body(given: dict[str, str]) -> dict[str, str]:
         raise ArgumentError("give exactly one of --device, --type, --group, --certificate, --all")
     ((kind, name),) = given.items()
     return {"kind": kind, "target": name.replace(":", "").lower() if kind == "certificate" else name}
-
-
-def _tell(found: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-    else:
-        places = ", ".join(_attachment(at) for at in found["attached"]) or "nothing"
-        say(f"policy {found['name']} is attached to {places}")
 
 
 def _attachment(at: dict[str, str]) -> str:

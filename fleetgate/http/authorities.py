@@ -1,9 +1,7 @@
 """Certificate authorities of others, whose certificates count here."""
 
-from typing import Annotated
-
 from cryptography import x509
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import InvalidCertificateError
@@ -11,10 +9,9 @@ from fleet.identity import Source, fingerprint_of
 from fleet.provisioning.model import IssuingAuthority, Mode
 from fleetgate.core import Core
 from fleetgate.http.devices import PEM_BYTES
+from fleetgate.http.names import Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
-
-Name = Annotated[str, Path(max_length=128)]
 
 
 class AuthorityBody(BaseModel):
@@ -40,12 +37,6 @@ class AuthorityView(BaseModel):
     version: int
     created: str
     updated: str
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet.authority.chain import pem_of
 from fleet.identity import Kind
-from fleet.provisioning.asking import pem_of
 from fleet.registry import CertificateStatus
 from fleetgate.core import Core
-from fleetgate.http.devices import PEM_BYTES, CertificateView, Name, certificate_for, certificate_view
+from fleetgate.http.devices import PEM_BYTES, CertificateView, certificate_for, certificate_view
+from fleetgate.http.names import Name
 
 Fingerprint = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256, lower-case hex")]
 

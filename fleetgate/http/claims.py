@@ -1,21 +1,18 @@
 """Claims: certificates that many devices share until each has an identity of its own."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet.authority.chain import pem_of
 from fleet.identity import Kind
 from fleet.names import check_name
-from fleet.provisioning.asking import pem_of
 from fleet.provisioning.model import Claim
 from fleet.registry import CertificateStatus
 from fleetgate.core import Core
 from fleetgate.http.devices import PEM_BYTES
+from fleetgate.http.names import Deleted, Name
 from fleetgate.times import iso
 from ingester.clock import now_us
-
-Name = Annotated[str, Path(max_length=128)]
 
 
 class NewClaim(BaseModel):
@@ -49,12 +46,6 @@ class AddedClaim(BaseModel):
     claim: ClaimView
     certificate: str
     ca: str
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:

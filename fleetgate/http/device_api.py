@@ -7,7 +7,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from broker_plugins.auth import Entrant, check_connect, let_in
+from broker_plugins.auth import Entrant, let_in
 from broker_plugins.engine.errors import Denied
 from fleet.identity import Kind
 from fleet.policy.compiled import Caller
@@ -41,19 +41,20 @@ def create_device_api(core: Core) -> FastAPI:
     _install_refusals(app, core)
 
     async def entrant(request: Request) -> Entrant:
-        services, der = core.services, request.state.certificate
-        address = request.client.host if request.client is not None else ""
-        found = await let_in(services, der, "", address)
-        caller = Caller(found.member.name, found.member.name, address, request.state.tls, "https", found.fingerprint)
-        check_connect(services, found, caller, der)
-        return found
+        asking = Caller("", address=_address(request), tls=request.state.tls, listener="https")
+        return await let_in(core.services, request.state.certificate, asking)
 
     asking = Annotated[Entrant, Depends(entrant)]
 
     @app.get("/device/v1/me", summary="Who asks")
     async def me(found: asking) -> dict[str, str]:
         member = found.member
-        return {"name": member.name, "kind": member.kind, "state": member.state, "fingerprint": found.fingerprint}
+        return {
+            "name": member.name,
+            "kind": member.kind,
+            "state": member.state,
+            "fingerprint": found.caller.fingerprint,
+        }
 
     @app.post("/device/v1/provision/{template}", summary="Ask for an identity with a claim")
     async def provision(template: str, request: Request, found: asking) -> dict[str, str]:
@@ -67,7 +68,7 @@ def create_device_api(core: Core) -> FastAPI:
         if found.member.kind is not Kind.DEVICE:
             raise ProvisioningError("not_permitted", "a device renews its own certificate only")
         payload, name = await _body(request), found.member.name
-        return answer_of(await core.provisioning.renew(name, found.fingerprint, payload, _address(request)))
+        return answer_of(await core.provisioning.renew(name, found.caller.fingerprint, payload, _address(request)))
 
     return app
 

@@ -8,24 +8,24 @@ from typing import Annotated, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from broker_plugins.auth import owner_of
 from fleet.authority import read_certificate, read_request
+from fleet.authority.chain import pem_of
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
-from fleet.provisioning.asking import pem_of
 from fleet.registry import Certificate, CertificateStatus, Member, State
 from fleet.registry.details import NOTHING, Details
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
+from fleetgate.http.names import Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 from ingester.clock import now_us
 
-Name = Annotated[str, Path(max_length=128)]
 Value = StrictStr | StrictBool | StrictInt | StrictFloat
 PEM_BYTES = 64 * 1024
 _PURGE_ROWS = 200

@@ -2,16 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.provisioning.model import Entry, ListKind
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.devices import Value
+from fleetgate.http.names import Deleted, Name
 from fleetgate.times import iso
 
-Name = Annotated[str, Path(max_length=128)]
 _ENTRIES = 10_000
 _LIMIT = 1000
 
@@ -49,12 +49,6 @@ class EntryView(EntryBody):
 
     device: str
     used: str | None
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:

@@ -1,16 +1,14 @@
 """Groups of devices: list, show, make and change, delete; who is in them."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.registry.groups import Group
 from fleetgate.core import Core
+from fleetgate.http.names import Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 
-Name = Annotated[str, Path(max_length=128)]
 _DEVICES = 10_000
 
 
@@ -43,12 +41,6 @@ class Membership(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     devices: list[str] = Field(max_length=_DEVICES)
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:

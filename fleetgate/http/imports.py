@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 
+from fleet.authority.chain import pem_of
 from fleet.identity import Kind
-from fleet.provisioning.asking import pem_of
 from fleet.provisioning.bulk import register
 from fleet.provisioning.rows import Form, decode, read
 from fleetgate.core import Core

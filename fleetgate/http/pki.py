@@ -4,7 +4,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI
 from starlette.responses import Response
 
-from fleet.provisioning.asking import pem_of
+from fleet.authority.chain import pem_of
 from fleetgate.core import Core
 
 

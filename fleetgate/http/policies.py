@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker_plugins.engine.router import split_share
@@ -12,17 +12,17 @@ from fleet.identity import Kind
 from fleet.policy.compiled import Attached, Caller, Compiled, Decision
 from fleet.policy.decisions import Kept
 from fleet.policy.document import Action
-from fleet.policy.explain import Change, explain, simulate
+from fleet.policy.explain import UNDECIDED, Change, explain, simulate
 from fleet.policy.model import Policy, Target, TargetKind
 from fleet.policy.pattern import CONNECTION
 from fleet.policy.text import read_text
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
+from fleetgate.http.names import Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso, parse_time
 from ingester.clock import now_us
 
-Name = Annotated[str, Path(max_length=128)]
 _LIMIT = 1000
 _FINGERPRINT = "certificate.fingerprint"
 _IN_CERTIFICATE = frozenset(name for name in CONNECTION if name.startswith("certificate.")) - {_FINGERPRINT}
@@ -132,12 +132,6 @@ class Simulated(BaseModel):
 
     decisions: int
     changes: list[Different]
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:
@@ -338,7 +332,7 @@ def _answer(found: Decision) -> Answer:
 
 def _answer_fields(found: Decision) -> dict[str, Any]:
     return {
-        "decision": "undecided" if found.reason == "undecided" else "allow" if found.allowed else "deny",
+        "decision": UNDECIDED if found.reason == UNDECIDED else "allow" if found.allowed else "deny",
         "reason": found.reason,
         "policy": found.policy,
         "version": found.version,

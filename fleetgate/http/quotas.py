@@ -3,15 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.identity import Kind
 from fleet.quota.model import Over, Quota
 from fleet.quota.service import ALL
 from fleetgate.core import Core
+from fleetgate.http.names import Name
 
-Name = Annotated[str, Path(max_length=128)]
 Limit = Annotated[int | None, Field(ge=1, le=2**53)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS = 400

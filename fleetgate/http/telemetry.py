@@ -9,7 +9,7 @@ from starlette.responses import Response
 from fleet.identity import Kind
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
-from fleetgate.http.devices import Name
+from fleetgate.http.names import Name
 from fleetgate.http.streams import NDJSON, stream
 from fleetgate.times import iso, parse_duration, parse_time
 from ingester.clock import now_us

@@ -1,16 +1,15 @@
 """Templates: what devices are registered as that provision themselves."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.documents import MAX_BYTES
 from fleet.provisioning.template import read_template
 from fleetgate.core import Core
+from fleetgate.http.names import Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
-
-Name = Annotated[str, Path(max_length=128)]
 
 
 class TemplateBody(BaseModel):
@@ -26,12 +25,6 @@ class TemplateView(BaseModel):
     name: str
     version: int
     document: dict[str, Any]
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:

@@ -1,17 +1,16 @@
 """Device types: list, show, make and change, delete."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.registry.details import ValueKind
 from fleet.registry.types import DeviceType
 from fleetgate.core import Core
+from fleetgate.http.names import Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
-
-Name = Annotated[str, Path(max_length=128)]
 
 
 class TypeBody(BaseModel):
@@ -31,12 +30,6 @@ class TypeView(TypeBody):
     version: int
     created: str
     updated: str
-
-
-class Deleted(BaseModel):
-    """What was deleted."""
-
-    name: str
 
 
 def router(core: Core) -> APIRouter:

@@ -17,11 +17,14 @@ from fleet.authority.issuers import BuiltInIssuer, HookIssuer
 from fleet.authority.requests import read_request
 from fleet.errors import ConflictError, InvalidCertificateError, NotFoundError, StaleError
 from fleet.identity import Kind, Rules, Source, fingerprint_of, identify, key_of
+from fleet.provisioning.authorities import Authorities
+from fleet.provisioning.claims import Claims
+from fleet.provisioning.enrolments import Enrolments
 from fleet.provisioning.model import Claim, Entry, IssuingAuthority, ListKind, Mode, ProvisioningError
 from fleet.provisioning.notes import read_notes
 from fleet.provisioning.service import Provisioning
-from fleet.provisioning.stores import Authorities, Claims, Enrolments, Templates
 from fleet.provisioning.template import from_object
+from fleet.provisioning.templates import Templates
 from fleet.registry import CertificateStatus, Groups, Inventory, Registry, State, Types
 from fleet.registry.details import InvalidDetailsError
 from fleet.registry.groups import Group

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
+from fleet.provisioning.model import Code
 from fleetgate.settings import Settings, _model_of
 from tests.system.gate import ROOT, Gate
 
@@ -40,6 +42,12 @@ def test_every_section_of_the_settings_is_in_the_readme():
     for section, field in Settings.model_fields.items():
         for key in _model_of(field).model_fields:
             assert re.search(rf"`{section}\.[a-z_, ]*\b{key}\b|`{key}`", readme), f"{section}.{key}"
+
+
+def test_every_code_of_provisioning_is_in_the_readme():
+    """Devices rely on them."""
+    readme = (ROOT / "README.md").read_text()
+    assert [code for code in get_args(Code) if f"`{code}`" not in readme] == []
 
 
 def test_every_command_is_in_the_readme():

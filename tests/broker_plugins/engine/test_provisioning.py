@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from broker_plugins.engine.packets import Ack, Kind, Publish
 from broker_plugins.engine.reasons import Reason
@@ -328,3 +330,20 @@ async def test_an_authority_ends_where_it_says(world: Served):
             await device.send(b"\x10\x00")
             await device.closed()
         await until(lambda number=number: world.core.connects._refused["chain"] == number)
+
+
+async def test_an_authority_counts_after_a_restart(tmp_path):
+    """Beside another authority with a revocation list, which says nothing of its certificates."""
+    own, now = key(), datetime.now(UTC)
+    ca = certificate(cn="elsewhere", ca=True, uris=(), usage=None, own=own)
+    crl = x509.CertificateRevocationListBuilder(ca.subject, now - timedelta(days=1), now + timedelta(days=1))
+    (tmp_path / "ca.pem").write_bytes(pem(ca))
+    (tmp_path / "crl.pem").write_bytes(crl.sign(own, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    tls = {"client_ca": str(tmp_path / "ca.pem"), "crl": str(tmp_path / "crl.pem")}
+    async with served(tmp_path / "gate", tls=tls) as gate:
+        await gate.core.provisioning.templates.put("v", {}, from_object({}))
+        await registered(gate, Mode.ACTIVE)
+    async with served(tmp_path / "gate", tls=tls) as gate:
+        vendors(gate, "v1")
+        async with await gate.client("v1") as device:
+            await device.silent()
