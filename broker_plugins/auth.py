@@ -47,7 +47,8 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
         shared = member.kind is Kind.CLAIM
         if shared:  # many have the certificate: none of them may be in another's way, nor in a device's
             client_id = f"{member.name}/{client_id[:_CLIENT_ID_SHOWN]}/{secrets.token_hex(8)}"
-        return Principal(owner_of(member), member.name, entrant.rights, client_id, shared)
+        device = member.name if member.kind is Kind.DEVICE else ""
+        return Principal(owner_of(member), member.name, entrant.rights, client_id, shared, device)
 
     def rejudge(self, candidate: Candidate) -> AnyRights:
         """What our engine calls when something changed: the rights of a connection now. Raises Denied."""

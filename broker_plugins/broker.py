@@ -72,7 +72,7 @@ class Broker(AmqttBroker):
         hooks = PluginHooks(self.plugins_manager.plugins, services)
         self._hooks = hooks
         self.engine = Engine(
-            path, hooks, services.pipeline, store, services.ledger, services.telemetry, limits, services.clock
+            path, hooks, services.pipeline, store, services.ledger, services.streams, limits, services.clock
         )
         # What BrokerContext and plugins read and write: tests/contracts holds these names.
         self._sessions = SessionsView(self.engine)  # type: ignore[assignment]

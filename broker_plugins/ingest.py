@@ -9,6 +9,7 @@ from amqtt.session import ApplicationMessage
 
 from broker_plugins.attached import Attached
 from broker_plugins.services import member_of
+from fleet.identity import Kind
 from ingester.batch import Batch
 
 log = structlog.get_logger("fleetgate.mqtt")
@@ -51,12 +52,13 @@ class IngestPlugin(Attached):
         if services is None:
             return
         try:
-            found = services.telemetry(message.topic)
+            member = member_of(self.context.get_session(client_id))
+            publisher = member.name if member is not None and member.kind is Kind.DEVICE else ""
+            found = services.streams.route(message.topic, publisher)
             if found is None:
-                member = member_of(self.context.get_session(client_id))
                 services.ledger.routed(services.account_of(member, client_id, message.topic))
                 return
-            self._open.append(*found, services.clock(), bytes(message.data))
+            self._open.append(found.device, found.stream, services.clock(), bytes(message.data), found.decoder)
             if len(self._open) >= _GATHER_MESSAGES:
                 self._flush()
             elif self._flushing is None:

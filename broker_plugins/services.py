@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from amqtt.session import Session
 
@@ -20,7 +19,7 @@ from fleet.registry import Member, Registry
 from ingester.clock import Clock, now_us
 from ingester.ledger import Ledger
 from ingester.pipeline import Pipeline
-from ingester.topics import TopicMap, topic_map
+from ingester.streams import Streams
 
 MEMBER = "fleetgate.member"
 """Key of the authenticated member in amqtt's Session.attributes. A session without it is nobody's."""
@@ -31,9 +30,6 @@ CALLER = "fleetgate.caller"
 AnyRights = Compiled | Rights
 
 Revoked = Callable[[bytes, datetime], None]
-
-_TOPICS = 10_000
-_TOPIC_LENGTH = 200
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Services:
     """How devices get in by themselves; None: they do not."""
     quotas: Quotas | None = None
     """How much devices may send; None: as much as they like."""
-    telemetry: TopicMap = field(default_factory=lambda: _remembered(topic_map()))
+    streams: Streams = field(default_factory=Streams)
 
     def now(self) -> datetime:
         """Wall time, which certificate dates are judged by."""
@@ -67,9 +63,9 @@ class Services:
             return client_id
         if member.kind is Kind.DEVICE:
             return member.name
-        found = self.telemetry(topic)
+        found = self.streams.route(topic, "")
         if found is not None and rights_by_filters(member).may_publish(topic):
-            return found[0]
+            return found.device
         return member.name
 
     def rules_for(self, certificate: bytes | None) -> Rules:
@@ -86,16 +82,6 @@ class Services:
 def rights_by_filters(member: Member) -> Rights:
     """Of an application or a claim: the filters that it was given."""
     return Rights(member.publish, member.subscribe)
-
-
-def _remembered(route: TopicMap) -> TopicMap:
-    """Devices use few topics, again and again: a look-up instead of two regular expressions. Long ones are not kept."""
-    remembered = lru_cache(_TOPICS)(route)
-
-    def look_up(topic: str) -> tuple[str, str] | None:
-        return remembered(topic) if len(topic) <= _TOPIC_LENGTH else route(topic)
-
-    return look_up
 
 
 def member_of(session: Session | None) -> Member | None:

@@ -71,7 +71,8 @@ async def serving(
         loop.set_exception_handler(_on_loop_error)
         core = await stack.enter_async_context(open_core(settings, state))
         core.metrics.register(stack.enter_context(Watchdog()))
-        await stack.enter_async_context(Retention(core.store, settings.store.keep_days))
+        kept = settings.store
+        await stack.enter_async_context(Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes))
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):
             core.sources.append(await stack.enter_async_context(MqttSource(config, core.pipeline, core.ledger)))

@@ -37,9 +37,10 @@ from fleet.quota.usage import Usage
 from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.revoked import RevokedList
 from fleet.state import StateFolder, StateLock
+from fleet.streams import StreamDefinitions
 from fleetgate.errors import SettingsError
 from fleetgate.operations import Operations
-from fleetgate.settings import Settings
+from fleetgate.settings import Settings, configured_streams
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
 from ingester.device_series import DeviceSeries
@@ -72,6 +73,7 @@ class Core:
     provisioning: Provisioning
     quotas: Quotas
     usage: Usage
+    streams: StreamDefinitions
     services: Services
     presence: Presence
     store: SqliteStore
@@ -107,6 +109,9 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
         ledger, tail = Ledger(), Tail(limits)
         presence = await stack.enter_async_context(Presence(registry, ledger))
+        streams = await stack.enter_async_context(
+            StreamDefinitions(registry, groups, configured_streams(settings), limits)
+        )
         pipeline = await stack.enter_async_context(
             Pipeline(
                 store, ledger, bounds=_bounds(settings), limits=limits, taps=[IngestLog().committed, tail.committed]
@@ -138,6 +143,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             revoked=tls.check,
             provisioning=provisioning,
             quotas=quotas,
+            streams=streams.streams,
         )
         broker = await stack.enter_async_context(
             Broker(
@@ -172,6 +178,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             provisioning,
             quotas,
             usage,
+            streams,
             services,
             presence,
             store,

@@ -2,7 +2,9 @@
 this file.
 """
 
+import base64
 import difflib
+import json
 import os
 import socket
 import tomllib
@@ -17,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from fleet.identity import Source
 from fleetgate.addresses import parse_bind
 from fleetgate.errors import ArgumentError, SettingsError
+from ingester.codecs import CODECS, UNPACKERS
 from ingester.topics import NATIVE_FILTERS, NATIVE_TEMPLATES
 
 PREFIX = "FLEETGATE__"
@@ -172,6 +175,9 @@ class StoreSettings(_Section):
     """Telemetry on disk."""
 
     keep_days: float = Field(90, ge=0, description="days telemetry is kept, from the time of receipt; 0 keeps all")
+    quarantine_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="bytes of payload in quarantine; the oldest go first; 0: any number"
+    )
 
 
 class MetricsSettings(_Section):
@@ -211,6 +217,34 @@ class SourceSettings(_Section):
     password: SecretStr = Field(SecretStr(""), description="password of the user named in the url")
 
 
+class StreamSettings(_Section):
+    """A stream that is not plain JSON below devices/NAME/telemetry. Repeat the section, as [streams.NAME]."""
+
+    filter: str = Field(
+        description="topics: {device} and other {names} capture a level, {name...} the rest; + and # as in MQTT"
+    )
+    codec: str | list[str] = Field(
+        "json", description=f"{', '.join(CODECS)}; a list with {' or '.join(UNPACKERS)} before it where it is wrapped"
+    )
+    stream: str = Field("", description="name of the stream, with captured parts; empty: that of the section")
+    types: list[str] = Field([], description="only of devices of these types; empty: of all")
+    layout: str = Field("", description="codec binary: such as u16 temperature /10; i8 rssi")
+    descriptor_file: str = Field("", description="codec protobuf: file with the descriptor set")
+    message: str = Field("", description="codec protobuf: full name of the message")
+    callable: str = Field("", description="codec python: entry point of the group fleetgate.codecs")
+    budget_ms: float = Field(20, description="codec python: milliseconds for a message")
+    time: str | dict[str, str] = Field(
+        "ts", description="field with the time, {field, unit}, or received; units: auto, s, ms, us, ns, iso"
+    )
+    schema_file: str = Field("", description="file with a JSON Schema of the payload")
+    on_invalid: str = Field("quarantine", description="what it does not allow: quarantine, reject or mark")
+    fields: dict[str, dict[str, str]] = Field({}, description="unit and description of fields")
+    keep_days: float = Field(0, description="days after which it is deleted; 0: as store.keep_days says")
+    keep_bytes: int = Field(0, description="bytes of history; the oldest goes first; 0: any number")
+    keep_payload: bool = Field(False, description="keep payloads as they came in the history, beside their fields")
+    duplicates: str = Field("keep", description="readings of one device, stream and time: keep, merge or drop")
+
+
 class Settings(BaseSettings):
     """All settings."""
 
@@ -233,6 +267,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     source: list[SourceSettings] = []
+    streams: dict[str, StreamSettings] = {}
 
     @classmethod
     def settings_customise_sources(
@@ -245,6 +280,32 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment before file; the file comes in as keyword arguments."""
         return env_settings, init_settings
+
+
+_REPEATED: Mapping[Any, tuple[type[BaseModel], str]] = {
+    list[SourceSettings]: (SourceSettings, "[[source]]"),
+    dict[str, StreamSettings]: (StreamSettings, "[streams.NAME]"),
+}
+
+
+def configured_streams(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Streams of the settings as `ingester.streams` reads them; files are read. Raises SettingsError."""
+    found = {}
+    for name, one in settings.streams.items():
+        given = one.model_dump(exclude_unset=True)
+        for key, file in (("descriptor", given.pop("descriptor_file", "")), ("schema", given.pop("schema_file", ""))):
+            if file:
+                given[key] = _contents(f"streams.{name}.{key}_file", Path(file), key)
+        found[name] = given
+    return found
+
+
+def _contents(where: str, file: Path, key: str) -> Any:
+    try:
+        data = file.read_bytes()
+        return base64.b64encode(data).decode() if key == "descriptor" else json.loads(data)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{where}: {file}: {error}") from error
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -295,8 +356,8 @@ def _near(name: str, known: Mapping[str, Any]) -> str:
 
 def _model_of(field: FieldInfo) -> type[BaseModel]:
     annotation = field.annotation
-    if annotation == list[SourceSettings]:
-        return SourceSettings
+    if annotation in _REPEATED:
+        return _REPEATED[annotation][0]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     raise TypeError(f"{annotation} is not a section")
@@ -312,10 +373,10 @@ def _toml_lines() -> Iterator[str]:
     yield f"# The environment wins: {PREFIX}STORE__KEEP_DAYS=30 sets keep_days of [store]."
     for section, field in Settings.model_fields.items():
         model = _model_of(field)
-        repeated = field.annotation == list[SourceSettings]
+        repeated = field.annotation in _REPEATED
         yield ""
         yield f"# {(model.__doc__ or '').strip()}"
-        yield f"# [[{section}]]" if repeated else f"[{section}]"
+        yield f"# {_REPEATED[field.annotation][1]}" if repeated else f"[{section}]"
         for key, info in model.model_fields.items():
             default = info.get_default(call_default_factory=True, validated_data={})
             commented = repeated or (section, key) == ("tls", "names")  # a default of this machine is not written down

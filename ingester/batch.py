@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -12,6 +12,47 @@ Ack = Callable[[], None]
 """Called once, on the event loop, after the commit that holds the messages it stands for. Must not block."""
 
 
+class Decoded(NamedTuple):
+    """What a decoder makes of a message: where its earliest and latest reading are found, and its readings as they are
+    kept (see decode.encode); None where the payload itself is what is kept.
+    """
+
+    first: int
+    last: int
+    kept: bytes | None
+
+
+class Decoder(Protocol):
+    """Reads messages of one topic that are not plain JSON."""
+
+    @property
+    def codec(self) -> str:
+        """What reads the payload, and what is around it."""
+        ...
+
+    @property
+    def topic(self) -> str:
+        """Where the messages come from."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """What the sender said of the format, "" where that was not asked."""
+        ...
+
+    def decode(self, payload: bytes, received: int) -> Decoded:
+        """Read one message. Raises decode.DecodeError."""
+        ...
+
+
+class Run(NamedTuple):
+    """Messages `start` to `stop` of a batch that `decoder` reads."""
+
+    start: int
+    stop: int
+    decoder: Decoder
+
+
 @dataclass(slots=True)
 class Batch:
     """Columns of equal length, one entry a message, in the order of arrival; `acks` stands apart.
@@ -19,7 +60,8 @@ class Batch:
     A producer fills devices, streams, received and payloads; the pipeline fills times and ends when it decodes.
     A producer whose messages may come a second time fills `connections` and `packet_ids` too, else they stay empty: the
     number of the connection each message came by, unlike any other's, and its packet identifier there, two bytes, zero
-    for none.
+    for none. A producer names in `runs` the messages that are not plain JSON, in order; the pipeline fills `decoded`
+    with their readings (see Decoded), which stays empty where all are plain.
     `times` and `ends` are where the message's earliest and latest reading are found: the device's time where that is
     plausible, else the time of receipt. All times are microseconds since 1970-01-01 UTC.
     """
@@ -33,12 +75,16 @@ class Batch:
     connections: list[int] = field(default_factory=list)
     packet_ids: list[bytes] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    decoded: list[bytes | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.payloads)
 
-    def append(self, device: str, stream: str, received: int, payload: bytes) -> None:
-        """Add one message that is not decoded yet."""
+    def append(self, device: str, stream: str, received: int, payload: bytes, decoder: Decoder | None = None) -> None:
+        """Add one message that is not decoded yet; `decoder` reads it where it is not plain JSON."""
+        if decoder is not None:
+            self.runs.append(Run(len(self), len(self) + 1, decoder))
         self.devices.append(device)
         self.streams.append(stream)
         self.received.append(received)
@@ -46,6 +92,11 @@ class Batch:
 
     def extend(self, other: "Batch") -> None:
         """Add all of `other`, its acks included, behind what is here."""
+        before = len(self)
+        self.runs += [Run(before + run.start, before + run.stop, run.decoder) for run in other.runs]
+        if self.decoded or other.decoded:
+            self.decoded += [None] * (before - len(self.decoded))
+            self.decoded += other.decoded or [None] * len(other)
         self.devices += other.devices
         self.streams += other.streams
         self.received += other.received
@@ -61,7 +112,7 @@ class Batch:
         return sum(map(len, self.payloads))
 
     def slice(self, start: int, stop: int) -> "Batch":
-        """Messages start to stop, without acks: those stand for the whole."""
+        """Decoded messages start to stop, without acks: those stand for the whole."""
         return Batch(
             self.devices[start:stop],
             self.streams[start:stop],
@@ -71,10 +122,11 @@ class Batch:
             self.ends[start:stop],
             self.connections[start:stop],
             self.packet_ids[start:stop],
+            decoded=self.decoded[start:stop],
         )
 
     def without(self, indices: set[int]) -> "Batch":
-        """Everything but the messages at `indices`; the acks stay, for those messages are accounted for elsewhere."""
+        """Everything but the decoded messages at `indices`; the acks stay, for those are accounted for elsewhere."""
         keep = [index for index in range(len(self)) if index not in indices]
 
         def kept(column: list[T]) -> list[T]:
@@ -90,6 +142,7 @@ class Batch:
             kept(self.connections),
             kept(self.packet_ids),
             self.acks,
+            decoded=kept(self.decoded),
         )
 
 
@@ -98,8 +151,9 @@ class Quarantined:
     """One message in quarantine.
 
     `received` is microseconds since 1970-01-01 UTC; `reason` one word out of a closed list; `detail` what and where;
-    `payload` the bytes as they came. `topic` is set when no device and stream could be told from it. `id` is the
-    store's, 0 before it is stored.
+    `payload` the bytes as they came. `topic` is set when no device and stream could be told from it, and where
+    a stream's definition chose the codec; `codec` names that, "" for plain JSON; `content_type` is what the sender said
+    of the format, where that counted. `id` is the store's, 0 before it is stored.
     """
 
     received: int
@@ -110,3 +164,5 @@ class Quarantined:
     payload: bytes
     topic: str = ""
     id: int = 0
+    codec: str = ""
+    content_type: str = ""

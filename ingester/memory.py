@@ -1,6 +1,6 @@
 """A store in memory, with failures on order: what tests and benchmarks put in a real store's place."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -8,7 +8,7 @@ from operator import attrgetter
 from ingester.batch import NO_PACKET_ID, Batch, Quarantined
 from ingester.decode import Limits, readings
 from ingester.errors import StoreError, StoreRejected
-from ingester.store import Row, Selection
+from ingester.store import QuarantineSummary, Row, Selection
 
 
 class MemoryStore:
@@ -23,6 +23,7 @@ class MemoryStore:
         self.rejects = rejects
         self.messages = Batch()
         self._quarantine: dict[int, Quarantined] = {}
+        self._expired: Counter[str] = Counter()
         self._next = 1
 
     async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
@@ -69,19 +70,42 @@ class MemoryStore:
         """See TelemetryStore.recent."""
         return [row for index in range(len(self.messages)) for row in self._rows(index)][-limit:]
 
-    async def quarantined(self, after: int = 0, limit: int = 100, ids: list[int] | None = None) -> list[Quarantined]:
+    async def quarantined(
+        self, after: int = 0, limit: int = 100, ids: Sequence[int] | None = None, reason: str | None = None
+    ) -> list[Quarantined]:
         """See TelemetryStore.quarantined."""
         chosen = [item for item in self._quarantine.values() if item.id > after and (ids is None or item.id in ids)]
-        return chosen[:limit]
+        return [item for item in chosen if reason in {None, item.reason}][:limit]
+
+    async def quarantine_summary(self) -> list[QuarantineSummary]:
+        """See TelemetryStore.quarantine_summary."""
+        found = []
+        for reason in sorted({item.reason for item in self._quarantine.values()} | set(self._expired)):
+            items = [item for item in self._quarantine.values() if item.reason == reason]
+            size, oldest = sum(len(item.payload) for item in items), min((item.received for item in items), default=0)
+            found.append(QuarantineSummary(reason, len(items), size, oldest, self._expired[reason]))
+        return found
+
+    async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
+        """See TelemetryStore.trim_quarantine."""
+        size, surplus = 0, []
+        for item in reversed(self._quarantine.values()):
+            size += len(item.payload)
+            if size > max_bytes:
+                surplus.append(item)
+        return self._expire(surplus[::-1][:limit])
+
+    def _expire(self, items: Sequence[Quarantined]) -> int:
+        for item in items:
+            del self._quarantine[item.id]
+            self._expired[item.reason] += 1
+        return len(items)
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire."""
         old = [index for index, received in enumerate(self.messages.received[:limit]) if received < cutoff]
         self.messages = self.messages.without(set(old))
-        stale = [item.id for item in self._quarantine.values() if item.received < cutoff][:limit]
-        for entry in stale:
-            del self._quarantine[entry]
-        return len(old) + len(stale)
+        return len(old) + self._expire([item for item in self._quarantine.values() if item.received < cutoff][:limit])
 
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge."""
@@ -110,7 +134,8 @@ class MemoryStore:
     def _rows(self, index: int) -> list[Row]:
         messages = self.messages
         received = messages.received[index]
+        kept = messages.decoded[index] if messages.decoded else None
         return [
-            Row(messages.devices[index], messages.streams[index], r.time, received, r.found_at, r.plausible, r.fields)
-            for r in readings(messages.payloads[index], received, Limits())
+            Row(messages.devices[index], messages.streams[index], r.time, received, *r[1:])
+            for r in readings(messages.payloads[index], received, Limits(), kept)
         ]

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import structlog
 
 from ingester.batch import NO_PACKET_ID, Ack, Batch, Quarantined
 from ingester.batcher import Batcher
-from ingester.decode import Limits, scan
+from ingester.decode import Bad, Limits, scan_batch
 from ingester.errors import StoreRejected, StoreUnavailable
 from ingester.histogram import Histogram
 from ingester.ledger import OTHER, Ledger
@@ -144,9 +144,8 @@ class Pipeline:
         unit.offers.append((self._monotonic(), count))
         if not batch.connections:
             batch.connections, batch.packet_ids = [0] * count, [NO_PACKET_ID] * count
-        batch.times, batch.ends, bad = scan(batch.payloads, batch.received, self._limits)
-        if bad:
-            unit.quarantined += [_quarantined(batch, index, reason, detail) for index, reason, detail in bad]
+        if bad := scan_batch(batch, self._limits):
+            unit.quarantined += [_quarantined(batch, entry) for entry in bad]
             batch = batch.without({entry.position for entry in bad})
         unit.batch.extend(batch)
         self._gathered(count, size)
@@ -245,7 +244,7 @@ class Pipeline:
             if len(batch) == 0:
                 raise  # what goes to quarantine is made storable: a fault of ours
             if len(batch) == 1:
-                rejected = _quarantined(batch, 0, "store", str(error))
+                rejected = _quarantined(batch, Bad(0, "store", str(error)))
                 return await self._write(Batch(), [*quarantined, rejected])
             middle = len(batch) // 2
             left, left_out = await self._write(batch.slice(0, middle), quarantined)
@@ -296,7 +295,10 @@ class Pipeline:
             log.exception("tap failed", tap=getattr(function, "__qualname__", repr(function)))
 
 
-def _quarantined(batch: Batch, index: int, reason: str, detail: str) -> Quarantined:
-    return Quarantined(
-        batch.received[index], batch.devices[index], batch.streams[index], reason, detail, batch.payloads[index]
-    )
+def _quarantined(batch: Batch, bad: Bad) -> Quarantined:
+    index, decoder = bad.position, bad.decoder
+    columns = batch.received[index], batch.devices[index], batch.streams[index]
+    found = Quarantined(*columns, bad.reason, bad.detail, batch.payloads[index])
+    if decoder is None:
+        return found
+    return replace(found, topic=decoder.topic, codec=decoder.codec, content_type=decoder.content_type)

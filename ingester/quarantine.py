@@ -1,10 +1,15 @@
 """Reading again what is in quarantine."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ingester.batch import Batch
-from ingester.decode import Limits, scan
+from ingester.batch import Batch, Quarantined
+from ingester.decode import Limits, scan_batch
 from ingester.store import TelemetryStore
+from ingester.streams import Destination, Streams
+from ingester.topics import DEFAULT_STREAM
+
+_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,27 +20,45 @@ class Replayed:
     kept: int
 
 
-async def replay(store: TelemetryStore, limits: Limits, ids: list[int] | None) -> Replayed:
-    """Read messages in quarantine again, under today's limits, and store those that can be read.
+async def replay(
+    store: TelemetryStore,
+    streams: Streams,
+    limits: Limits,
+    ids: Sequence[int] | None = None,
+    reason: str | None = None,
+    edited: Mapping[int, bytes] | None = None,
+) -> Replayed:
+    """Read messages in quarantine again, as streams are defined today, and store those that can be read.
 
-    `ids` None means all. A message leaves quarantine in the transaction that stores it. The ledger is not touched: it
-    counted each of them when it was received.
+    `ids` None means all, `reason` only those of one; `edited` has payloads to read instead of those that came. A
+    message leaves quarantine in the transaction that stores it. The ledger is not touched: it counted each of them
+    when it was received.
     """
     stored = kept = after = 0
-    while page := await store.quarantined(after=after, limit=200, ids=ids):
+    while page := await store.quarantined(after, _PAGE, ids, reason):
         after = page[-1].id
-        known = [item for item in page if item.device]
-        batch = Batch(
-            [item.device for item in known],
-            [item.stream for item in known],
-            [item.received for item in known],
-            [item.payload for item in known],
-        )
-        batch.times, batch.ends, bad = scan(batch.payloads, batch.received, limits)
-        unread = {entry.position for entry in bad}
-        readable = [item.id for index, item in enumerate(known) if index not in unread]
+        known = [(item, found) for item in page if (found := _destination(streams, item)) is not None]
+        batch = Batch()
+        for item, found in known:
+            payload = (edited or {}).get(item.id, item.payload)
+            batch.append(found.device, found.stream, item.received, payload, found.decoder)
+        unread = {entry.position for entry in scan_batch(batch, limits)}
+        readable = [item.id for index, (item, _) in enumerate(known) if index not in unread]
         if readable:
             await store.write(batch.without(unread), [], forget=readable)
         stored += len(readable)
         kept += len(page) - len(readable)
     return Replayed(stored, kept)
+
+
+def _destination(streams: Streams, item: Quarantined) -> Destination | None:
+    """What a message is telemetry of today; never of another device than it came from."""
+    topic = item.topic
+    if not topic:
+        topic = f"devices/{item.device}/telemetry"
+        if item.stream != DEFAULT_STREAM:
+            topic += f"/{item.stream}"
+    found = streams.route(topic, item.device)
+    if found is None or (item.device and found.device != item.device):
+        return None
+    return streams.chosen(found, topic, item.content_type) if item.content_type else found

@@ -18,19 +18,28 @@ _PAUSE_SECONDS = 0.05
 
 
 class Retention:
-    """Every `interval_seconds`, deletes what was received more than `keep_days` ago; 0 keeps all. A context manager."""
+    """Every `interval_seconds`, deletes what was received more than `keep_days` ago; 0 keeps all. A context manager.
+
+    Of what is in quarantine, the newest `quarantine_bytes` are kept; 0: any number.
+    """
 
     def __init__(
-        self, store: TelemetryStore, keep_days: float, interval_seconds: float = 600, clock: Clock | None = None
+        self,
+        store: TelemetryStore,
+        keep_days: float,
+        interval_seconds: float = 600,
+        clock: Clock | None = None,
+        quarantine_bytes: int = 0,
     ) -> None:
         self._store = store
         self._keep_us = int(keep_days * _DAY_US)
+        self._quarantine_bytes = quarantine_bytes
         self._interval = interval_seconds
         self._clock = clock or steady()  # a wall clock set ahead must not delete everything
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._keep_us:
+        if self._keep_us or self._quarantine_bytes:
             self._task = asyncio.create_task(self._run(), name="retention")
         return self
 
@@ -40,10 +49,15 @@ class Retention:
             await asyncio.wait([self._task])
 
     async def expire(self) -> int:
-        """Delete all that is too old now. Returns how many rows went."""
+        """Delete all that is too old now, and what is too much in quarantine. Returns how many rows went."""
         cutoff = self._clock() - self._keep_us
         total = 0
-        while gone := await self._store.expire(cutoff, _SLICE_ROWS):
+        while self._keep_us and (gone := await self._store.expire(cutoff, _SLICE_ROWS)):
+            total += gone
+            await asyncio.sleep(_PAUSE_SECONDS)
+        while self._quarantine_bytes and (
+            gone := await self._store.trim_quarantine(self._quarantine_bytes, _SLICE_ROWS)
+        ):
             total += gone
             await asyncio.sleep(_PAUSE_SECONDS)
         return total

@@ -11,7 +11,8 @@ class Row(NamedTuple):
     """One reading as a query gives it. Times in microseconds since 1970-01-01 UTC.
 
     `time` is the device's own, or where it sent none the time of receipt. `plausible` is False when the device's time
-    can't be right; the reading is then found under its time of receipt, `found_at`.
+    can't be right; the reading is then found under its time of receipt, `found_at`. `marks` are words about it, of its
+    codec or its schema.
     """
 
     device: str
@@ -21,6 +22,7 @@ class Row(NamedTuple):
     found_at: int
     plausible: bool
     fields: dict[str, Any]
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,19 @@ class Selection:
     stream: str | None = None
     start: int | None = None
     end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineSummary:
+    """Messages in quarantine for one reason, their bytes, when the oldest was received (0: there is none), and how
+    many were deleted because they were too old or too many.
+    """
+
+    reason: str
+    messages: int
+    size_bytes: int
+    oldest: int
+    expired: int
 
 
 class TelemetryStore(Protocol):
@@ -86,8 +101,21 @@ class TelemetryStore(Protocol):
         """What was stored last, of any device, in the order of storing."""
         ...
 
-    async def quarantined(self, after: int = 0, limit: int = 100, ids: list[int] | None = None) -> list[Quarantined]:
-        """Quarantined messages with an id above `after`, in the order of ids; only `ids` when given."""
+    async def quarantined(
+        self, after: int = 0, limit: int = 100, ids: Sequence[int] | None = None, reason: str | None = None
+    ) -> list[Quarantined]:
+        """Quarantined messages with an id above `after`, in the order of ids; only `ids`, or one reason, when given."""
+        ...
+
+    async def quarantine_summary(self) -> list[QuarantineSummary]:
+        """What is in quarantine, and what left it unread, by reason."""
+        ...
+
+    async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
+        """Delete the oldest quarantined messages, at most `limit`, as long as all are more than `max_bytes`.
+
+        Returns how many went.
+        """
         ...
 
     async def expire(self, cutoff: int, limit: int) -> int:

@@ -122,7 +122,8 @@ class Tail:
         wanted = [index for index, device in enumerate(batch.devices) if watcher.wants(device)]
         for index in wanted[:_DECODED_PER_COMMIT]:
             received = batch.received[index]
-            for reading in readings(batch.payloads[index], received, self._limits):
+            kept = batch.decoded[index] if batch.decoded else None
+            for reading in readings(batch.payloads[index], received, self._limits, kept):
                 event = {
                     "device": batch.devices[index],
                     "stream": batch.streams[index],

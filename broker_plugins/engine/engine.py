@@ -30,7 +30,7 @@ from broker_plugins.engine.wheel import Wheel, ticks
 from broker_plugins.engine.wills import Wills
 from ingester.clock import Clock, now_us, steady
 from ingester.ledger import Ledger
-from ingester.topics import TopicMap
+from ingester.streams import Streams
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -64,7 +64,7 @@ class Engine:
         ingester: Ingester,
         history: History,
         ledger: Ledger,
-        telemetry: TopicMap,
+        streams: Streams,
         limits: Limits | None = None,
         clock: Clock = now_us,
     ) -> None:
@@ -75,7 +75,8 @@ class Engine:
         """For how long something waited, or may: the wall clock may be set."""
         self.ledger = ledger
         self.history = history
-        self.telemetry = telemetry
+        self.streams = streams
+        streams.changed.append(self.forget_routes)
         self.store = SessionStore(path)
         self.intake = Intake(ingester, lambda: self.store.full)
         self.wheel = Wheel()
@@ -212,6 +213,12 @@ class Engine:
     def renew_rights(self, owners: Iterable[str] | None) -> None:
         """The rights of these identities changed, or of all: who they are did not."""
         self.run(self._renew(list(self._by_owner) if owners is None else list(owners)))
+
+    def forget_routes(self) -> None:
+        """Topics may be telemetry of something else now: what connections know of theirs counts no more."""
+        for connections in self._by_owner.values():
+            for connection in connections:
+                connection.routes.clear()
 
     def forget(self, owner: str) -> None:
         """An identity is gone for good, or what was kept for it is to go: its sessions, and what waits in them."""

@@ -66,6 +66,8 @@ class Principal:
     client_id: str
     shared: bool = False
     """Whether many clients have this identity: their sessions are not kept, and they may come at any rate."""
+    device: str = ""
+    """Whose telemetry a message is where its topic does not say; "" for what is no device."""
 
 
 @dataclass(frozen=True, slots=True)

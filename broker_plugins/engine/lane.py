@@ -12,7 +12,7 @@ from broker_plugins.engine.errors import PacketTooLargeError
 from broker_plugins.engine.message import Message
 from broker_plugins.engine.packets import V5, frame
 from broker_plugins.engine.routes import Route
-from ingester.batch import NO_PACKET_ID
+from ingester.batch import NO_PACKET_ID, Run
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
@@ -127,6 +127,8 @@ def _book(connection: "Connection", route: Route | None, payloads: list[bytes], 
         if not count:
             return
     batch = intake.batch
+    if route.decoder is not None:
+        batch.runs.append(Run(len(batch), len(batch) + count, route.decoder))
     batch.devices += [route.device] * count
     batch.streams += [route.stream] * count
     batch.received += [now] * count

@@ -13,6 +13,7 @@ from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.routes import Route
 from broker_plugins.engine.topics import check_levels, expires_at
 from fleet.policy.rights import matches
+from ingester.streams import Destination
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
@@ -23,9 +24,6 @@ _ANSWERED = ("correlation_data", "user_property")
 _QUOTA = "quota"
 _ROUTES = 1000
 """Topics that are remembered of one connection."""
-
-Telemetry = tuple[str, str] | None
-"""(device, stream) of a topic."""
 
 
 def take(connection: "Connection", packet: Publish) -> bool:
@@ -38,7 +36,7 @@ def take(connection: "Connection", packet: Publish) -> bool:
         raise ProtocolError("a subscription identifier from a client")  # [MQTT-3.3.4-6]
     _resolve_alias(connection, packet)
     check_levels(packet.topic, engine.limits.levels)
-    telemetry = engine.telemetry(packet.topic)
+    telemetry = _destination(connection, packet)
     exceeded = connection.meter.judge(len(packet.payload)) if connection.meter is not None else None
     if exceeded is not None and exceeded.pause:
         connection.pause(exceeded.pause)
@@ -46,8 +44,8 @@ def take(connection: "Connection", packet: Publish) -> bool:
     if exceeded is not None:
         _reject(connection, packet, exceeded.detail)
         return True
-    if telemetry is not None and packet.dup and not _looked_up(connection, telemetry[0]):
-        connection.suspend(_look_up(connection, telemetry[0]))
+    if telemetry is not None and packet.dup and not _looked_up(connection, telemetry.device):
+        connection.suspend(_look_up(connection, telemetry.device))
         return False
     if connection.traced or engine.observed:
         engine.saw(connection, "in", packet)
@@ -60,6 +58,14 @@ def take(connection: "Connection", packet: Publish) -> bool:
     elif (serving := _take(connection, packet, telemetry, allowed=allowed)) is not None:
         connection.suspend(serving)
     return True
+
+
+def _destination(connection: "Connection", packet: Publish) -> Destination | None:
+    """What a message is telemetry of: as its topic says, and as its sender says of its format."""
+    streams = connection.engine.streams
+    found = streams.route(packet.topic, connection.admitted.device)
+    content_type = packet.properties.get("content_type")
+    return found if found is None or not content_type else streams.chosen(found, packet.topic, content_type)
 
 
 def _reject(connection: "Connection", packet: Publish, detail: str) -> None:
@@ -113,7 +119,9 @@ async def _look_up(connection: "Connection", device: str) -> None:
     connection.history_of = device
 
 
-async def _take_asking(connection: "Connection", packet: Publish, telemetry: Telemetry, *, allowed: bool) -> None:
+async def _take_asking(
+    connection: "Connection", packet: Publish, telemetry: Destination | None, *, allowed: bool
+) -> None:
     """With plugins that are to be told or asked about every message.
 
     What the client has no right to they never hear of: a plugin that acts on messages must not act on that one.
@@ -136,7 +144,7 @@ async def _take_asking(connection: "Connection", packet: Publish, telemetry: Tel
 def _take(
     connection: "Connection",
     packet: Publish,
-    telemetry: Telemetry,
+    telemetry: Destination | None,
     *,
     allowed: bool,
     deliveries: "Deliveries | None" = None,
@@ -144,11 +152,14 @@ def _take(
     """Take one; what has to be waited for before the next one is read, where it is a request to the server itself."""
     engine, principal = connection.engine, connection.admitted
     ledger = engine.ledger
-    account = telemetry[0] if allowed and telemetry is not None else principal.name
+    account = telemetry.device if allowed and telemetry is not None else principal.name
     ledger.received(account, packet.qos, len(packet.payload), engine.clock())
     slot = acks.reserve(connection) if packet.qos else None
     if not allowed:
         _deny(connection, packet, account, slot)
+        return None
+    if telemetry is not None and (invalid := telemetry.invalid(packet.payload, engine.clock())) is not None:
+        _reject_invalid(connection, packet, account, slot, invalid)
         return None
     session, before = connection.session, engine.store.changes
     if packet.qos == 2 and session is not None:
@@ -168,6 +179,16 @@ def _take(
     else:
         _store(connection, packet, telemetry, slot, before, deliveries)
     return None
+
+
+def _reject_invalid(connection: "Connection", packet: Publish, account: str, slot: acks.Slot | None, why: str) -> None:
+    """A payload that its stream's schema does not allow: acknowledged, and told where the client understands it."""
+    engine = connection.engine
+    engine.ledger.rejected(account, "schema")
+    engine.hooks.refused("publish", account, "schema", why, packet.topic, str(connection.peer))
+    if slot is not None:
+        answer = Ack(_answer(packet), packet.packet_id, Reason.PAYLOAD_FORMAT_INVALID, connection.explained(why))
+        acks.acknowledge(connection, slot, answer)
 
 
 async def _serve(connection: "Connection", packet: Publish, slot: acks.Slot | None) -> None:
@@ -211,7 +232,7 @@ def _deny(connection: "Connection", packet: Publish, account: str, slot: acks.Sl
         acks.acknowledge(connection, slot, Ack(_answer(packet), packet.packet_id, Reason.NOT_AUTHORIZED, why))
 
 
-def _is_copy(connection: "Connection", packet: Publish, telemetry: tuple[str, str]) -> bool:
+def _is_copy(connection: "Connection", packet: Publish, telemetry: Destination) -> bool:
     """Whether this is a message that an earlier connection of the device brought already.
 
     Without DUP it never is: small clients use packet ids and payloads again.
@@ -222,23 +243,23 @@ def _is_copy(connection: "Connection", packet: Publish, telemetry: tuple[str, st
         connection.history = None  # from now on the last message with this packet id is this one
         return False
     found = (connection.history or {}).get(packet.packet_id.to_bytes(2))
-    return found == (telemetry[1], packet.payload)
+    return found == (telemetry.stream, packet.payload)
 
 
 def _store(
     connection: "Connection",
     packet: Publish,
-    telemetry: tuple[str, str],
+    telemetry: Destination,
     slot: acks.Slot | None,
     before: int,
     deliveries: "Deliveries | None",
 ) -> None:
-    engine, (device, stream) = connection.engine, telemetry
+    engine = connection.engine
     if not packet.qos and engine.intake.sheds:
-        engine.ledger.dropped(device, "intake_full")
+        engine.ledger.dropped(telemetry.device, "intake_full")
         return
     batch = engine.intake.batch
-    batch.append(device, stream, engine.clock(), packet.payload)
+    batch.append(telemetry.device, telemetry.stream, engine.clock(), packet.payload, telemetry.decoder)
     batch.connections.append(connection.number)
     batch.packet_ids.append(packet.packet_id.to_bytes(2))
     if packet.retain or engine.sessions.router.wanted(packet.topic):
@@ -247,16 +268,16 @@ def _store(
         ready = partial(acks.acknowledge, connection, slot, Ack(_answer(packet), packet.packet_id))
         batch.acks.append(partial(engine.store.when_written, ready, before))
     engine.intake.added()
-    if not engine.hooks.checks_topics and not packet.properties:
-        _remember(connection, packet.topic, device, stream)
+    if not engine.hooks.checks_topics and not packet.properties and not telemetry.rejects:
+        _remember(connection, packet.topic, telemetry)
 
 
-def _remember(connection: "Connection", topic: str, device: str, stream: str) -> None:
+def _remember(connection: "Connection", topic: str, telemetry: Destination) -> None:
     """From now on the lane takes this topic."""
     routes = connection.routes
     if len(routes) >= _ROUTES:
         routes.clear()
-    routes[topic.encode()] = Route(topic, device, stream, connection.engine.ledger.account(device))
+    routes[topic.encode()] = Route(topic, telemetry, connection.engine.ledger.account(telemetry.device))
 
 
 def _route(

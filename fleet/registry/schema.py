@@ -144,6 +144,15 @@ templates = Table(
     Column("updated", BigInteger, nullable=False),
 )
 
+streams = Table(
+    "streams",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
 authorities = Table(
     "authorities",
     metadata,

@@ -25,6 +25,7 @@ from fleetgate.cli import (
     quota,
     serve,
     simulate,
+    stream,
     telemetry,
     template,
 )
@@ -56,6 +57,7 @@ for feature in (
     claim,
     enrolment,
     authority,
+    stream,
     telemetry,
     quarantine,
     mqtt,

@@ -11,15 +11,17 @@ from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, ru
 Name = Annotated[str, typer.Argument(help="Its name.")]
 
 
-def add_list(commands: typer.Typer, path: str, columns: Sequence[str], summary: str = "List them all.") -> None:
-    """Add `list`: what the API has at `path`."""
+def add_list(
+    commands: typer.Typer, path: str, columns: Sequence[str], summary: str = "List them all.", name: str = "list"
+) -> None:
+    """Add `list`, or so: what the API has at `path`."""
 
     def list_all(
         context: typer.Context, state: StateOption = None, config: ConfigOption = None, *, as_json: JsonOption = False
     ) -> None:
         print_list(columns, run(call(target(context, state, config), "GET", path)), as_json=as_json)
 
-    commands.command("list", help=summary)(list_all)
+    commands.command(name, help=summary)(list_all)
 
 
 def add_show(commands: typer.Typer, path: str, summary: str = "Show one.") -> None:

@@ -25,6 +25,7 @@ from fleet.registry.query import QueryError as FleetQueryError
 from fleetgate.errors import ArgumentError
 from fleetgate.tls import TlsReloadError
 from ingester.errors import QueryError, StoreError
+from ingester.streams import StreamError
 
 log = structlog.get_logger("fleetgate.http")
 
@@ -44,6 +45,7 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     QueryError: (422, "invalid_query"),
     StoreError: (503, "store"),
     TlsReloadError: (409, "tls_files"),
+    StreamError: (422, "invalid_stream"),
 }
 """Status and code of each error. Codes are stable: programs may rely on them."""
 _CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "media_type"}

@@ -115,7 +115,8 @@ def _reading(row: Row) -> dict[str, Any]:
         "received": iso(row.received),
         "fields": row.fields,
     }
-    return view if row.plausible else {**view, "flags": ["time_implausible"]}
+    flags = [*row.marks, *([] if row.plausible else ["time_implausible"])]
+    return {**view, "flags": flags} if flags else view
 
 
 def _value(row: Row, field: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, chain, compress, count
+from itertools import chain, compress, count, repeat
 from operator import ne
 from typing import TypeVar
 
@@ -13,11 +13,16 @@ from ingester.store import Row
 
 T = TypeVar("T")
 
-JournalRow = tuple[int, str, str, int, int, int, bytes | None, bytes | None, bytes, int | None, bytes | None]
-"""id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids."""
+JournalRow = tuple[
+    int, str, str, int, int, int, bytes | None, bytes | None, bytes, int | None, bytes | None, bytes | None,
+    bytes | None,
+]  # fmt: skip
+"""id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids,
+decoded, decoded_lengths."""
 
 # What is stored was within the limits of its day; a look at it is not the place to refuse it.
 _ANY = Limits(max_bytes=2**31, max_depth=1000)
+_PLAIN = (None, None)
 
 
 def pack(batch: Batch, first_id: int) -> Iterator[JournalRow]:
@@ -29,7 +34,8 @@ def pack(batch: Batch, first_id: int) -> Iterator[JournalRow]:
             only = runs[0].start
             found = times[only], ends[only], received[only]
             packet_ids = batch.packet_ids[only] if number else None
-            yield row_id, device, stream, *found, None, None, payloads[only], connection, packet_ids
+            readings = _joined([batch.decoded[only]]) if batch.decoded else _PLAIN
+            yield row_id, device, stream, *found, None, None, payloads[only], connection, packet_ids, *readings
             continue
         parts, arrived = _column(payloads, runs), _column(received, runs)
         numbers: list[bytes] = _column(batch.packet_ids, runs) if number else []
@@ -46,7 +52,16 @@ def pack(batch: Batch, first_id: int) -> Iterator[JournalRow]:
             b"".join(parts),
             connection,
             b"".join(numbers) if number else None,
+            *(_joined(_column(batch.decoded, runs)) if batch.decoded else _PLAIN),
         )
+
+
+def _joined(decoded: list[bytes | None]) -> tuple[bytes | None, bytes | None]:
+    """Readings of a row's messages, and the length of each."""
+    if not any(decoded):
+        return _PLAIN
+    parts = [entry or b"" for entry in decoded]
+    return b"".join(parts), _to_bytes(array("I", map(len, parts)))
 
 
 def _runs(batch: Batch) -> dict[tuple[str, str, int], list[slice]]:
@@ -65,17 +80,25 @@ def _column(values: list[T], runs: list[slice]) -> list[T]:
     return list(chain.from_iterable(values[run] for run in runs))
 
 
-def messages(row: JournalRow) -> Iterator[tuple[int, bytes]]:
-    """(received, payload) of each message of a row, in the order of arrival."""
+def messages(row: JournalRow) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """(received, payload, readings) of each message of a row, in the order of arrival; None for plain JSON."""
     last, received, lengths, payloads = row[5:9]
     if lengths is None:
-        yield last, payloads
+        yield last, payloads, row[11]
         return
     sizes = _from_bytes("I", lengths)
     arrived: Iterable[int] = [last] * len(sizes) if received is None else _from_bytes("q", received)
-    stops = accumulate(sizes)
-    for moment, size, stop in zip(arrived, sizes, stops, strict=True):
-        yield moment, payloads[stop - size : stop]
+    decoded: Iterable[bytes | None] = repeat(None)
+    if row[11] is not None and row[12] is not None:
+        decoded = (part or None for part in _parts(row[11], _from_bytes("I", row[12])))
+    yield from zip(arrived, _parts(payloads, sizes), decoded, strict=False)
+
+
+def _parts(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    stop = 0
+    for size in sizes:
+        start, stop = stop, stop + size
+        yield data[start:stop]
 
 
 def last_by_packet_id(rows: Iterable[JournalRow], connection: int) -> dict[bytes, tuple[str, bytes]]:
@@ -87,7 +110,7 @@ def last_by_packet_id(rows: Iterable[JournalRow], connection: int) -> dict[bytes
         stream, came_by, packet_ids = row[2], row[9], row[10]
         if packet_ids is None:
             continue
-        payloads = [payload for _, payload in messages(row)]
+        payloads = [payload for _, payload, _ in messages(row)]
         for index in range(len(payloads) - 1, -1, -1):
             packet_id = packet_ids[2 * index : 2 * index + 2]
             if packet_id not in last:
@@ -98,18 +121,18 @@ def last_by_packet_id(rows: Iterable[JournalRow], connection: int) -> dict[bytes
 def unpack(rows: Iterable[JournalRow], start: int | None, end: int | None) -> list[Row]:
     """Readings of rows that are found between `start` and `end`, in the order of rows and of arrival."""
     return [
-        Row(row[1], row[2], reading.time, received, reading.found_at, reading.plausible, reading.fields)
+        Row(row[1], row[2], reading.time, received, reading.found_at, reading.plausible, reading.fields, reading.marks)
         for row in rows
-        for received, payload in messages(row)
-        for reading in _readable(payload, received)
+        for received, payload, kept in messages(row)
+        for reading in _readable(payload, received, kept)
         if (start is None or reading.found_at >= start) and (end is None or reading.found_at <= end)
     ]
 
 
-def _readable(payload: bytes, received: int) -> list[Reading]:
+def _readable(payload: bytes, received: int, kept: bytes | None) -> list[Reading]:
     try:
-        return readings(payload, received, _ANY)
-    except DecodeError as error:
+        return readings(payload, received, _ANY, kept)
+    except (DecodeError, ValueError, TypeError) as error:
         raise CorruptRowError(str(error)) from error
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ingester.errors import StoreTooNew, StoreUnavailable
 
-VERSION = 3
+VERSION = 4
 _MIGRATIONS = {
     1: """
     -- A row holds the messages of one device and stream out of one batch, payloads joined. found_* and received_* bound
@@ -82,6 +82,16 @@ _MIGRATIONS = {
         WHERE segment = (SELECT id FROM segments WHERE until >= OLD.id ORDER BY until LIMIT 1)
             AND device = OLD.device AND stream = OLD.stream AND found_last = OLD.found_last AND id = OLD.id;
     END;
+    """,
+    4: """
+    -- Readings of messages that are not plain JSON, joined as their payloads are, with the length of each, 0 for a
+    -- plain one among them. NULL where all are plain.
+    ALTER TABLE journal ADD COLUMN decoded BLOB;
+    ALTER TABLE journal ADD COLUMN decoded_lengths BLOB;
+    ALTER TABLE quarantine ADD COLUMN codec TEXT NOT NULL DEFAULT '';
+    ALTER TABLE quarantine ADD COLUMN content_type TEXT NOT NULL DEFAULT '';
+    -- How many messages were deleted from quarantine because they were too old, or too many; by their reason.
+    CREATE TABLE quarantine_expired (reason TEXT PRIMARY KEY, messages INTEGER NOT NULL) WITHOUT ROWID;
     """,
 }
 

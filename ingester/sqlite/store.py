@@ -15,9 +15,10 @@ import structlog
 
 from ingester.batch import Batch, Quarantined
 from ingester.errors import StoreError, StoreRejected, StoreUnavailable
+from ingester.sqlite import quarantine
 from ingester.sqlite.rows import JournalRow, last_by_packet_id, pack, unpack
 from ingester.sqlite.schema import migrate
-from ingester.store import Row, Selection
+from ingester.store import QuarantineSummary, Row, Selection
 
 log = structlog.get_logger("fleetgate.ingest")
 
@@ -44,7 +45,8 @@ _PACKET_IDS = 65_535
 _LOOK_BACK_ROWS = 2000
 _KNOWN_SERIES = 1_000_000
 _COLUMNS = (
-    "id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids"
+    "id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids,"
+    " decoded, decoded_lengths"
 )
 _BLOCKS = (128, 16, 1)
 """Rows that one statement inserts."""
@@ -53,6 +55,7 @@ _INSERT = {count: f"INSERT INTO journal ({_COLUMNS}) VALUES {', '.join([_ROW] * 
 _TAIL_ROWS = 8192
 """Rows that are looked through at most; then all of them become a segment of the index."""
 _INDEXED = "(SELECT coalesce(max(until), 0) FROM segments)"
+_EXPIRE = "DELETE FROM journal WHERE id IN (SELECT id FROM journal ORDER BY id LIMIT ?) AND received_last < ?"
 _FORGET_SEGMENTS = (
     "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
 )
@@ -148,7 +151,8 @@ class SqliteStore:
             if len(best) == limit and found_last < best[0].found_at:
                 break
             fetched = await self._fetch([row_id])
-            best += await asyncio.to_thread(unpack, fetched, selection.start, selection.end)
+            # In front: of readings with the same time the one that was stored later comes later.
+            best = await asyncio.to_thread(unpack, fetched, selection.start, selection.end) + best
             best.sort(key=attrgetter("found_at"))
             del best[:-limit]
         return best
@@ -242,25 +246,24 @@ class SqliteStore:
                 break
         return found[-limit:]
 
-    async def quarantined(self, after: int = 0, limit: int = 100, ids: list[int] | None = None) -> list[Quarantined]:
+    async def quarantined(
+        self, after: int = 0, limit: int = 100, ids: Sequence[int] | None = None, reason: str | None = None
+    ) -> list[Quarantined]:
         """See TelemetryStore.quarantined."""
-        chosen = "" if ids is None else f" AND id IN ({','.join(str(int(entry)) for entry in ids) or 'NULL'})"
-        found = await self._read(
-            "SELECT received, device, stream, reason, detail, payload, topic, id FROM quarantine"
-            f" WHERE id > ?{chosen} ORDER BY id LIMIT ?",
-            (after, limit),
-        )
+        found = await self._read(*quarantine.select(after, limit, ids, reason))
         return [Quarantined(*row) for row in found]
+
+    async def quarantine_summary(self) -> list[QuarantineSummary]:
+        """See TelemetryStore.quarantine_summary."""
+        return [QuarantineSummary(*row) for row in await self._read(quarantine.SUMMARY, ())]
+
+    async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
+        """See TelemetryStore.trim_quarantine."""
+        return await self._delete(quarantine.trim(max_bytes, limit))
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. Ids follow the order of receipt, so the oldest rows are the first ones."""
-        gone = await self._delete(
-            [
-                (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} ORDER BY id LIMIT ?) AND {column} < ?",
-                 (limit, cutoff))
-                for table, column in (("journal", "received_last"), ("quarantine", "received"))
-            ]
-        )  # fmt: skip
+        gone = await self._delete([(_EXPIRE, (limit, cutoff)), *quarantine.expire(cutoff, limit)])
         if gone:
             await self._delete([(_FORGET_SEGMENTS, ())])
         return gone
@@ -353,7 +356,8 @@ class SqliteStore:
                 db = self._writer or await self._open_writer()
                 gone = 0
                 for sql, values in statements:
-                    gone += (await db.execute(sql, values)).rowcount
+                    changed = (await db.execute(sql, values)).rowcount
+                    gone += changed if sql.startswith("DELETE") else 0
                 await db.commit()
             except _FAILED as error:
                 raise await self._undo(error) from error
@@ -421,8 +425,7 @@ def _write(
                 connection.execute(_INSERT[count], list(chain.from_iterable(rows[start : start + count])))
             del rows[:whole]
     if quarantined:
-        rows = _quarantine_rows(quarantined, first[1])
-        connection.executemany("INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany(quarantine.INSERT, quarantine.rows(quarantined, first[1]))
     if forget:
         connection.executemany("DELETE FROM quarantine WHERE id = ?", [(entry,) for entry in forget])
     progress.committing = True
@@ -457,21 +460,8 @@ def _where(selection: Selection, stream: str, *, segments: bool = False) -> tupl
     return where, tuple(values)
 
 
-def _quarantine_rows(quarantined: Sequence[Quarantined], first_id: int) -> list[tuple[Any, ...]]:
-    # Text that can't be stored must not keep its message out of quarantine.
-    return [
-        (entry_id, item.received, *map(_storable, (item.device, item.stream, item.topic)), item.reason,
-         _storable(item.detail), item.payload)
-        for entry_id, item in enumerate(quarantined, first_id)
-    ]  # fmt: skip
-
-
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -6,12 +6,14 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ingester.batch import Batch, Quarantined
-from ingester.decode import Limits, scan
+from ingester.decode import Limits, scan, scan_batch
 from ingester.memory import MemoryStore
 from ingester.quarantine import replay
 from ingester.query import buckets
 from ingester.sqlite import SqliteStore
-from ingester.store import Selection
+from ingester.store import QuarantineSummary, Selection
+from ingester.streams import Streams
+from ingester.streams.definition import from_object
 
 T = 1_795_392_000_000_000
 SECOND = 1_000_000
@@ -132,12 +134,14 @@ async def test_quarantine_and_replay(store):
         ("topic", b'{"v": 2}', "x/y"),
     ]
     assert [item.id for item in await store.quarantined(after=listed[0].id, limit=1)] == [listed[1].id]
-    assert await replay(store, Limits(), [listed[1].id]) == type(await replay(store, Limits(), []))(0, 1)
-    result = await replay(store, Limits(), None)
+    assert await replay(store, Streams(), Limits(), [listed[1].id]) == type(
+        await replay(store, Streams(), Limits(), [])
+    )(0, 1)
+    result = await replay(store, Streams(), Limits(), None)
     assert (result.stored, result.kept) == (1, 2)
     assert await values(store, Selection("a")) == [1]
     assert [item.reason for item in await store.quarantined()] == ["not_json", "topic"]
-    assert (await replay(store, Limits(), None)).stored == 0
+    assert (await replay(store, Streams(), Limits(), None)).stored == 0
 
 
 async def test_expire_by_receipt_in_slices(store):
@@ -222,3 +226,45 @@ async def test_many_segments_with_overlapping_times(tmp_path, monkeypatch):
     async with SqliteStore(tmp_path) as store:
         await store.write(batch(("a", "s", T, at(1, 1))), [])
         assert await values(store, Selection("a")) == [1]
+
+
+async def test_quarantine_is_bounded_and_counts_what_it_lets_go(store):
+    """By age and by size, the oldest first; by reason, one can see how many went unread."""
+    items = [Quarantined(T + n, "a", "s", "empty" if n % 2 else "utf8", "", b"x" * 10) for n in range(10)]
+    await store.write(Batch(), items)
+    assert await store.expire(T + 2, 1) == 1
+    assert await store.expire(T + 2, 10) == 1
+    assert await store.expire(T + 2, 10) == 0
+    assert await store.trim_quarantine(80, 10) == 0
+    assert await store.trim_quarantine(45, 3) == 3
+    assert await store.trim_quarantine(45, 3) == 1
+    assert await store.trim_quarantine(45, 3) == 0
+    assert await store.quarantine_summary() == [
+        QuarantineSummary("empty", 2, 20, T + 7, 3),
+        QuarantineSummary("utf8", 2, 20, T + 6, 3),
+    ]
+    left = await store.quarantined(reason="empty")
+    assert [item.received for item in left] == [T + 7, T + 9]
+    await store.write(Batch(), [], forget=[item.id for item in left])
+    assert (await store.quarantine_summary())[0] == QuarantineSummary("empty", 0, 0, 0, 3)
+
+
+async def test_readings_of_other_formats(store):
+    """What a decoder made of a payload is what is found, mixed with plain ones, as often as it is asked."""
+    streams = Streams()
+    streams.define([from_object("c", {"filter": "c", "codec": "cbor"})])
+    bound = streams.route("c", "d").decoder
+    made = Batch()
+    for number in range(6):
+        plain = number % 3 == 0
+        payload = b'{"n": %d}' % number if plain else bytes.fromhex("a1616e") + bytes([number])
+        made.append("d", "c", T + number, payload, None if plain else bound)
+    assert scan_batch(made, Limits()) == []
+    await store.write(made, [])
+    single = Batch()
+    single.append("d", "c", T + 9, bytes.fromhex("a1616e09"), bound)
+    scan_batch(single, Limits())
+    await store.write(single, [])
+    assert [row.fields["n"] for row in await store.newest(Selection("d"), 10)] == [0, 1, 2, 3, 4, 5, 9]
+    assert [row.fields["n"] async for rows in store.rows(Selection("d")) for row in rows] == [0, 1, 2, 3, 4, 5, 9]
+    assert [row.fields["n"] for row in await store.recent(2)] == [5, 9]

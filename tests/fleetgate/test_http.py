@@ -163,6 +163,57 @@ async def test_quarantine(client, core):
     assert (await client.post("/api/v1/quarantine/replay", json={"ids": None})).json() == {"stored": 0, "kept": 2}
 
 
+async def test_quarantine_by_reason_and_edited(client, core):
+    """In bulk by reason, one with another payload; a summary of all."""
+    url = "/api/v1/quarantine"
+    await store(core, "a", b"\xff{", b"", b"", b"{nope")
+    assert [item["reason"] for item in (await client.get(url, params={"reason": "empty"})).json()] == ["empty"] * 2
+    assert (await client.post(f"{url}/replay", json={"reason": "empty"})).json() == {"stored": 0, "kept": 2}
+    broken = (await client.get(url, params={"reason": "not_json"})).json()[0]["id"]
+    assert (await client.get(f"{url}/{broken}")).json()["payload_hex"] == "7b 6e 6f 70 65"
+    payload = base64.b64encode(b'{"repaired": 1}').decode()
+    assert (await client.post(f"{url}/replay", json={"payload_base64": payload})).status_code == 422
+    edit = {"ids": [broken], "payload_base64": "%"}
+    assert (await client.post(f"{url}/replay", json=edit)).json()["detail"] == "payload_base64: not base64"
+    edit["payload_base64"] = payload
+    assert (await client.post(f"{url}/replay", json=edit)).json() == {"stored": 1, "kept": 0}
+    found = (await client.get("/api/v1/devices/a/telemetry/last")).json()
+    assert found[0]["fields"] == {"repaired": 1}
+    summary = (await client.get(f"{url}/summary")).json()
+    assert [(one["reason"], one["messages"], one["bytes"], one["expired"]) for one in summary] == [
+        ("empty", 2, 0, 0),
+        ("utf8", 1, 2, 0),
+    ]
+
+
+async def test_quarantined_messages_are_read_as_streams_are_defined_now(client, core):
+    """After a definition is mended, a replay stores what it could not read before."""
+    await store(core, "a", b"21.5")
+    assert (await client.get("/api/v1/quarantine")).json()[0]["reason"] == "not_object"
+    given = {"filter": "devices/{device}/telemetry", "codec": "text", "stream": "default"}
+    made = await client.put("/api/v1/streams/numbers", json=given)
+    assert (made.status_code, made.json()["version"], made.headers["ETag"]) == (200, 1, '"1"')
+    assert (await client.post("/api/v1/quarantine/replay", json={})).json() == {"stored": 1, "kept": 0}
+    assert (await client.get("/api/v1/devices/a/telemetry/last")).json()[0]["fields"] == {"value": 21.5}
+
+
+async def test_streams(client, core):
+    """Defined, changed, listed, deleted; a wrong one is refused by its key."""
+    given = {"filter": "plant/{device}", "codec": "cbor", "fields": {"t": {"unit": "\u00b0C"}}}
+    assert (await client.put("/api/v1/streams/p", json=given)).json()["definition"] == given
+    stale = await client.put("/api/v1/streams/p", json=given, headers={"If-Match": '"5"'})
+    assert (stale.status_code, stale.json()["code"]) == (409, "stale")
+    wrong = await client.put("/api/v1/streams/p", json={"filter": "a", "codec": "xml"})
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid_stream")
+    assert "stream p: codec: no codec 'xml'" in wrong.json()["detail"]
+    assert [one["name"] for one in (await client.get("/api/v1/streams")).json()] == ["p"]
+    trial = {"topic": "plant/x", "payload_base64": base64.b64encode(bytes.fromhex("a1617601")).decode()}
+    found = (await client.post("/api/v1/codec-trials", json=trial)).json()
+    assert (found[0]["definition"], found[0]["chosen"], found[0]["readings"][0]["fields"]) == ("p", True, {"v": 1})
+    assert (await client.delete("/api/v1/streams/p")).json() == {"name": "p"}
+    assert (await client.get("/api/v1/streams/p")).status_code == 404
+
+
 async def test_tail_streams_until_the_server_stops(client, core):
     """Lines come as they happen."""
     async with client.stream("GET", "/api/v1/tail", params={"device": "a"}) as answer:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fleetgate.errors import SettingsError
-from fleetgate.settings import Settings, load, to_toml
+from fleetgate.settings import Settings, configured_streams, load, to_toml
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,9 +26,31 @@ def test_the_file_in_config_says_the_defaults():
     """Reading it changes nothing; and every key of every section is in it."""
     assert load(ROOT / "config/fleetgate.toml", {}) == Settings()
     text = to_toml()
-    for section in Settings.model_fields:
+    for section in set(Settings.model_fields) - {"streams"}:
         assert f"[{section}]" in text
-    assert set(tomllib.loads(text)) == set(Settings.model_fields) - {"source"}
+    assert "[streams.NAME]" in text
+    assert set(tomllib.loads(text)) == set(Settings.model_fields) - {"source", "streams"}
+
+
+def test_streams_of_the_settings(tmp_path):
+    """As the API has them; files are read, and named where they can't be."""
+    (tmp_path / "s.json").write_text('{"type": "object"}')
+    (tmp_path / "d.pb").write_bytes(b"\x0a")
+    file = tmp_path / "f.toml"
+    file.write_text(
+        f"[streams.a]\nfilter = 'a'\nschema_file = '{tmp_path}/s.json'\n"
+        f"[streams.b]\nfilter = 'b'\ncodec = ['gzip', 'protobuf']\ndescriptor_file = '{tmp_path}/d.pb'\n"
+    )
+    assert configured_streams(load(file, {})) == {
+        "a": {"filter": "a", "schema": {"type": "object"}},
+        "b": {"filter": "b", "codec": ["gzip", "protobuf"], "descriptor": "Cg=="},
+    }
+    file.write_text("[streams.a]\nfilter = 'a'\nschema_file = 'nowhere'\n")
+    with pytest.raises(SettingsError, match="streams.a.schema_file: nowhere"):
+        configured_streams(load(file, {}))
+    file.write_text("[streams.a]\nfilter = 'a'\ncodek = 'cbor'\n")
+    with pytest.raises(SettingsError, match="codek"):
+        load(file, {})
 
 
 @pytest.mark.parametrize(

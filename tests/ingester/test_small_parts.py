@@ -60,7 +60,8 @@ def test_batch_columns_stay_aligned():
     assert batch.size_bytes() == 4
 
 
-def test_a_stored_payload_that_no_longer_reads_is_no_empty_answer():
+@pytest.mark.parametrize("kept", [None, b"[damaged", b"[[1]]"])
+def test_a_stored_payload_that_no_longer_reads_is_no_empty_answer(kept):
     """Damage is an error, never a row that is silently missing."""
     with pytest.raises(CorruptRowError):
-        unpack([(1, "d", "s", 0, 0, 0, None, None, b"{damaged")], None, None)
+        unpack([(1, "d", "s", 0, 0, 0, None, None, b"{damaged", None, None, kept, None)], None, None)

@@ -55,24 +55,30 @@ def test_decoding_gives_readings_or_its_own_error(payload: bytes):
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.integers(0, 5), st.binary(max_size=10)), max_size=40
-    )
+    ),
+    st.lists(st.sampled_from([None, None, b"[]", b"[1]"]), min_size=40, max_size=40),
 )
-def test_journal_rows_hold_every_message_in_order(entries):
+def test_journal_rows_hold_every_message_in_order(entries, decoded):
     """Packing and unpacking gives each device and stream its messages back, byte-exact, in the order they came."""
     batch = Batch()
     for entry in entries:
         batch.append(*entry)
         batch.times.append(entry[2])
         batch.ends.append(entry[2] + 1)
+    batch.decoded = decoded[: len(batch)] if any(decoded[: len(batch)]) else []
     rows = list(pack(batch, 7))
     assert [row[0] for row in rows] == list(range(7, 7 + len(rows)))
     for row in rows:
-        mine = [(received, payload) for device, stream, received, payload in entries if (device, stream) == row[1:3]]
+        mine = [
+            (received, payload, kept)
+            for (device, stream, received, payload), kept in zip(entries, decoded, strict=False)
+            if (device, stream) == row[1:3]
+        ]
         assert list(messages(row)) == mine
         assert row[3:6] == (
-            min(received for received, _ in mine),
-            max(received for received, _ in mine) + 1,
-            max(received for received, _ in mine),
+            min(received for received, *_ in mine),
+            max(received for received, *_ in mine) + 1,
+            max(received for received, *_ in mine),
         )
     assert len({row[1:3] for row in rows}) == len(rows)
 

@@ -328,7 +328,7 @@ async def test_a_fault_of_ours_ends_one_connection(gate: Served, monkeypatch, wh
         else:
             await client.connect("a", keep_alive=1)
             if when == "publish":
-                monkeypatch.setattr(gate.engine, "telemetry", broken)
+                monkeypatch.setattr(gate.engine.streams, "route", broken)
                 await client.send(Publish("devices/a/telemetry", b"{}"))
             elif when == "subscribe":
                 monkeypatch.setattr(gate.engine.sessions, "subscribe", broken)

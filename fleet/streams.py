@@ -1,0 +1,104 @@
+"""Definitions of streams: those of the settings, which stay, and those made by the API, in fleet.db."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from fleet.errors import ConflictError, NotFoundError
+from fleet.policy.subjects import Needs, Subjects
+from fleet.registry.group_service import Groups
+from fleet.registry.model import check_version
+from fleet.registry.schema import streams as table
+from fleet.registry.service import Registry
+from ingester.clock import Clock, now_us
+from ingester.decode import Limits
+from ingester.streams import Definition, Streams
+from ingester.streams.definition import from_object
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A definition; `version` counts its changes, 0: it is one of the settings, and changed there."""
+
+    definition: Definition
+    version: int = 0
+
+
+class StreamDefinitions:
+    """An async context manager: while it is open, `streams` is what is defined."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        groups: Groups,
+        configured: Mapping[str, Mapping[str, Any]],
+        limits: Limits,
+        clock: Clock = now_us,
+    ) -> None:
+        self._database = registry.database
+        self._clock = clock
+        self._found = {name: Kept(from_object(name, given)) for name, given in configured.items()}
+        self._subjects = Subjects(registry, groups, self._told)
+        self.streams = Streams(limits, lambda device: self._subjects.of(device).type)
+        self.changed: list[Callable[[], None]] = []
+
+    async def __aenter__(self) -> Self:
+        async with self._database.reading() as connection:
+            for row in await connection.execute(table.select()):
+                if row.name not in self._found:
+                    self._found[row.name] = Kept(from_object(row.name, json.loads(row.document)), row.version)
+        await self._subjects.__aenter__()
+        await self._define()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._subjects.__aexit__()
+
+    def all(self) -> Sequence[Kept]:
+        """All of them, by name."""
+        return [self._found[name] for name in sorted(self._found)]
+
+    def get(self, name: str) -> Kept:
+        """One of them; raises NotFoundError."""
+        if name not in self._found:
+            raise NotFoundError(f"no stream named {name[:128]!r}")
+        return self._found[name]
+
+    async def put(self, name: str, given: Mapping[str, Any], expected: int | None = None) -> Kept:
+        """Define a stream, or change it: it counts when this returns. Raises StreamError, StaleError, ConflictError."""
+        definition = from_object(name, given)
+        async with self._database.transaction() as connection:
+            known = self._own(name)
+            version = check_version(f"stream {name}", known.version if known else 0, expected)
+            await connection.execute(table.delete().where(table.c.name == name))
+            row = {"name": name, "document": json.dumps(dict(given)), "version": version, "updated": self._clock()}
+            await connection.execute(table.insert(), [row])
+        kept = self._found[name] = Kept(definition, version)
+        await self._define()
+        return kept
+
+    async def delete(self, name: str) -> None:
+        """Forget a definition; what was stored by it stays. Raises NotFoundError, ConflictError."""
+        async with self._database.transaction() as connection:
+            self.get(name)
+            self._own(name)
+            await connection.execute(table.delete().where(table.c.name == name))
+        del self._found[name]
+        await self._define()
+
+    def _own(self, name: str) -> Kept | None:
+        known = self._found.get(name)
+        if known is not None and not known.version:
+            raise ConflictError(f"stream {name} is one of the settings, and changed there")
+        return known
+
+    async def _define(self) -> None:
+        definitions = [kept.definition for kept in self._found.values()]
+        await self._subjects.need(Needs(details=any(one.types for one in definitions)))
+        self.streams.define(definitions)
+        for changed in self.changed:
+            changed()
+
+    def _told(self, _devices: Iterable[str]) -> None:
+        self.streams.forget()

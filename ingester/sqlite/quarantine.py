@@ -1,0 +1,74 @@
+"""SQL of the quarantine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ingester.batch import Quarantined
+
+Statement = tuple[str, tuple[Any, ...]]
+
+INSERT = "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = "received, device, stream, reason, detail, payload, topic, id, codec, content_type"
+SUMMARY = """
+SELECT reason, sum(messages), sum(size), coalesce(max(oldest), 0), sum(expired) FROM (
+    SELECT reason, count(*) AS messages, sum(length(payload)) AS size, min(received) AS oldest, 0 AS expired
+    FROM quarantine GROUP BY reason
+    UNION ALL SELECT reason, 0, 0, NULL, messages FROM quarantine_expired
+) GROUP BY reason ORDER BY reason
+"""
+_OLD = "id IN (SELECT id FROM quarantine ORDER BY id LIMIT ?) AND received < ?"
+_SURPLUS = """
+id IN (
+    SELECT id FROM (
+        SELECT id, sum(length(payload)) OVER (ORDER BY id DESC) AS newer FROM quarantine
+    ) WHERE newer > ? ORDER BY id LIMIT ?
+)
+"""
+
+
+def rows(quarantined: Sequence[Quarantined], first_id: int) -> list[tuple[Any, ...]]:
+    """Rows for INSERT. Text that can't be stored must not keep its message out of quarantine."""
+    return [
+        (entry_id, item.received, *map(_storable, (item.device, item.stream, item.topic)), item.reason,
+         _storable(item.detail), item.payload, item.codec, _storable(item.content_type))
+        for entry_id, item in enumerate(quarantined, first_id)
+    ]  # fmt: skip
+
+
+def select(after: int, limit: int, ids: Sequence[int] | None, reason: str | None) -> Statement:
+    """Statement for rows of Quarantined."""
+    where, values = "id > ?", [after]
+    if ids is not None:
+        where += f" AND id IN ({','.join(str(int(entry)) for entry in ids) or 'NULL'})"
+    if reason is not None:
+        return f"SELECT {_COLUMNS} FROM quarantine WHERE {where} AND reason = ? ORDER BY id LIMIT ?", (
+            *values,
+            reason,
+            limit,
+        )
+    return f"SELECT {_COLUMNS} FROM quarantine WHERE {where} ORDER BY id LIMIT ?", (*values, limit)
+
+
+def expire(cutoff: int, limit: int) -> list[Statement]:
+    """Statements that count the oldest messages received before `cutoff`, and delete them; the last one deletes."""
+    return _counted(_OLD, (limit, cutoff))
+
+
+def trim(max_bytes: int, limit: int) -> list[Statement]:
+    """The same, for messages beyond `max_bytes`."""
+    return _counted(_SURPLUS, (max_bytes, limit))
+
+
+def _counted(where: str, values: tuple[Any, ...]) -> list[Statement]:
+    return [
+        (
+            f"INSERT INTO quarantine_expired SELECT reason, count(*) FROM quarantine WHERE {where} GROUP BY reason"
+            " ON CONFLICT (reason) DO UPDATE SET messages = messages + excluded.messages",
+            values,
+        ),
+        (f"DELETE FROM quarantine WHERE {where}", values),
+    ]
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,124 @@
+"""A stream's definition at work: payloads to readings, in the form that every store keeps. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ingester.batch import Decoded
+from ingester.codecs import CODECS, UNPACKERS, Codec, Context, Parsed
+from ingester.codecs.model import epoch_us
+from ingester.decode import DecodeError, Limits, Reading, encode, flatten, found_at, iso_us, microseconds, time_us
+from ingester.streams.definition import Definition, TimeRule, validator_of
+
+_PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
+_INVALID = "schema"
+_NAMES = frozenset({"device", "stream"})
+
+
+class Decoder:
+    """Reads the messages of one definition; for the life of the definition, so that a codec may remember things."""
+
+    def __init__(self, definition: Definition, limits: Limits) -> None:
+        self.definition = definition
+        self._limits = limits
+        self._unpackers = [UNPACKERS[name]() for name in definition.codec[:-1]]
+        self._codec: Codec = CODECS[definition.codec[-1]](definition.options)
+        self._validator = validator_of(definition.schema) if definition.schema is not None else None
+        self.native = (
+            definition.codec == ("json",) and definition.time == TimeRule() and not definition.filter.names - _NAMES
+        )
+        """Whether the payload itself is what a store keeps."""
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the sender is to be told of what the schema does not allow."""
+        return self._validator is not None and self.definition.on_invalid == "reject"
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to it: JSON without a schema."""
+        return self.native and self._validator is None
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Units of fields that the messages themselves name."""
+        return getattr(self._codec, "units", {})
+
+    def read(self, payload: bytes, context: Context, captured: Mapping[str, str]) -> list[Parsed]:
+        """Readings with flat fields. Raises DecodeError."""
+        if len(payload) > self._limits.max_bytes:
+            raise DecodeError("size", f"{len(payload)} bytes, the limit is {self._limits.max_bytes}")
+        for unpacker in self._unpackers:
+            payload = unpacker.unpack(payload, self._limits)
+        return [self._finished(parsed, captured) for parsed in self._codec.parse(payload, context)]
+
+    def _finished(self, parsed: Parsed, captured: Mapping[str, str]) -> Parsed:
+        time, fields, marks = parsed
+        rule = self.definition.time
+        named = rule.field
+        if not named:
+            time = None
+        elif time is None and (given := fields.get(named)) is not None:
+            time = _time_in(given, rule.unit)
+        if self._validator is not None and not self._validator.is_valid(fields):
+            marks = (*marks, self._invalid(fields))
+        flat = flatten(fields, named if parsed.time is None else None)
+        for name, value in captured.items():
+            flat.setdefault(name, value)
+        return Parsed(time, flat, marks)
+
+    def _invalid(self, fields: dict[str, Any]) -> str:
+        """The mark of a reading that the schema does not allow; raises DecodeError where it is not to be stored."""
+        if self.definition.on_invalid != "mark" and self._validator is not None:
+            error = next(self._validator.iter_errors(fields))
+            where = ".".join(map(str, error.instance_path)) or "the payload"
+            raise DecodeError(_INVALID, f"{where[:100]}: {error.message[:200]}")
+        return _INVALID
+
+
+@dataclass(frozen=True, slots=True)
+class BoundDecoder:
+    """A decoder for the messages of one topic and device. See batch.Decoder."""
+
+    decoder: Decoder
+    topic: str
+    device: str
+    captured: Mapping[str, str]
+    limits: Limits
+    content_type: str = ""
+    """What chose the codec, where the sender did."""
+
+    @property
+    def codec(self) -> str:
+        """As the definition names it."""
+        return " ".join(self.decoder.definition.codec)
+
+    def parse(self, payload: bytes, received: int, *, trial: bool = False) -> list[Parsed]:
+        """Readings with flat fields. Raises DecodeError."""
+        context = Context(self.topic, self.device, received, self.limits, trial)
+        return self.decoder.read(payload, context, self.captured)
+
+    def decode(self, payload: bytes, received: int) -> Decoded:
+        """See batch.Decoder."""
+        readings = [
+            Reading(received if time is None else time, 0, plausible=True, fields=fields, marks=marks)
+            for time, fields, marks in self.parse(payload, received)
+        ]
+        found = [found_at(reading.time, received) for reading in readings]
+        kept = self.decoder.native and not any(reading.marks for reading in readings)
+        return Decoded(min(found), max(found), None if kept else encode(readings))
+
+
+def _time_in(given: Any, unit: str) -> int:
+    """A time in a unit, as microseconds. Raises DecodeError."""
+    if unit == "auto":
+        return time_us(given)
+    if unit == "iso":
+        if not isinstance(given, str):
+            raise DecodeError("timestamp", f"{str(given)[:100]!r} is not ISO 8601 text")
+        return iso_us(given)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise DecodeError("timestamp", f"the time is {type(given).__name__}, not a number")
+    if isinstance(given, float):
+        return epoch_us(given / _PER_SECOND[unit])
+    return microseconds(given * 1_000_000 // _PER_SECOND[unit])

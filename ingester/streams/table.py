@@ -1,0 +1,149 @@
+"""All streams of a gate at one moment: which of them a topic means. Changes count for the next message."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from ingester.codecs import CONTENT_TYPES
+from ingester.decode import DecodeError, Limits
+from ingester.streams.decoder import BoundDecoder, Decoder
+from ingester.streams.definition import Definition, from_object
+from ingester.topics import DEFAULT_STREAM, MAX_DEVICE_LENGTH
+
+_REMEMBERED = 10_000
+_TOPIC_LENGTH = 200
+_STREAM_LENGTH = 256
+
+TypeOf = Callable[[str], str]
+"""The type of a device, "" where it has none."""
+
+NATIVE = (
+    from_object("native", {"filter": "devices/{device}/telemetry", "stream": DEFAULT_STREAM}),
+    from_object("native-streams", {"filter": "devices/{device}/telemetry/{stream...}", "stream": "{stream}"}),
+)
+"""What counts before anything is defined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """What a message is telemetry of. `decoder` is None for plain JSON, which the quick way takes."""
+
+    device: str
+    stream: str
+    decoder: BoundDecoder | None = None
+
+    def invalid(self, payload: bytes, received: int) -> str | None:
+        """Why a message is not to be taken; None: it is, though it may end in quarantine."""
+        if self.decoder is None or not self.rejects:
+            return None
+        try:
+            self.decoder.parse(payload, received, trial=True)
+        except DecodeError as error:
+            return str(error) if error.reason == "schema" else None
+        return None
+
+    @property
+    def rejects(self) -> bool:
+        """Whether it has to be read before it is taken, for its sender may be told that it is invalid."""
+        return self.decoder is not None and self.decoder.decoder.rejects
+
+
+class Streams:
+    """The table. `changed` is called when destinations that were given out may be others now."""
+
+    def __init__(self, limits: Limits | None = None, type_of: TypeOf = lambda _device: "") -> None:
+        self._limits = limits or Limits()
+        self._type_of = type_of
+        self._decoders: list[Decoder] = []
+        self._by_content: dict[str, Decoder] = {}
+        self._remembered: OrderedDict[tuple[str, str], Destination | None] = OrderedDict()
+        self.changed: list[Callable[[], None]] = []
+        self.define(())
+
+    @property
+    def decoders(self) -> Mapping[str, Decoder]:
+        """By the names of their definitions, the built-in ones too."""
+        return {decoder.definition.name: decoder for decoder in self._decoders}
+
+    def define(self, definitions: Iterable[Definition]) -> None:
+        """These count from now on, beside the built-in ones. What did not change keeps what it remembers."""
+        known = self.decoders
+        wanted = [*definitions, *NATIVE]
+        decoders = [
+            before
+            if (before := known.get(one.name)) is not None and before.definition.source == one.source
+            else Decoder(one, self._limits)
+            for one in wanted
+        ]
+        self._decoders = sorted(decoders, key=lambda one: (one.definition.filter.rank, *_lesser(one)), reverse=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """A device has another type now, or a definition is another."""
+        self._remembered.clear()
+        for changed in self.changed:
+            changed()
+
+    def route(self, topic: str, publisher: str) -> Destination | None:
+        """What a message is telemetry of, None: of nothing. `publisher` is the device that sent it, "": none."""
+        key = topic, publisher
+        if key in self._remembered:
+            return self._remembered[key]
+        found = next((there for _, there in self.candidates(topic, publisher)), None)
+        if len(topic) <= _TOPIC_LENGTH:
+            self._remembered[key] = found
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
+        return found
+
+    def candidates(self, topic: str, publisher: str) -> Iterable[tuple[Definition, Destination]]:
+        """All that a topic may mean, the most specific first."""
+        for decoder in self._decoders:
+            captured = decoder.definition.filter.match(topic)
+            if captured is not None and (found := self._destination(decoder, topic, captured, publisher)):
+                yield decoder.definition, found
+
+    def reader(self, definition: Definition, device: str, topic: str) -> BoundDecoder:
+        """What reads a message of a definition, also where that is plain JSON."""
+        return BoundDecoder(self.decoders[definition.name], topic, device, {}, self._limits)
+
+    def chosen(self, destination: Destination, topic: str, content_type: str) -> Destination:
+        """The destination of a message whose sender named its format; one that is not known changes nothing."""
+        name = CONTENT_TYPES.get(content_type.partition(";")[0].strip().lower())
+        bound = destination.decoder
+        if name is None or name == (bound.decoder.definition.codec[-1] if bound is not None else "json"):
+            return destination
+        decoder = self._by_content_type(name, bound.decoder.definition if bound is not None else NATIVE[0])
+        captured = bound.captured if bound is not None else {}
+        return replace(
+            destination, decoder=BoundDecoder(decoder, topic, destination.device, captured, self._limits, content_type)
+        )
+
+    def _by_content_type(self, name: str, definition: Definition) -> Decoder:
+        key = f"{definition.name} {name}"
+        known = self._by_content.get(key)
+        source = {**definition.source, "codec": name}
+        if known is None or known.definition.source != source:
+            known = Decoder(from_object(definition.name, source), self._limits)
+            self._by_content[key] = known
+        return known
+
+    def _destination(
+        self, decoder: Decoder, topic: str, captured: Mapping[str, str], publisher: str
+    ) -> Destination | None:
+        definition = decoder.definition
+        device = captured.get("device", publisher)
+        if not device or len(device) > MAX_DEVICE_LENGTH:
+            return None
+        if definition.types and self._type_of(device) not in definition.types:
+            return None
+        stream = definition.stream.format_map(captured).strip("/")[:_STREAM_LENGTH] or DEFAULT_STREAM
+        if decoder.plain:
+            return Destination(device, stream)
+        kept = {name: value for name, value in captured.items() if name not in {"device", "stream"} and value}
+        return Destination(device, stream, BoundDecoder(decoder, topic, device, kept, self._limits))
+
+
+def _lesser(decoder: Decoder) -> tuple[bool, str]:
+    """Between filters that are equally specific, one for types of devices goes first, then the order of names."""
+    return bool(decoder.definition.types), decoder.definition.name
