@@ -28,6 +28,7 @@ from fleetgate import __version__
 from fleetgate.addresses import format_address, is_loopback, parse_bind
 from fleetgate.core import Core, open_core
 from fleetgate.errors import SettingsError
+from fleetgate.history import available
 from fleetgate.http.api import create_api
 from fleetgate.http.device_api import CertificateProtocol, create_device_api, following
 from fleetgate.http.server import HttpServer
@@ -73,6 +74,8 @@ async def serving(
         core.metrics.register(stack.enter_context(Watchdog()))
         kept = settings.store
         await stack.enter_async_context(Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes))
+        if settings.history.seal and available():
+            core.sealer.start()
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):
             core.sources.append(await stack.enter_async_context(MqttSource(config, core.pipeline, core.ledger)))

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -39,17 +40,21 @@ from fleet.revoked import RevokedList
 from fleet.state import StateFolder, StateLock
 from fleet.streams import StreamDefinitions
 from fleetgate.errors import SettingsError
+from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
 from fleetgate.settings import Settings, configured_streams
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
 from ingester.device_series import DeviceSeries
+from ingester.history.metrics import HistoryCollector
+from ingester.history.rules import Rules as HistoryRules
+from ingester.history.sealer import Sealer
+from ingester.history.store import TieredStore
 from ingester.ingest_log import IngestLog
 from ingester.ledger import Ledger
 from ingester.metrics import Exposition, IngestCollector
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource
-from ingester.sqlite import SqliteStore
 from ingester.tail import Tail
 
 _PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
@@ -76,7 +81,8 @@ class Core:
     streams: StreamDefinitions
     services: Services
     presence: Presence
-    store: SqliteStore
+    store: TieredStore
+    sealer: Sealer
     ledger: Ledger
     pipeline: Pipeline
     tail: Tail
@@ -105,22 +111,26 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         registry = await stack.enter_async_context(Registry(state.fleet_db))
         types = await stack.enter_async_context(Types(registry.database))
         groups = await stack.enter_async_context(Groups(registry))
-        store = await stack.enter_async_context(SqliteStore(state.telemetry))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
-        ledger, tail = Ledger(), Tail(limits)
-        presence = await stack.enter_async_context(Presence(registry, ledger))
         streams = await stack.enter_async_context(
             StreamDefinitions(registry, groups, configured_streams(settings), limits)
         )
+        rules = partial(history_rules, streams, settings)
+        store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
+        if store.catalogue.files and not available():
+            raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
+        sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
+        ledger, tail = Ledger(), Tail(limits)
+        presence = await stack.enter_async_context(Presence(registry, ledger))
         pipeline = await stack.enter_async_context(
             Pipeline(
                 store, ledger, bounds=_bounds(settings), limits=limits, taps=[IngestLog().committed, tail.committed]
             )
         )
         connects = Connects(ledger)
-        rules = Rules(settings.identity.source, settings.identity.trust_domain)
+        naming = Rules(settings.identity.source, settings.identity.trust_domain)
         inventory = Inventory(registry, types, groups)
-        issuer = make_issuer(settings, authority, rules)
+        issuer = make_issuer(settings, authority, naming)
         provisioning = await _provisioning(stack, registry, inventory, groups, issuer)
         tls = await stack.enter_async_context(DeviceTls(settings, state, authority, provisioning.authorities))
         kept = settings.decisions
@@ -139,7 +149,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             ledger,
             connects,
             Refusals(tail),
-            rules,
+            naming,
             revoked=tls.check,
             provisioning=provisioning,
             quotas=quotas,
@@ -160,6 +170,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         metrics = CollectorRegistry()
         metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
         metrics.register(connects)
+        metrics.register(HistoryCollector(store, sealer))
         metrics.register(EngineCollector(broker))
         metrics.register(await stack.enter_async_context(Census(registry)))
         ProcessCollector(registry=metrics)
@@ -168,7 +179,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             state,
             authority,
             issuer,
-            rules,
+            naming,
             registry,
             types,
             groups,
@@ -182,6 +193,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             services,
             presence,
             store,
+            sealer,
             ledger,
             pipeline,
             tail,
@@ -227,6 +239,11 @@ async def _provisioning(
     authorities = await stack.enter_async_context(Authorities(database, templates))
     claims = await stack.enter_async_context(Claims(database, templates))
     return Provisioning(registry, inventory, groups, issuer, templates, authorities, claims, Enrolments(database))
+
+
+def history_rules(streams: StreamDefinitions, settings: Settings) -> HistoryRules:
+    """What counts for files, as streams are defined now."""
+    return rules_of((kept.definition for kept in streams.all()), settings.history)
 
 
 def make_issuer(settings: Settings, authority: Authority, rules: Rules) -> Issuer:

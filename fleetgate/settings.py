@@ -180,6 +180,15 @@ class StoreSettings(_Section):
     )
 
 
+class HistorySettings(_Section):
+    """Telemetry that is sealed into Parquet files, below telemetry/history; needs the extra `analytics`."""
+
+    seal: bool = Field(True, description="seal the journal; false: everything stays in it")
+    seal_minutes: float = Field(60, gt=0, description="minutes after which a message is sealed")
+    seal_bytes: int = Field(256 * 1024 * 1024, gt=0, description="bytes of journal after which all is sealed")
+    keep_payload: bool = Field(False, description="keep payloads as they came, beside their fields")
+
+
 class MetricsSettings(_Section):
     """/metrics."""
 
@@ -264,6 +273,7 @@ class Settings(BaseSettings):
     decisions: DecisionsSettings = DecisionsSettings()
     ingest: IngestSettings = IngestSettings()
     store: StoreSettings = StoreSettings()
+    history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     source: list[SourceSettings] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -10,6 +11,11 @@ NO_PACKET_ID = b"\0\0"
 
 Ack = Callable[[], None]
 """Called once, on the event loop, after the commit that holds the messages it stands for. Must not block."""
+
+
+def copy_digest(stream: str, payload: bytes) -> bytes:
+    """What tells a message from others with its packet id."""
+    return blake2b(b"%s\0%s" % (stream.encode(), payload), digest_size=8).digest()
 
 
 class Decoded(NamedTuple):

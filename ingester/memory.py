@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from ingester.batch import NO_PACKET_ID, Batch, Quarantined
+from ingester.batch import NO_PACKET_ID, Batch, Quarantined, copy_digest
 from ingester.decode import Limits, readings
 from ingester.errors import StoreError, StoreRejected
 from ingester.store import QuarantineSummary, Row, Selection
@@ -59,12 +59,12 @@ class MemoryStore:
         """See TelemetryStore.has."""
         return device in self.messages.devices
 
-    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
         """See TelemetryStore.by_packet_id."""
         kept = self.messages
         columns = zip(kept.devices, kept.packet_ids, kept.connections, kept.streams, kept.payloads, strict=True)
         last = {row[1]: row[2:] for row in columns if row[0] == device and row[1] != NO_PACKET_ID}
-        return {packet_id: row[1:] for packet_id, row in last.items() if row[0] != connection}
+        return {packet_id: copy_digest(*row[1:]) for packet_id, row in last.items() if row[0] != connection}
 
     async def recent(self, limit: int) -> list[Row]:
         """See TelemetryStore.recent."""

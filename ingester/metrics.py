@@ -1,4 +1,4 @@
-"""The ledger, the pipeline and the store as Prometheus families; all of the ingester's are declared here."""
+"""The ledger, the pipeline and the store as Prometheus families; those of the history are in history/metrics.py."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence

@@ -91,9 +91,10 @@ class TelemetryStore(Protocol):
         """Whether anything is kept of a device."""
         ...
 
-    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
-        """The last message kept for each packet id of a device, as (stream, payload): only those that came by another
-        connection than the one with this number. Looks back over the device's last 65,535 messages or so.
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
+        """The last message kept for each packet id of a device, as its digest (see batch.copy_digest): only those that
+        came by another connection than the one with this number. Looks back over the device's last 65,535 messages or
+        so; of those long on disk, over those of its last 15 minutes.
         """
         ...
 
@@ -119,9 +120,10 @@ class TelemetryStore(Protocol):
         ...
 
     async def expire(self, cutoff: int, limit: int) -> int:
-        """Delete one slice, of at most `limit` journal rows and as many quarantined ones, received before `cutoff`.
+        """Delete one slice, of at most `limit` journal rows and as many quarantined ones, received before `cutoff`; and
+        files of which nothing was received later.
 
-        Returns how many went; 0 means that nothing is that old any more.
+        Returns how many rows, messages and files went; 0 means that nothing is that old any more.
         """
         ...
 

@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
         """What is known of the topics this connection publishes to, by their bytes."""
         self.acks: deque[Slot] | None = None
         """Acknowledgements in the order they have to leave in, those not ready yet included; made when there is one."""
-        self.history: dict[bytes, tuple[str, bytes]] | None = None
+        self.history: dict[bytes, bytes] | None = None
         """What copies are recognised by, of device `history_of`; None: not looked up."""
         self.history_of = ""
         self.aliases_in: dict[int, str] | None = None

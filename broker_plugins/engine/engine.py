@@ -49,8 +49,8 @@ Trace = Callable[[str, str, Packet], None]
 class History(Protocol):
     """Where messages sent again are recognised by: the telemetry store."""
 
-    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
-        """The last message of each packet id that came by another connection: packet id -> (stream, payload)."""
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
+        """The last message of each packet id that came by another connection: packet id -> digest."""
         ...
 
 

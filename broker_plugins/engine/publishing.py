@@ -13,6 +13,7 @@ from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.routes import Route
 from broker_plugins.engine.topics import check_levels, expires_at
 from fleet.policy.rights import matches
+from ingester.batch import copy_digest
 from ingester.streams import Destination
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def _is_copy(connection: "Connection", packet: Publish, telemetry: Destination) 
         connection.history = None  # from now on the last message with this packet id is this one
         return False
     found = (connection.history or {}).get(packet.packet_id.to_bytes(2))
-    return found == (telemetry.stream, packet.payload)
+    return found == copy_digest(telemetry.stream, packet.payload)
 
 
 def _store(

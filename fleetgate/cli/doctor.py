@@ -16,6 +16,7 @@ from fleet.errors import InvalidCertificateError
 from fleetgate.addresses import parse_bind
 from fleetgate.cli.output import print_json, print_table
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, target
+from fleetgate.history import available
 
 _CLOCK_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _FREE_BYTES = 1024**3
@@ -63,6 +64,15 @@ def _findings(on: Target) -> Iterator[Finding]:
     yield _database("registry", on.state.fleet_db)
     yield _database("sessions", on.state.mqtt_db)
     yield _database("telemetry", on.state.telemetry / "journal.db")
+    yield _history(on.settings.history.seal)
+
+
+def _history(seal: bool) -> Finding:
+    if not seal:
+        return Finding("history", "ok", "history.seal = false: telemetry stays in the journal")
+    if not available():
+        return Finding("history", "warning", "nothing is sealed: install fleetgate[analytics]")
+    return Finding("history", "ok", "the journal is sealed into files")
 
 
 def _port(scheme: str, bind: str, served: str | None) -> Finding:

@@ -7,7 +7,7 @@ from itertools import chain, compress, count, repeat
 from operator import ne
 from typing import TypeVar
 
-from ingester.batch import NO_PACKET_ID, Batch
+from ingester.batch import NO_PACKET_ID, Batch, copy_digest
 from ingester.decode import DecodeError, Limits, Reading, readings
 from ingester.store import Row
 
@@ -19,6 +19,11 @@ JournalRow = tuple[
 ]  # fmt: skip
 """id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids,
 decoded, decoded_lengths."""
+
+COLUMNS = (
+    "id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids,"
+    " decoded, decoded_lengths"
+)
 
 # What is stored was within the limits of its day; a look at it is not the place to refuse it.
 _ANY = Limits(max_bytes=2**31, max_depth=1000)
@@ -101,11 +106,13 @@ def _parts(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
         yield data[start:stop]
 
 
-def last_by_packet_id(rows: Iterable[JournalRow], connection: int) -> dict[bytes, tuple[str, bytes]]:
-    """From rows of one device, the newest first: packet id -> (stream, payload) of the last message with it, where that
-    came by another connection than `connection`.
+def last_by_packet_id(
+    rows: Iterable[JournalRow], connection: int, earlier: Iterable[tuple[int, int, bytes]] = ()
+) -> dict[bytes, bytes]:
+    """From rows of one device, the newest first: packet id -> digest of the last message with it, where that came by
+    another connection than `connection`. `earlier` are (connection, packet id, digest) of before, the oldest first.
     """
-    last: dict[bytes, tuple[str, bytes] | None] = {}
+    last: dict[bytes, bytes | None] = {}
     for row in rows:
         stream, came_by, packet_ids = row[2], row[9], row[10]
         if packet_ids is None:
@@ -114,7 +121,9 @@ def last_by_packet_id(rows: Iterable[JournalRow], connection: int) -> dict[bytes
         for index in range(len(payloads) - 1, -1, -1):
             packet_id = packet_ids[2 * index : 2 * index + 2]
             if packet_id not in last:
-                last[packet_id] = None if came_by == connection else (stream, payloads[index])
+                last[packet_id] = None if came_by == connection else copy_digest(stream, payloads[index])
+    for came_by, number, digest in reversed(list(earlier)):
+        last.setdefault(number.to_bytes(2), None if came_by == connection else digest)
     return {packet_id: found for packet_id, found in last.items() if found and packet_id != NO_PACKET_ID}
 
 
@@ -124,12 +133,13 @@ def unpack(rows: Iterable[JournalRow], start: int | None, end: int | None) -> li
         Row(row[1], row[2], reading.time, received, reading.found_at, reading.plausible, reading.fields, reading.marks)
         for row in rows
         for received, payload, kept in messages(row)
-        for reading in _readable(payload, received, kept)
+        for reading in readable(payload, received, kept)
         if (start is None or reading.found_at >= start) and (end is None or reading.found_at <= end)
     ]
 
 
-def _readable(payload: bytes, received: int, kept: bytes | None) -> list[Reading]:
+def readable(payload: bytes, received: int, kept: bytes | None) -> list[Reading]:
+    """Readings of a stored message. Raises CorruptRowError."""
     try:
         return readings(payload, received, _ANY, kept)
     except (DecodeError, ValueError, TypeError) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ingester.errors import StoreTooNew, StoreUnavailable
 
-VERSION = 4
+VERSION = 5
 _MIGRATIONS = {
     1: """
     -- A row holds the messages of one device and stream out of one batch, payloads joined. found_* and received_* bound
@@ -92,6 +92,26 @@ _MIGRATIONS = {
     ALTER TABLE quarantine ADD COLUMN content_type TEXT NOT NULL DEFAULT '';
     -- How many messages were deleted from quarantine because they were too old, or too many; by their reason.
     CREATE TABLE quarantine_expired (reason TEXT PRIMARY KEY, messages INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+    5: """
+    -- Files of the history. Journal rows up to the id in `sealed` are in files, and deleted bit by bit.
+    CREATE TABLE sealed_files (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        path TEXT NOT NULL UNIQUE,
+        stream TEXT NOT NULL,
+        rows INTEGER NOT NULL,
+        messages INTEGER NOT NULL,
+        found_first INTEGER NOT NULL,
+        found_last INTEGER NOT NULL,
+        received_last INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL,
+        fields TEXT NOT NULL
+    );
+    CREATE TABLE sealed (until INTEGER NOT NULL);
+    INSERT INTO sealed VALUES (0);
+    -- What copies of messages are told by whose rows are gone; see history.seal.ENTRY.
+    CREATE TABLE remembered (device TEXT PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID;
     """,
 }
 

@@ -5,6 +5,7 @@ import heapq
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -15,8 +16,11 @@ import structlog
 
 from ingester.batch import Batch, Quarantined
 from ingester.errors import StoreError, StoreRejected, StoreUnavailable
+from ingester.merge import in_order
 from ingester.sqlite import quarantine
-from ingester.sqlite.rows import JournalRow, last_by_packet_id, pack, unpack
+from ingester.sqlite.quarantine import Statement
+from ingester.sqlite.remembered import unpack_entries
+from ingester.sqlite.rows import COLUMNS, JournalRow, last_by_packet_id, pack, unpack
 from ingester.sqlite.schema import migrate
 from ingester.store import QuarantineSummary, Row, Selection
 
@@ -39,19 +43,14 @@ _WAL_PAGES = 4000
 """16 MiB of write-ahead log before it is copied into the file."""
 _WAL_ALARM_BYTES = 64 * 1024 * 1024
 """Also what it is cut down to once it was copied."""
-_CHUNK_READINGS = 2000
 _INDEX_PAGE = 100
 _PACKET_IDS = 65_535
 _LOOK_BACK_ROWS = 2000
 _KNOWN_SERIES = 1_000_000
-_COLUMNS = (
-    "id, device, stream, found_first, found_last, received_last, received, lengths, payloads, connection, packet_ids,"
-    " decoded, decoded_lengths"
-)
 _BLOCKS = (128, 16, 1)
 """Rows that one statement inserts."""
-_ROW = f"({', '.join('?' * len(_COLUMNS.split(', ')))})"
-_INSERT = {count: f"INSERT INTO journal ({_COLUMNS}) VALUES {', '.join([_ROW] * count)}" for count in _BLOCKS}
+_ROW = f"({', '.join('?' * len(COLUMNS.split(', ')))})"
+_INSERT = {count: f"INSERT INTO journal ({COLUMNS}) VALUES {', '.join([_ROW] * count)}" for count in _BLOCKS}
 _TAIL_ROWS = 8192
 """Rows that are looked through at most; then all of them become a segment of the index."""
 _INDEXED = "(SELECT coalesce(max(until), 0) FROM segments)"
@@ -79,6 +78,8 @@ class SqliteStore:
         self._indexed = 0
         self._doubtful: Batch | None = None
         """Was written, and its sync failed."""
+        self._unsynced = False
+        """Whether that is so of statements of `apply`."""
         self._confirmed: list[Batch] = []
         """Were doubtful, and are on the disk: whoever writes one of them again is done."""
 
@@ -99,10 +100,7 @@ class SqliteStore:
     async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
         """See TelemetryStore.write."""
         async with self._writing:
-            if self._doubtful is not None:
-                await self._confirm()
-                self._confirmed.append(self._doubtful)
-                self._doubtful = None
+            await self._settle_doubts()
             if any(known is batch for known in self._confirmed):
                 self._confirmed = [known for known in self._confirmed if known is not batch]
                 return
@@ -137,17 +135,17 @@ class SqliteStore:
             log.warning("write-ahead log grows: something reads the journal for a long time", wal_bytes=size)
         self._wal_grows = size > _WAL_ALARM_BYTES
 
-    async def newest(self, selection: Selection, limit: int) -> list[Row]:
-        """See TelemetryStore.newest."""
+    async def newest(self, selection: Selection, limit: int, above: int = 0) -> list[Row]:
+        """See TelemetryStore.newest; only journal rows with ids `above`."""
         newest: list[Row] = []
-        for stream in await self._streams(selection):
-            newest += await self._newest_of(stream, selection, limit)
+        for stream in await self.streams(selection):
+            newest += await self._newest_of(stream, selection, limit, above)
         newest.sort(key=attrgetter("found_at"))
         return newest[-limit:]
 
-    async def _newest_of(self, stream: str, selection: Selection, limit: int) -> list[Row]:
+    async def _newest_of(self, stream: str, selection: Selection, limit: int, above: int) -> list[Row]:
         best: list[Row] = []
-        async for row_id, found_last in self._latest_first(stream, selection):
+        async for row_id, found_last in self._latest_first(stream, selection, above):
             if len(best) == limit and found_last < best[0].found_at:
                 break
             fetched = await self._fetch([row_id])
@@ -157,13 +155,13 @@ class SqliteStore:
             del best[:-limit]
         return best
 
-    async def _latest_first(self, stream: str, selection: Selection) -> AsyncIterator[tuple[int, int]]:
+    async def _latest_first(self, stream: str, selection: Selection, above: int) -> AsyncIterator[tuple[int, int]]:
         """(id, found_last) of rows that may hold something, the latest first; segments are read as they are needed."""
-        where, values = _where(selection, stream)
-        found = await self._read(
+        where, values = _where(selection, stream, above)
+        found = await self.read(
             f"SELECT NULL, id, found_last FROM journal WHERE {where} AND id > {_INDEXED}"
-            " UNION ALL SELECT id, NULL, found_last FROM segments ORDER BY found_last DESC",
-            values,
+            " UNION ALL SELECT id, NULL, found_last FROM segments WHERE until > ? ORDER BY found_last DESC",
+            (*values, above),
         )
         segments = [(segment, last) for segment, _, last in found if segment is not None]
         waiting = [(-last, -row_id) for segment, row_id, last in found if segment is None]
@@ -178,54 +176,45 @@ class SqliteStore:
             if chunk:
                 marks = ",".join(str(segment) for segment, _ in chunk)
                 sql = f"SELECT id, found_last FROM found WHERE segment IN ({marks}) AND {where}"
-                for row_id, found_last in await self._read(sql, values):
+                for row_id, found_last in await self.read(sql, values):
                     heapq.heappush(waiting, (-found_last, -row_id))
 
     async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
         """See TelemetryStore.rows."""
+        index = await self.index(selection)
+        async for rows in in_order(index, partial(self.fetch, selection)):
+            yield rows
+
+    async def index(self, selection: Selection, above: int = 0) -> list[tuple[int, int]]:
+        """(time of its first reading, id) of journal rows that may hold something, with ids `above`."""
         index: list[tuple[int, int]] = []
-        for stream in await self._streams(selection):
-            where, values = _where(selection, stream, segments=True)
-            index += await self._read(f"SELECT found_first, id FROM located WHERE {where}", values)
-        await asyncio.to_thread(index.sort)
-        waiting: list[tuple[int, int, Row]] = []
-        position, count, serial = 0, 1, 0
-        while position < len(index):
-            chunk = index[position : position + count]
-            position += count
-            fetched = await self._fetch([row_id for _, row_id in chunk])
-            found = await asyncio.to_thread(unpack, fetched, selection.start, selection.end)
-            for row in found:
-                heapq.heappush(waiting, (row.found_at, serial, row))
-                serial += 1
-            # Later rows may overlap this one: only what is older than all of them can be given out.
-            until = index[position][0] if position < len(index) else None
-            ready = []
-            while waiting and (until is None or waiting[0][0] < until):
-                ready.append(heapq.heappop(waiting)[2])
-            if ready:
-                yield ready
-            per_row = max(1, len(found)) / len(chunk)
-            count = max(1, min(500, int(_CHUNK_READINGS / per_row)))
+        for stream in await self.streams(selection):
+            where, values = _where(selection, stream, above, segments=True)
+            index += await self.read(f"SELECT found_first, id FROM located WHERE {where}", values)
+        return index
+
+    async def fetch(self, selection: Selection, ids: Sequence[int]) -> list[Row]:
+        """Readings of journal rows."""
+        return await asyncio.to_thread(unpack, await self._fetch(ids), selection.start, selection.end)
 
     async def last_values(self, device: str) -> list[Row]:
         """See TelemetryStore.last_values."""
         last = []
-        for stream in await self._streams(Selection(device)):
-            last += await self._newest_of(stream, Selection(device), 1)
+        for stream in await self.streams(Selection(device)):
+            last += await self._newest_of(stream, Selection(device), 1, 0)
         return last
 
     async def has(self, device: str) -> bool:
         """See TelemetryStore.has."""
-        return bool(await self._streams(Selection(device)))
+        return bool(await self.streams(Selection(device)))
 
-    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, tuple[str, bytes]]:
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
         """See TelemetryStore.by_packet_id."""
         ids: list[int] = []
-        for stream in await self._streams(Selection(device)):
-            where, values = _where(Selection(device), stream)
+        for stream in await self.streams(Selection(device)):
+            where, values = _where(Selection(device), stream, 0)
             newest = f"SELECT id FROM located WHERE {where} ORDER BY id DESC LIMIT ?"
-            ids += [row_id for (row_id,) in await self._read(newest, (*values, _LOOK_BACK_ROWS))]
+            ids += [row_id for (row_id,) in await self.read(newest, (*values, _LOOK_BACK_ROWS))]
         ids.sort(reverse=True)
         rows: list[JournalRow] = []
         found = 0
@@ -235,12 +224,15 @@ class SqliteStore:
             fetched = await self._fetch(ids[start : start + _INDEX_PAGE])
             rows += fetched
             found += sum(len(row[10]) // 2 for row in fetched if row[10] is not None)
-        return await asyncio.to_thread(last_by_packet_id, rows, connection)
+        earlier = await self.read("SELECT entries FROM remembered WHERE device = ?", (device,))
+        entries = [entry[1:] for (data,) in earlier for entry in unpack_entries(data)]
+        return await asyncio.to_thread(last_by_packet_id, rows, connection, entries)
 
-    async def recent(self, limit: int) -> list[Row]:
-        """See TelemetryStore.recent."""
+    async def recent(self, limit: int, above: int = 0) -> list[Row]:
+        """See TelemetryStore.recent; only journal rows with ids `above`."""
         found: list[Row] = []
-        for (row_id,) in await self._read("SELECT id FROM journal ORDER BY id DESC LIMIT ?", (limit,)):
+        ids = await self.read("SELECT id FROM journal WHERE id > ? ORDER BY id DESC LIMIT ?", (above, limit))
+        for (row_id,) in ids:
             found = await asyncio.to_thread(unpack, await self._fetch([row_id]), None, None) + found
             if len(found) >= limit:
                 break
@@ -250,34 +242,34 @@ class SqliteStore:
         self, after: int = 0, limit: int = 100, ids: Sequence[int] | None = None, reason: str | None = None
     ) -> list[Quarantined]:
         """See TelemetryStore.quarantined."""
-        found = await self._read(*quarantine.select(after, limit, ids, reason))
+        found = await self.read(*quarantine.select(after, limit, ids, reason))
         return [Quarantined(*row) for row in found]
 
     async def quarantine_summary(self) -> list[QuarantineSummary]:
         """See TelemetryStore.quarantine_summary."""
-        return [QuarantineSummary(*row) for row in await self._read(quarantine.SUMMARY, ())]
+        return [QuarantineSummary(*row) for row in await self.read(quarantine.SUMMARY, ())]
 
     async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
         """See TelemetryStore.trim_quarantine."""
-        return await self._delete(quarantine.trim(max_bytes, limit))
+        return await self.apply(quarantine.trim(max_bytes, limit))
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. Ids follow the order of receipt, so the oldest rows are the first ones."""
-        gone = await self._delete([(_EXPIRE, (limit, cutoff)), *quarantine.expire(cutoff, limit)])
+        gone = await self.apply([(_EXPIRE, (limit, cutoff)), *quarantine.expire(cutoff, limit)])
         if gone:
-            await self._delete([(_FORGET_SEGMENTS, ())])
+            await self.apply([(_FORGET_SEGMENTS, ())])
         return gone
 
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge."""
         self._known = {key for key in self._known if key[0] != device}
-        gone = await self._delete(
+        gone = await self.apply(
             [
                 (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {found} WHERE device = ? LIMIT ?)", (device, limit))
                 for table, found in (("journal", "located"), ("quarantine", "quarantine"))
             ]
         )
-        return gone or await self._delete([("DELETE FROM series WHERE device = ?", (device,))])
+        return gone or await self.apply([("DELETE FROM series WHERE device = ?", (device,))])
 
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes."""
@@ -303,11 +295,11 @@ class SqliteStore:
     async def _number_on(self, writer: aiosqlite.Connection) -> None:
         """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
         found = await writer.execute_fetchall(
-            "SELECT (SELECT max(id) FROM journal), (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine'),"
-            f" {_INDEXED}"
+            "SELECT max((SELECT coalesce(max(id), 0) FROM journal), (SELECT until FROM sealed)),"
+            f" (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine'), {_INDEXED}"
         )
         ((row, quarantined, self._indexed),) = found
-        self._next_row, self._next_quarantined = max(row or 0, self._indexed) + 1, (quarantined or 0) + 1
+        self._next_row, self._next_quarantined = max(row, self._indexed) + 1, (quarantined or 0) + 1
 
     async def _undo(self, error: Exception) -> StoreError:
         """Roll back; after anything but a lock, start afresh with a new connection. Returns the error to raise."""
@@ -350,33 +342,49 @@ class SqliteStore:
             raise StoreUnavailable(f"{self._path}: {error}") from error
         return bool(len(batch) and self._next_row > row) or bool(quarantined and self._next_quarantined > entry)
 
-    async def _delete(self, statements: Iterable[tuple[str, tuple[Any, ...]]]) -> int:
+    async def apply(self, statements: Iterable[Statement]) -> int:
+        """Run statements in one transaction: how many rows they deleted. Raises StoreUnavailable."""
         async with self._writing:
+            await self._settle_doubts()
             try:
                 db = self._writer or await self._open_writer()
                 gone = 0
                 for sql, values in statements:
                     changed = (await db.execute(sql, values)).rowcount
                     gone += changed if sql.startswith("DELETE") else 0
+                self._unsynced = True
                 await db.commit()
+                self._unsynced = False
             except _FAILED as error:
                 raise await self._undo(error) from error
         return gone
 
-    async def _streams(self, selection: Selection) -> list[str]:
+    async def _settle_doubts(self) -> None:
+        """After a commit whose sync failed: see that it is on the disk, before anything is built on it."""
+        if self._doubtful is None and not self._unsynced:
+            return
+        await self._confirm()
+        self._unsynced = False
+        if self._doubtful is not None:
+            self._confirmed.append(self._doubtful)
+            self._doubtful = None
+
+    async def streams(self, selection: Selection) -> list[str]:
+        """Streams of a device that were ever written to the journal, or the one that is asked for."""
         if selection.stream is not None:
             return [selection.stream]
-        found = await self._read("SELECT stream FROM series WHERE device = ? ORDER BY stream", (selection.device,))
+        found = await self.read("SELECT stream FROM series WHERE device = ? ORDER BY stream", (selection.device,))
         return [stream for (stream,) in found]
 
-    async def _fetch(self, ids: list[int]) -> list[JournalRow]:
+    async def _fetch(self, ids: Sequence[int]) -> list[JournalRow]:
         """Rows in the order of `ids`; those deleted meanwhile are left out."""
         marks = ",".join("?" * len(ids))
-        found = await self._read(f"SELECT {_COLUMNS} FROM journal WHERE id IN ({marks})", ids)
+        found = await self.read(f"SELECT {COLUMNS} FROM journal WHERE id IN ({marks})", ids)
         by_id = {row[0]: row for row in found}
         return [by_id[row_id] for row_id in ids if row_id in by_id]
 
-    async def _read(self, sql: str, values: Sequence[Any]) -> list[Any]:
+    async def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Rows of a statement that changes nothing. Raises StoreUnavailable."""
         if self._reader is None:
             raise StoreUnavailable(f"{self._path}: closed")
         try:
@@ -447,10 +455,10 @@ def _index(connection: sqlite3.Connection) -> None:
     )
 
 
-def _where(selection: Selection, stream: str, *, segments: bool = False) -> tuple[str, tuple[Any, ...]]:
+def _where(selection: Selection, stream: str, above: int, *, segments: bool = False) -> tuple[str, tuple[Any, ...]]:
     """Condition and values; `segments`: on the view, where whole segments may be passed over."""
-    where = "device = ? AND stream = ?"
-    values: list[Any] = [selection.device, stream]
+    where = "device = ? AND stream = ? AND id > ?"
+    values: list[Any] = [selection.device, stream, above]
     for bound, column, sign in ((selection.start, "last", ">="), (selection.end, "first", "<=")):
         if bound is not None:
             columns = (f"found_{column}", f"segment_{column}") if segments else (f"found_{column}",)

@@ -12,7 +12,6 @@ from ingester.topics import DEFAULT_STREAM, MAX_DEVICE_LENGTH
 
 _REMEMBERED = 10_000
 _TOPIC_LENGTH = 200
-_STREAM_LENGTH = 256
 
 TypeOf = Callable[[str], str]
 """The type of a device, "" where it has none."""
@@ -137,7 +136,7 @@ class Streams:
             return None
         if definition.types and self._type_of(device) not in definition.types:
             return None
-        stream = definition.stream.format_map(captured).strip("/")[:_STREAM_LENGTH] or DEFAULT_STREAM
+        stream = definition.stream.format_map(captured).strip("/") or DEFAULT_STREAM
         if decoder.plain:
             return Destination(device, stream)
         kept = {name: value for name, value in captured.items() if name not in {"device", "stream"} and value}

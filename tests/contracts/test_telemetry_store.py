@@ -1,12 +1,15 @@
 """What every telemetry store must promise: one suite over all of them."""
 
 import random
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
+from importlib import import_module
 
 import pytest
 
-from ingester.batch import Batch, Quarantined
+from ingester.batch import Batch, Quarantined, copy_digest
 from ingester.decode import Limits, scan, scan_batch
+from ingester.history.sealer import Sealer
+from ingester.history.store import TieredStore
 from ingester.memory import MemoryStore
 from ingester.quarantine import replay
 from ingester.query import buckets
@@ -17,15 +20,40 @@ from ingester.streams.definition import from_object
 
 T = 1_795_392_000_000_000
 SECOND = 1_000_000
+DAY = 86_400 * SECOND
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite, in segments"])
+class Sealing(TieredStore):
+    """Seals after each write, in this process."""
+
+    async def write(self, *arguments, **more) -> None:
+        await super().write(*arguments, **more)
+        sealer = Sealer(self)
+        sealer._worker.call = in_this_process
+        await sealer.seal(fresh_seconds=-DAY / SECOND)
+
+
+async def in_this_process(function, *arguments):
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)(*arguments)
+
+
+MADE = {
+    "memory": lambda _: nullcontext(MemoryStore()),
+    "sqlite": SqliteStore,
+    "sqlite, in segments": SqliteStore,
+    "tiered": TieredStore,
+    "tiered, all sealed": Sealing,
+}
+
+
+@pytest.fixture(params=MADE)
 async def store(request, tmp_path, monkeypatch):
     if request.param == "sqlite, in segments":
         monkeypatch.setattr("ingester.sqlite.store._TAIL_ROWS", 1)
         monkeypatch.setattr("ingester.sqlite.store._FIRST_SEGMENTS", 1)
-    async with AsyncExitStack() as stack:
-        yield MemoryStore() if request.param == "memory" else await stack.enter_async_context(SqliteStore(tmp_path))
+    async with MADE[request.param](tmp_path) as made:
+        yield made
 
 
 def batch(*messages: tuple[str, str, int, bytes]) -> Batch:
@@ -188,10 +216,8 @@ async def test_the_last_message_of_each_packet_id(store):
     await store.write(batch(("a", "s", T, at(50, 50))), [])
     await store.write(sent(7, ("a", "t", 2, 21), ("a", "s", 0, 60)), [])
     await store.write(sent(8, ("a", "s", 4, 41)), [])
-    found = {
-        packet_id: (stream, payload) for packet_id, (stream, payload) in (await store.by_packet_id("a", 8)).items()
-    }
-    assert found == {b"\0\1": ("s", at(10, 10)), b"\0\2": ("t", at(21, 21))}
+    found = await store.by_packet_id("a", 8)
+    assert found == {b"\0\1": copy_digest("s", at(10, 10)), b"\0\2": copy_digest("t", at(21, 21))}
     assert set(await store.by_packet_id("a", 9)) == {b"\0\1", b"\0\2", b"\0\4"}
     assert await store.by_packet_id("nobody", 9) == {}
 

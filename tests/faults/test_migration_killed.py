@@ -19,6 +19,19 @@ TARGETS = {
         [
             {"journal", "series", "quarantine", "sqlite_sequence"},
             {"journal", "series", "quarantine", "sqlite_sequence", "found", "segments"},
+            {"journal", "series", "quarantine", "sqlite_sequence", "found", "segments", "quarantine_expired"},
+            {
+                "journal",
+                "series",
+                "quarantine",
+                "sqlite_sequence",
+                "found",
+                "segments",
+                "quarantine_expired",
+                "sealed_files",
+                "sealed",
+                "remembered",
+            },
         ],
     ),
 }

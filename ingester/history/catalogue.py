@@ -1,0 +1,105 @@
+"""Which files there are, in the journal's own database: what is sealed changes there in one transaction."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ingester.history.model import SealedFile
+from ingester.sqlite import SqliteStore
+from ingester.sqlite.quarantine import Statement
+from ingester.sqlite.remembered import merge_entries
+
+_COLUMNS = "path, stream, rows, messages, found_first, found_last, received_last, size_bytes, sha256, fields"
+_INSERT = f"INSERT INTO sealed_files ({_COLUMNS}) VALUES ({', '.join('?' * 10)})"
+_DEVICES = 500
+
+
+class Catalogue:
+    """All files, in memory too. An instance sees its own changes only: the journal has one owner."""
+
+    def __init__(self, journal: SqliteStore) -> None:
+        self._journal = journal
+        self.files: tuple[SealedFile, ...] = ()
+        """In the order of sealing. Another tuple after each change: who reads holds on to the one it has."""
+        self.until = 0
+        """Journal rows up to this id are in files."""
+        self.generation = 0
+        """Counts the changes."""
+
+    async def load(self) -> None:
+        """Read what is on disk."""
+        ((self.until,),) = await self._journal.read("SELECT until FROM sealed")
+        found = await self._journal.read(f"SELECT {_COLUMNS}, id FROM sealed_files ORDER BY id")
+        self.files = tuple(_file(row) for row in found)
+        self.generation += 1
+
+    async def remember(self, entries: dict[str, bytes]) -> None:
+        """Keep what copies of messages are told by, for when their rows are gone."""
+        devices = list(entries)
+        for at in range(0, len(devices), _DEVICES):
+            part = devices[at : at + _DEVICES]
+            marks = ",".join("?" * len(part))
+            before = dict(await self._journal.read(f"SELECT * FROM remembered WHERE device IN ({marks})", part))
+            merged = {device: merge_entries(before.get(device, b""), entries[device]) for device in part}
+            await self._journal.apply(
+                ("INSERT OR REPLACE INTO remembered VALUES (?, ?)", item) for item in merged.items()
+            )
+
+    async def add(self, files: Sequence[SealedFile], until: int) -> None:
+        """Files are written: from now on they count, and the journal rows up to `until` do not."""
+        await self._change([*map(_insert, files), ("UPDATE sealed SET until = ?", (until,))])
+
+    async def replace(self, gone: Iterable[SealedFile], files: Sequence[SealedFile]) -> None:
+        """Other files count instead of some."""
+        await self._change([*map(_delete, gone), *map(_insert, files)])
+
+    async def sweep(self, limit: int) -> int:
+        """Delete some of the journal rows that are in files: how many went."""
+        sql = "DELETE FROM journal WHERE id IN (SELECT id FROM journal WHERE id <= ? ORDER BY id LIMIT ?)"
+        return await self._journal.apply([(sql, (self.until, limit))])
+
+    async def oldest(self) -> int | None:
+        """When the first journal row was received that is not sealed; None: there is none."""
+        found = await self._journal.read(
+            "SELECT received_last FROM journal WHERE id > ? ORDER BY id LIMIT 1", (self.until,)
+        )
+        return int(found[0][0]) if found else None
+
+    async def journal_bytes(self) -> int:
+        """Bytes of the journal that are in use: the file does not shrink when rows go."""
+        ((pages,),) = await self._journal.read("PRAGMA page_count")
+        ((free,),) = await self._journal.read("PRAGMA freelist_count")
+        ((size,),) = await self._journal.read("PRAGMA page_size")
+        return int((pages - free) * size)
+
+    async def newest_before(self, received: int) -> int:
+        """Id of the last journal row before the first that was received later than this; 0: there is none."""
+        ((later,),) = await self._journal.read(
+            "SELECT min(id) FROM journal WHERE id > ? AND received_last > ?", (self.until, received)
+        )
+        if later is not None:
+            return int(later) - 1
+        ((last,),) = await self._journal.read("SELECT max(id) FROM journal")
+        return int(last or 0)
+
+    async def _change(self, statements: list[Statement]) -> None:
+        await self._journal.apply(statements)
+        await self.load()
+
+
+def _file(row: Sequence[Any]) -> SealedFile:
+    *columns, fields, number = row
+    values: list[Any] = [*columns, json.loads(fields), number]
+    return SealedFile(*values)
+
+
+def _insert(file: SealedFile) -> Statement:
+    values: tuple[Any, ...] = (
+        file.path, file.stream, file.rows, file.messages, file.first, file.last, file.received_last, file.size_bytes,
+        file.sha256, json.dumps(dict(file.fields)),
+    )  # fmt: skip
+    return _INSERT, values
+
+
+def _delete(file: SealedFile) -> Statement:
+    return "DELETE FROM sealed_files WHERE id = ?", (file.id,)

@@ -1,0 +1,214 @@
+"""Files of the history: written whole and synced, read by row groups, checked page by page."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ingester.history.columns import Reading, readings_of, table_of
+from ingester.history.model import MIXED, DamagedError, SealedFile, Without
+
+ROW_GROUP = 65_536
+_DELTA = ("time", "received", "position", "device_time")
+_DICTIONARY_BYTES = 4 * 1024 * 1024
+"""Of a column in a row group: readings with few decimals repeat, and an index into what repeats is small."""
+_LEVEL = 9
+_FOOTERS = 2000
+
+
+def write(folder: Path, place: PurePosixPath, name: str, readings: Sequence[Reading]) -> SealedFile:
+    """Write readings of one stream and day, or of many, into `folder`/`place`/`name`.parquet; synced when it returns.
+
+    The file appears under its name when it is whole.
+    """
+    mixed = place.parts[0] == "mixed"
+    table, fields = table_of(readings, mixed=mixed)
+    path = place / f"{name}.parquet"
+    target = folder / path
+    _make(target.parent, folder)
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        _write_table(table, file)
+        file.flush()
+        os.fsync(file.fileno())
+    data = partial.read_bytes()
+    partial.rename(target)
+    _sync(target.parent)
+    times = [reading.time for reading in readings]
+    return SealedFile(
+        str(path),
+        MIXED if mixed else readings[0].stream,
+        len(readings),
+        sum(not reading.position for reading in readings),
+        min(times),
+        max(times),
+        max(reading.received for reading in readings),
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+        fields,
+    )
+
+
+def _write_table(table: pa.Table, file: Any) -> None:
+    delta = {name: "DELTA_BINARY_PACKED" for name in table.column_names if name in _DELTA}
+    delta |= {
+        name: "DELTA_BINARY_PACKED"
+        for name in table.column_names
+        if pa.types.is_integer(table.schema.field(name).type) and name not in delta
+    }
+    pq.write_table(
+        table,
+        file,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=_LEVEL,
+        use_dictionary=[name for name in table.column_names if name not in delta and name != "payload"],
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        column_encoding=delta,
+        write_page_checksum=True,
+        sorting_columns=pq.SortingColumn.from_ordering(table.schema, [("device", "ascending"), ("time", "ascending")]),
+    )
+
+
+def _make(folder: Path, above: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for made in (*folder.relative_to(above).parents, folder.relative_to(above)):
+            _sync(above / made)
+
+
+def _sync(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@lru_cache(_FOOTERS)
+def _groups(path: Path) -> tuple[tuple[int, str, str, int, int], ...]:
+    """(rows, first and last device, first and last time) of each row group. Files never change under their names."""
+    metadata = pq.read_metadata(path)
+    names = metadata.schema.names
+    device, time = names.index("device"), names.index("time")
+    found = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        devices, times = group.column(device).statistics, group.column(time).statistics
+        found.append((group.num_rows, devices.min, devices.max, *(_micro(moment) for moment in (times.min, times.max))))
+    return tuple(found)
+
+
+def _micro(moment: Any) -> int:
+    return int(pa.scalar(moment, pa.timestamp("us", tz="UTC")).value)
+
+
+def read_device(
+    folder: Path, file: SealedFile, device: str, stream: str | None, start: int | None, end: int | None
+) -> tuple[list[Reading], list[DamagedError]]:
+    """Readings of a device found between two times, in the order of time; and what of the file is damaged."""
+    readings: list[Reading] = []
+    damaged: list[DamagedError] = []
+    path = folder / file.path
+    try:
+        groups = _groups(path)
+    except (OSError, pa.ArrowException) as error:
+        return [], [DamagedError(file.path, (0, file.rows - 1), str(error))]
+    begin = 0
+    for number, (rows, first, last, earliest, latest) in enumerate(groups):
+        begin, row = begin + rows, begin
+        if (
+            not first <= device <= last
+            or (start is not None and latest < start)
+            or (end is not None and earliest > end)
+        ):
+            continue
+        try:
+            table = _read_group(path, number)
+        except (OSError, pa.ArrowException) as error:
+            damaged.append(DamagedError(file.path, (row, row + rows - 1), str(error)))
+            continue
+        chosen = pc.equal(table.column("device"), device)
+        times = table.column("time").cast(pa.int64())
+        if start is not None:
+            chosen = pc.and_(chosen, pc.greater_equal(times, start))
+        if end is not None:
+            chosen = pc.and_(chosen, pc.less_equal(times, end))
+        if file.stream == MIXED and stream is not None:
+            chosen = pc.and_(chosen, pc.equal(table.column("stream"), stream))
+        readings += readings_of(table.filter(chosen), file.stream)
+    return readings, damaged
+
+
+def _outside(span: tuple[int, int], start: int | None, end: int | None) -> bool:
+    return (start is not None and span[1] < start) or (end is not None and span[0] > end)
+
+
+def _read_group(path: Path, number: int, columns: list[str] | None = None) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if columns is None:
+            columns = [name for name in file.schema_arrow.names if name != "payload"]
+        return file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def read_all(folder: Path, file: SealedFile) -> Iterator[pa.Table]:
+    """All of a file, a row group at a time, payloads too. Raises DamagedError."""
+    path, row = folder / file.path, 0
+    try:
+        groups = _groups(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(file.path, (0, file.rows - 1), str(error)) from error
+    for number, (rows, *_) in enumerate(groups):
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as opened:
+                yield opened.read_row_group(number, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedError(file.path, (row, row + rows - 1), str(error)) from error
+        row += rows
+
+
+def check(folder: Path, file: SealedFile) -> list[DamagedError]:
+    """Everything that is wrong with a file: its checksum first, and then which rows."""
+    path = folder / file.path
+    try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256:
+            return []
+        groups = _groups.__wrapped__(path)
+    except (OSError, pa.ArrowException) as error:
+        return [DamagedError(file.path, (0, file.rows - 1), str(error))]
+    found, row = [], 0
+    for number, (rows, *_) in enumerate(groups):
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as opened:
+                opened.read_row_group(number, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            found.append(DamagedError(file.path, (row, row + rows - 1), str(error)))
+        row += rows
+    return found or [DamagedError(file.path, (0, file.rows - 1), "its checksum is another, though each page reads")]
+
+
+def latest(folder: Path, file: SealedFile, limit: int) -> list[Reading]:
+    """The readings of a file that were received last, in that order. Raises DamagedError."""
+    found = pa.concat_tables(read_all(folder, file))
+    newest = found.take(pc.sort_indices(found, [("received", "ascending")])[-limit:])
+    return readings_of(newest, file.stream)
+
+
+def without_device(folder: Path, file: SealedFile, device: str) -> Without | None:
+    """Write a file anew without one device; None: it has nothing of it. Raises DamagedError."""
+    if not any(first <= device <= last for _, first, last, *_ in _groups(folder / file.path)):
+        return None
+    readings = [reading for table in read_all(folder, file) for reading in readings_of(table, file.stream)]
+    kept = [reading for reading in readings if reading.device != device]
+    if len(kept) == len(readings):
+        return None
+    path = PurePosixPath(file.path)
+    written = [write(folder, path.parent, f"{path.stem}-{secrets.token_hex(4)}", kept)] if kept else []
+    return Without(written, len(readings) - len(kept))

@@ -1,0 +1,32 @@
+"""The history as Prometheus families."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ingester.history.sealer import Sealer
+from ingester.history.store import TieredStore
+
+
+class HistoryCollector(Collector):
+    """What was sealed, what is left to seal, and what is damaged."""
+
+    def __init__(self, store: TieredStore, sealer: Sealer) -> None:
+        self._store = store
+        self._sealer = sealer
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        yield CounterMetricFamily(
+            "fleetgate_sealed_messages", "Messages that went from the journal into files.", self._sealer.sealed_messages
+        )
+        yield CounterMetricFamily(
+            "fleetgate_seal_failures", "Rounds of sealing that came to nothing.", self._sealer.failures
+        )
+        yield GaugeMetricFamily("fleetgate_history_files", "Files of the history.", len(self._store.catalogue.files))
+        yield GaugeMetricFamily(
+            "fleetgate_history_damaged_rows",
+            "Readings in files that no longer read, as far as somebody came upon them.",
+            sum(self._store.damaged.values()),
+        )

@@ -1,0 +1,105 @@
+"""Values of the history: which file holds what. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from ingester.history.rules import Rules
+
+DAY_US = 86_400_000_000
+_NAME_BYTES = 200
+_EPOCH = date(1970, 1, 1)
+MIXED = ""
+"""The stream of a file that holds readings of many streams, each of which had too few for a file of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """One file, as the catalogue has it. It is never changed.
+
+    `path` is relative to the history folder; `stream` MIXED or the one that all of its readings are of; `first` and
+    `last` bound where its readings are found, `received_last` when they came (microseconds since 1970-01-01 UTC);
+    `messages` is how many PUBLISH packets, `rows` how many readings it has; `fields` the type of each typed column.
+    """
+
+    path: str
+    stream: str
+    rows: int
+    messages: int
+    first: int
+    last: int
+    received_last: int
+    size_bytes: int
+    sha256: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Seal journal rows with ids above `after` and at most `until`: as many of them as have `most` messages.
+
+    `name` is a part of the files' names; nothing else is called so.
+    """
+
+    journal: Path
+    folder: Path
+    name: str
+    after: int
+    until: int
+    most: int
+    rules: Rules = field(default_factory=Rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What was written: rows up to `until` are in `files`; `remembered` has the entries of each device."""
+
+    files: list[SealedFile]
+    until: int
+    messages: int
+    remembered: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Write what is in `files` into new ones, called after `name`."""
+
+    folder: Path
+    name: str
+    files: Sequence[SealedFile]
+
+
+class DamagedError(Exception):
+    """A part of a file no longer reads. `rows` is the first and the last of its rows that are lost."""
+
+    def __init__(self, path: str, rows: tuple[int, int], detail: str) -> None:
+        super().__init__(f"{path}: rows {rows[0]} to {rows[1]} are damaged: {detail}")
+        self.path = path
+        self.rows = rows
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[int, int], str]]:
+        return type(self), (self.path, self.rows, self.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """What a file became without a device, none where nothing is left of it; and how many readings went."""
+
+    files: list[SealedFile]
+    gone: int
+
+
+def has_folder(stream: str) -> bool:
+    """Whether a stream's name can be that of a folder."""
+    return len(quote(stream, safe="")) <= _NAME_BYTES
+
+
+def folder_of(stream: str, day: int | None) -> PurePosixPath:
+    """Where files of a stream and a day (since 1970-01-01) are, None: files with many streams."""
+    if day is None:
+        return PurePosixPath("mixed")
+    return PurePosixPath(f"stream={quote(stream, safe='')}", f"day={_EPOCH + timedelta(days=day)}")

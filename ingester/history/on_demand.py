@@ -1,0 +1,38 @@
+"""What reads files, loaded when there is something to read: pyarrow takes half a second and 60 MB. All of it blocks."""
+
+from pathlib import Path
+
+from ingester.history.model import DamagedError, SealedFile, Without
+from ingester.store import Row, Selection
+
+# Imports are inside of the functions because they are of the extra `analytics`.
+
+
+def read(folder: Path, file: SealedFile, selection: Selection) -> tuple[list[Row], list[DamagedError]]:
+    """Readings of a device, in the order of time; and what of the file is damaged."""
+    from ingester.history import columns, files
+
+    chosen = selection.device, selection.stream, selection.start, selection.end
+    found, damaged = files.read_device(folder, file, *chosen)
+    return columns.rows_of(found), damaged
+
+
+def latest(folder: Path, file: SealedFile, limit: int) -> list[Row]:
+    """The readings of a file that were received last, in that order. Raises DamagedError."""
+    from ingester.history import columns, files
+
+    return columns.rows_of(files.latest(folder, file, limit))
+
+
+def without_device(folder: Path, file: SealedFile, device: str) -> Without | None:
+    """See files.without_device."""
+    from ingester.history import files
+
+    return files.without_device(folder, file, device)
+
+
+def check(folder: Path, file: SealedFile) -> list[DamagedError]:
+    """See files.check."""
+    from ingester.history import files
+
+    return files.check(folder, file)

@@ -1,0 +1,63 @@
+"""The worker process, as the loop sees it."""
+
+import asyncio
+import pickle
+import sys
+from asyncio.subprocess import PIPE, Process
+from typing import Any, Self
+
+from ingester.history.worker import LENGTH
+
+
+class WorkerLostError(Exception):
+    """The worker process ended in the middle of its work; nothing came of it."""
+
+
+class Worker:
+    """Runs functions in a process of its own, which is started when it is needed. An async context manager."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._busy = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def call(self, function: str, *arguments: Any) -> Any:
+        """What `module:function` returns, or raises. Raises WorkerLostError."""
+        async with self._busy:
+            process = self._process or await self._start()
+            if process.stdin is None or process.stdout is None:
+                raise WorkerLostError("it has no pipes")
+            try:
+                data = pickle.dumps((function, arguments))
+                process.stdin.write(LENGTH.pack(len(data)) + data)
+                await process.stdin.drain()
+                (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+                done, result = pickle.loads(await process.stdout.readexactly(length))
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                await self.stop()
+                raise WorkerLostError(f"exit status {process.returncode}") from error
+            except BaseException:
+                await self.stop()  # what it would still answer is nobody's
+                raise
+        if not done:
+            raise result
+        return result
+
+    async def stop(self) -> None:
+        """End the process; a call that is going on fails."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def _start(self) -> Process:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ingester.history.worker", stdin=PIPE, stdout=PIPE, limit=2**20
+        )
+        return self._process

@@ -1,0 +1,42 @@
+"""What is said of the history of streams: by name, where a `*` stands for anything. Pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """For streams of these names. None: as it is for all."""
+
+    names: str
+    keep_payload: bool | None = None
+    keep_days: float | None = None
+    keep_bytes: int | None = None
+    duplicates: str = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The first rule that is about a stream counts for it."""
+
+    rules: Sequence[Rule] = ()
+    keep_payload: bool = False
+
+    def of(self, stream: str) -> Rule:
+        """What counts for a stream."""
+        return next((rule for rule in self.rules if _pattern(rule.names).fullmatch(stream)), _NOTHING)
+
+    def keeps_payload(self, stream: str) -> bool:
+        """Whether the payloads of its messages are kept as they came."""
+        said = self.of(stream).keep_payload
+        return self.keep_payload if said is None else said
+
+
+_NOTHING = Rule("*")
+
+
+@cache
+def _pattern(names: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, names.split("*"))), re.DOTALL)

@@ -1,0 +1,183 @@
+"""When the journal is sealed: by age and by size, in the background, in a process of its own."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+
+from ingester.clock import Clock, now_us
+from ingester.errors import StoreUnavailable
+from ingester.history.model import DamagedError, Job, Merge, Sealed, SealedFile
+from ingester.history.process import Worker, WorkerLostError
+from ingester.history.rules import Rules
+from ingester.history.store import TieredStore
+
+log = structlog.get_logger("fleetgate.store")
+
+_HERE = "ingester.history"
+_SWEEP_ROWS = 200
+_SWEEP_PAUSE_SECONDS = 0.02
+"""Between two slices of rows that are deleted: ingest goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When and how much: see the settings of the same names."""
+
+    age_seconds: float = 3600
+    max_bytes: int = 256 * 1024 * 1024
+    messages: int = 100_000
+    """Of one round; more rounds follow while there is more."""
+    fresh_seconds: float = 10
+    """What came so lately stays in the journal."""
+    look_seconds: float = 5
+    merge_files: int = 8
+    """Files of one stream and day that are merged into one."""
+    merge_rows: int = 1_000_000
+    """Larger files stay as they are."""
+
+
+class Sealer:
+    """Seals when it is told to, and by itself once it is started. An async context manager: puts in order what a killed
+    process left; leaving it ends a round in the middle, which costs nothing.
+    """
+
+    def __init__(
+        self,
+        store: TieredStore,
+        policy: Policy | None = None,
+        rules: Callable[[], Rules] = Rules,
+        clock: Clock = now_us,
+    ) -> None:
+        self._store = store
+        self._policy = policy or Policy()
+        self._rules = rules
+        self._clock = clock
+        self._worker = Worker()
+        self._at_work = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self.sealed_messages = 0
+        self.failures = 0
+        """Rounds that came to nothing."""
+
+    async def __aenter__(self) -> Self:
+        for path in await asyncio.to_thread(self._store.unknown):
+            log.warning("a file of the history that nothing refers to is deleted", path=str(path))
+            await asyncio.to_thread(path.unlink)
+        if self._store.catalogue.until:
+            await self.sweep()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._worker.stop()
+
+    def start(self) -> None:
+        """From now on, seal by itself."""
+        self._task = asyncio.create_task(self._run(), name="sealer")
+
+    async def seal(self, *, fresh_seconds: float | None = None) -> int:
+        """Seal all that is not fresh, round by round. Returns how many messages went.
+
+        Raises StoreUnavailable, WorkerLostError, and what else a round can't be done for; what was sealed before stays.
+        """
+        fresh = self._policy.fresh_seconds if fresh_seconds is None else fresh_seconds
+        async with self._at_work:
+            await self._store.catalogue.load()  # a change may have come to its end though it said it failed
+            until = await self._store.catalogue.newest_before(self._clock() - int(fresh * 1e6))
+            total = 0
+            while self._store.catalogue.until < until:
+                total += await self._round(until)
+            return total
+
+    async def scrub(self) -> list[DamagedError]:
+        """Read every file, and say what is damaged."""
+        found: list[DamagedError] = []
+        with self._store.reading() as snapshot:
+            for file in snapshot.files:
+                found += await self._worker.call(f"{_HERE}.files:check", self._store.folder, file)
+        return found
+
+    async def merge(self) -> int:
+        """Merge small files of one stream and day. Returns how many files went into others."""
+        async with self._at_work:
+            await self._store.catalogue.load()
+            return await self._merge()
+
+    async def _merge(self) -> int:
+        total = 0
+        while group := self._mergeable():
+            name = f"{max(file.id for file in group):012d}m-{secrets.token_hex(4)}"
+            merged = await self._worker.call(f"{_HERE}.compact:merge", Merge(self._store.folder, name, group))
+            await self._store.catalogue.replace(group, merged)
+            await self._store.settled()
+            await asyncio.to_thread(self._unlink, group)
+            total += len(group)
+            log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
+        return total
+
+    async def sweep(self) -> None:
+        """Delete journal rows that are in files, once nobody reads them any more."""
+        await self._store.settled()
+        gone = _SWEEP_ROWS
+        while gone:
+            gone = await self._store.catalogue.sweep(_SWEEP_ROWS)
+            await asyncio.sleep(_SWEEP_PAUSE_SECONDS if gone else 0)
+
+    async def _round(self, until: int) -> int:
+        store, catalogue = self._store, self._store.catalogue
+        name = f"{catalogue.until + 1:012d}-{secrets.token_hex(4)}"
+        journal = store.folder.parent / "journal.db"
+        job = Job(journal, store.folder, name, catalogue.until, until, self._policy.messages, self._rules())
+        sealed: Sealed = await self._worker.call(f"{_HERE}.seal:seal", job)
+        await catalogue.remember(sealed.remembered)
+        await catalogue.add(sealed.files, sealed.until)
+        self.sealed_messages += sealed.messages
+        log.info("sealed", messages=sealed.messages, files=len(sealed.files), journal_until=sealed.until)
+        await self.sweep()
+        return sealed.messages
+
+    def _mergeable(self) -> Sequence[SealedFile]:
+        policy = self._policy
+        places: dict[str, list[SealedFile]] = {}
+        for file in self._store.catalogue.files:
+            if file.rows < policy.merge_rows:
+                mine = places.setdefault(file.path.rpartition("/")[0], [])
+                mine.append(file)
+                if len(mine) >= policy.merge_files:
+                    return mine
+        return ()
+
+    async def _due(self) -> bool:
+        policy, catalogue = self._policy, self._store.catalogue
+        received = await catalogue.oldest()
+        if received is None:
+            return False
+        old = received < self._clock() - int(policy.age_seconds * 1e6)
+        return old or await catalogue.journal_bytes() > policy.max_bytes
+
+    def _unlink(self, gone: Sequence[SealedFile]) -> None:
+        for file in gone:
+            (self._store.folder / file.path).unlink(missing_ok=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if await self._due():
+                    await self.seal()
+                    await self.merge()
+                    await self._worker.stop()
+                await self._store.expire_by_rules(self._clock())
+            except (StoreUnavailable, WorkerLostError, OSError) as error:
+                self.failures += 1
+                log.error("not sealed, again later", error=str(error))
+            except Exception:
+                # Supervision point: what can't be sealed stays in the journal, where it is served from.
+                self.failures += 1
+                log.exception("not sealed, again later")
+            await asyncio.sleep(self._policy.look_seconds)

@@ -1,0 +1,264 @@
+"""TieredStore: the journal and the history as one TelemetryStore. Needs the extra `analytics`."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from ingester.batch import Batch, Quarantined
+from ingester.errors import QueryError, StoreUnavailable
+from ingester.history import on_demand
+from ingester.history.catalogue import Catalogue
+from ingester.history.model import DAY_US, MIXED, DamagedError, SealedFile
+from ingester.history.rules import Rule, Rules
+from ingester.merge import in_order
+from ingester.sqlite import SqliteStore
+from ingester.store import QuarantineSummary, Row, Selection
+
+log = structlog.get_logger("fleetgate.store")
+
+_HISTORY, _JOURNAL = 0, 1
+_NOTHING = Rule("*")
+_READ_SECONDS = 600
+_AT_ONCE, _ROWS_AT_ONCE = 8, 500
+"""Files, and journal rows, that are read together at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What counts for one reader: these files, and journal rows with ids above `until`."""
+
+    files: tuple[SealedFile, ...]
+    until: int
+    generation: int
+
+
+class TieredStore:
+    """TelemetryStore in `folder`: journal.db, and files below history/. An async context manager.
+
+    `damaged` counts rows of files that no longer read, as readers came upon them.
+    """
+
+    def __init__(self, folder: Path, rules: Callable[[], Rules] = Rules) -> None:
+        self._rules = rules
+        self.journal = SqliteStore(folder)
+        self.catalogue = Catalogue(self.journal)
+        self.folder = folder / "history"
+        self.damaged: Counter[str] = Counter()
+        self._readers: Counter[int] = Counter()
+        """How many read by each generation of the catalogue."""
+        self._done = asyncio.Event()
+        self._gone_before = 0
+        """What counted for generations before this may be gone."""
+
+    async def __aenter__(self) -> Self:
+        await self.journal.__aenter__()
+        await self.catalogue.load()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.journal.__aexit__(*exception)
+
+    @contextmanager
+    def reading(self) -> Iterator[Snapshot]:
+        """What counts now; for `_READ_SECONDS` none of it goes away before the end of the block."""
+        catalogue = self.catalogue
+        snapshot = Snapshot(catalogue.files, catalogue.until, catalogue.generation)
+        self._readers[snapshot.generation] += 1
+        try:
+            yield snapshot
+        finally:
+            self._readers[snapshot.generation] -= 1
+            if not self._readers[snapshot.generation]:
+                del self._readers[snapshot.generation]
+            self._done.set()
+
+    async def settled(self) -> None:
+        """Wait until everybody reads who began before the last change of the catalogue is done, or too slow."""
+        now = self.catalogue.generation
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                while any(generation < now for generation in self._readers):
+                    self._done.clear()
+                    await self._done.wait()
+        except TimeoutError:
+            self._gone_before = now
+
+    def _check(self, snapshot: Snapshot) -> None:
+        if snapshot.generation < self._gone_before:
+            raise QueryError(f"the query took more than {_READ_SECONDS} seconds: what it reads was moved meanwhile")
+
+    async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
+        """See TelemetryStore.write."""
+        await self.journal.write(batch, quarantined, forget)
+
+    async def newest(self, selection: Selection, limit: int) -> list[Row]:
+        """See TelemetryStore.newest."""
+        with self.reading() as snapshot:
+            best = await self.journal.newest(selection, limit, snapshot.until)
+            found = sorted(_candidates(snapshot, selection), key=lambda file: (-file.last, -file.id))
+            for file in found:
+                if len(best) == limit and file.last < best[0].found_at:
+                    break
+                # In front: what is sealed was received before what is not, and what was sealed later comes later.
+                best = await self._read(file, selection) + best
+                self._check(snapshot)
+                best.sort(key=attrgetter("found_at"))
+                del best[:-limit]
+        return best
+
+    async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
+        """See TelemetryStore.rows."""
+        with self.reading() as snapshot:
+            found = {file.id: file for file in _candidates(snapshot, selection)}
+            index = [(file.first, (_HISTORY, file.id)) for file in found.values()]
+            journal = await self.journal.index(selection, snapshot.until)
+            index += [(first, (_JOURNAL, row_id)) for first, row_id in journal]
+
+            async def fetch(places: Sequence[tuple[int, int]]) -> list[Row]:
+                rows: list[Row] = []
+                for tier, number in places:
+                    if tier == _HISTORY:
+                        rows += await self._read(found[number], selection)
+                if ids := [number for tier, number in places if tier == _JOURNAL]:
+                    rows += await self.journal.fetch(selection, ids)
+                self._check(snapshot)
+                return rows
+
+            async for rows in in_order(index, fetch, _AT_ONCE if found else _ROWS_AT_ONCE):
+                yield rows
+
+    async def last_values(self, device: str) -> list[Row]:
+        """See TelemetryStore.last_values."""
+        last = {row.stream: row for row in await self.journal.last_values(device)}
+        with self.reading() as snapshot:
+            streams = set(await self.journal.streams(Selection(device)))
+            for stream in streams:
+                newest = await self._newest_sealed(snapshot, Selection(device, stream), last.get(stream))
+                if newest is not None:
+                    last[stream] = newest
+        return [last[stream] for stream in sorted(last)]
+
+    async def _newest_sealed(self, snapshot: Snapshot, selection: Selection, known: Row | None) -> Row | None:
+        for file in sorted(_candidates(snapshot, selection), key=lambda file: (-file.last, -file.id)):
+            if known is not None and file.last <= known.found_at:
+                break
+            rows = [row for row in await self._read(file, selection) if known is None or row.found_at > known.found_at]
+            if rows:
+                known = max(rows, key=attrgetter("found_at"))
+        return known
+
+    async def has(self, device: str) -> bool:
+        """See TelemetryStore.has."""
+        return await self.journal.has(device)
+
+    async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
+        """See TelemetryStore.by_packet_id."""
+        return await self.journal.by_packet_id(device, connection)
+
+    async def recent(self, limit: int) -> list[Row]:
+        """See TelemetryStore.recent."""
+        with self.reading() as snapshot:
+            found = await self.journal.recent(limit, snapshot.until)
+            for file in reversed(snapshot.files):
+                if len(found) >= limit:
+                    break
+                found = await asyncio.to_thread(on_demand.latest, self.folder, file, limit) + found
+        return found[-limit:]
+
+    async def quarantined(
+        self, after: int = 0, limit: int = 100, ids: Sequence[int] | None = None, reason: str | None = None
+    ) -> list[Quarantined]:
+        """See TelemetryStore.quarantined."""
+        return await self.journal.quarantined(after, limit, ids, reason)
+
+    async def quarantine_summary(self) -> list[QuarantineSummary]:
+        """See TelemetryStore.quarantine_summary."""
+        return await self.journal.quarantine_summary()
+
+    async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
+        """See TelemetryStore.trim_quarantine."""
+        return await self.journal.trim_quarantine(max_bytes, limit)
+
+    async def expire(self, cutoff: int, limit: int) -> int:
+        """See TelemetryStore.expire. A file goes when all of it is old enough."""
+        rules = self._rules()
+        gone = [
+            file
+            for file in self.catalogue.files
+            if file.received_last < cutoff and rules.of(file.stream).keep_days is None
+        ][:limit]
+        await self.drop(gone)
+        return len(gone) + await self.journal.expire(cutoff, limit)
+
+    async def purge(self, device: str, limit: int) -> int:
+        """See TelemetryStore.purge. Files that have anything of the device are written anew, one in a call."""
+        for file in self.catalogue.files:
+            try:
+                kept = await asyncio.to_thread(on_demand.without_device, self.folder, file, device)
+            except DamagedError as error:
+                raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
+            if kept is not None:
+                await self.catalogue.replace([file], kept.files)
+                await self.settled()
+                await asyncio.to_thread(self._unlink, [file])
+                return kept.gone
+        return await self.journal.purge(device, limit)
+
+    async def drop(self, gone: Sequence[SealedFile]) -> None:
+        """Files count no more, and are deleted once nobody reads them."""
+        if gone:
+            await self.catalogue.replace(gone, [])
+            await self.settled()
+            await asyncio.to_thread(self._unlink, gone)
+
+    async def expire_by_rules(self, now: int) -> int:
+        """Delete files of streams that have rules of their own for how long, or how much. Returns how many went."""
+        rules, gone = self._rules(), []
+        sizes: Counter[str] = Counter()
+        for file in reversed(self.catalogue.files):
+            rule = rules.of(file.stream) if file.stream != MIXED else _NOTHING
+            sizes[file.stream] += file.size_bytes
+            old = rule.keep_days is not None and file.received_last < now - rule.keep_days * DAY_US
+            if old or (rule.keep_bytes is not None and sizes[file.stream] > rule.keep_bytes):
+                gone.append(file)
+        await self.drop(gone)
+        return len(gone)
+
+    def unknown(self) -> list[Path]:
+        """Files that the catalogue does not have: what a process left that was killed while it wrote them."""
+        known = {self.folder / file.path for file in self.catalogue.files}
+        found = self.folder.rglob("*") if self.folder.is_dir() else []
+        return [path for path in found if path.is_file() and path not in known]
+
+    def size_bytes(self) -> dict[str, int]:
+        """See TelemetryStore.size_bytes."""
+        return {**self.journal.size_bytes(), "history": sum(file.size_bytes for file in self.catalogue.files)}
+
+    def _unlink(self, gone: Sequence[SealedFile]) -> None:
+        for file in gone:
+            (self.folder / file.path).unlink(missing_ok=True)
+
+    async def _read(self, file: SealedFile, selection: Selection) -> list[Row]:
+        rows, damaged = await asyncio.to_thread(on_demand.read, self.folder, file, selection)
+        for error in damaged:
+            if not self.damaged[f"{error.path} {error.rows}"]:
+                log.error("a file of the history is damaged", path=error.path, rows=error.rows, detail=str(error))
+            self.damaged[f"{error.path} {error.rows}"] = error.rows[1] - error.rows[0] + 1
+        return rows
+
+
+def _candidates(snapshot: Snapshot, selection: Selection) -> list[SealedFile]:
+    return [
+        file
+        for file in snapshot.files
+        if selection.stream is None or file.stream in {selection.stream, MIXED}
+        if selection.start is None or file.last >= selection.start
+        if selection.end is None or file.first <= selection.end
+    ]

@@ -1,0 +1,36 @@
+"""The process that seals: at the lowest priority, told what to do by the one that owns the journal.
+
+It gets names of functions, `module:function`, with their arguments, one after the other, and ends with its standard
+input.
+"""
+
+import os
+import pickle
+import struct
+import sys
+from importlib import import_module
+from typing import Any, BinaryIO
+
+LENGTH = struct.Struct("<Q")
+"""Before each request and each answer: how many bytes it has."""
+_LOWEST = 19
+
+
+def main(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer until there are no more requests: (True, result), or (False, error)."""
+    os.nice(_LOWEST)
+    while head := requests.read(LENGTH.size):
+        function, arguments = pickle.loads(requests.read(*LENGTH.unpack(head)))
+        answer: tuple[bool, Any]
+        try:
+            module, _, name = function.partition(":")
+            answer = True, getattr(import_module(module), name)(*arguments)
+        except Exception as error:  # noqa: BLE001 - supervision point: it is raised in the process that asked
+            answer = False, error
+        data = pickle.dumps(answer)
+        answers.write(LENGTH.pack(len(data)) + data)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,292 @@
+"""Sealing: when, what becomes of what was killed in the middle, merging, damage, readers meanwhile."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ingester.batch import Batch, copy_digest
+from ingester.decode import Limits, scan_batch
+from ingester.errors import QueryError, StoreUnavailable
+from ingester.history import store as store_module
+from ingester.history.model import DamagedError, folder_of
+from ingester.history.process import Worker, WorkerLostError
+from ingester.history.rules import Rule, Rules
+from ingester.history.sealer import Policy, Sealer
+from ingester.history.store import TieredStore
+from ingester.store import Selection
+from tests.waiting import until
+
+T = 1_795_392_000_000_000
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+
+
+def batch(device: str, first: int, count: int, stream: str = "s", step: int = SECOND, **more) -> Batch:
+    """Messages {"n": first} and on, a second apart; `more` goes to the batch's columns."""
+    made = Batch()
+    for number in range(first, first + count):
+        made.append(device, stream, T + number * step, b'{"n": %d}' % number)
+    assert scan_batch(made, Limits()) == []
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+@asynccontextmanager
+async def opened(folder: Path, policy: Policy | None = None, rules: Rules | None = None, now: int = T + DAY):
+    """A store and its sealer, in a worker of their own."""
+    chosen = rules or Rules()
+    store = TieredStore(folder, lambda: chosen)
+    async with store, Sealer(store, policy or Policy(messages=50), lambda: chosen, lambda: now) as sealer:
+        yield store, sealer
+
+
+async def numbers(store: TieredStore, selection: Selection) -> list[int]:
+    return [row.fields["n"] async for rows in store.rows(selection) for row in rows]
+
+
+async def journal_rows(store: TieredStore) -> int:
+    return (await store.journal.read("SELECT count(*) FROM journal"))[0][0]
+
+
+async def test_sealed_in_rounds_and_served_as_one(tmp_path: Path):
+    """A file for each stream and day of each round; the rows of the journal go; queries see no difference."""
+    async with opened(tmp_path) as (store, sealer):
+        for start in range(0, 200, 20):
+            await store.write(batch("a", start, 20), [])
+            await store.write(batch("b", start, 20, "t/x"), [])
+        assert await sealer.seal() == 400
+        assert await journal_rows(store) == 0
+        assert sum(file.rows for file in store.catalogue.files) == 400
+        await store.write(batch("a", 200, 5), [])
+        assert await numbers(store, Selection("a")) == list(range(205))
+        assert await numbers(store, Selection("b", "t/x")) == list(range(200))
+        assert await numbers(store, Selection("b", "s")) == []
+        window = Selection("a", None, T + 50 * SECOND, T + 202 * SECOND)
+        assert await numbers(store, window) == list(range(50, 203))
+        assert [row.fields["n"] for row in await store.newest(window, 4)] == [199, 200, 201, 202]
+        assert [row.fields["n"] for row in await store.last_values("b")] == [199]
+        paths = {Path(file.path).parent for file in store.catalogue.files}
+        assert paths == {folder_of("s", T // DAY), folder_of("t/x", T // DAY)}
+        assert store.size_bytes()["history"] == sum(p.stat().st_size for p in store.folder.rglob("*.parquet"))
+    async with opened(tmp_path) as (store, _):
+        assert await numbers(store, Selection("a")) == list(range(205))
+
+
+async def test_merged(tmp_path: Path):
+    """Small files of a stream and day become one, and it reads as they did."""
+    async with opened(tmp_path, Policy(messages=10, merge_files=4)) as (store, sealer):
+        await store.write(batch("a", 0, 10), [])
+        for start in range(10, 80, 10):
+            await store.write(batch("a", start, 10), [])
+        await sealer.seal()
+        before = [file.path for file in store.catalogue.files]
+        assert len(before) == 8
+        with store.reading() as snapshot:
+            merging = asyncio.create_task(sealer.merge())
+            await until(lambda: len(store.catalogue.files) < 8)
+            assert all((store.folder / file.path).exists() for file in snapshot.files)
+        assert await merging == 8
+        assert len(store.catalogue.files) == 2
+        assert await numbers(store, Selection("a")) == list(range(80))
+        assert not any((store.folder / path).exists() for path in before)
+        assert store.unknown() == []
+
+
+@pytest.mark.parametrize("step", ["files written", "remembered", "counted", "swept in part", "merged", "replaced"])
+async def test_killed_at_each_step(tmp_path: Path, monkeypatch, step: str):
+    """Whatever was done before: nothing is lost, nothing double, nothing to repair."""
+
+    class Killed(BaseException):
+        pass
+
+    async def dies(*_: object) -> None:
+        raise Killed
+
+    async with opened(tmp_path, Policy(messages=50, merge_files=2)) as (store, sealer):
+        for start in range(0, 100, 10):
+            await store.write(batch("a", start, 10), [])
+        catalogue = store.catalogue
+        if step in {"merged", "replaced"}:
+            await sealer.seal()
+            monkeypatch.setattr(catalogue, "replace", dies) if step == "merged" else monkeypatch.setattr(
+                store, "settled", dies
+            )
+            with pytest.raises(Killed):
+                await sealer.merge()
+        else:
+            if step == "swept in part":
+                real, swept = catalogue.sweep, []
+
+                async def sweep(_limit: int) -> int:
+                    if swept:
+                        raise Killed
+                    swept.append(1)
+                    return await real(2)
+
+                monkeypatch.setattr(catalogue, "sweep", sweep)
+            else:
+                names = {"files written": "remember", "remembered": "add", "counted": "sweep"}
+                monkeypatch.setattr(catalogue, names[step], dies)
+            with pytest.raises(Killed):
+                await sealer.seal()
+        monkeypatch.undo()
+    async with opened(tmp_path, Policy(messages=50, merge_files=2)) as (store, sealer):
+        assert await numbers(store, Selection("a")) == list(range(100))
+        assert store.unknown() == []
+        await sealer.seal()
+        await sealer.merge()
+        assert await numbers(store, Selection("a")) == list(range(100))
+        assert sum(file.messages for file in store.catalogue.files) == 100
+        assert await journal_rows(store) == 0
+
+
+async def test_a_worker_that_is_killed(tmp_path: Path):
+    """Its round comes to nothing, and is done again by the next one."""
+    async with opened(tmp_path) as (store, sealer):
+        await store.write(batch("a", 0, 40), [])
+        worker = sealer._worker
+        process = await worker._start()
+        process.kill()
+        await process.wait()
+        with pytest.raises(WorkerLostError):
+            await sealer.seal()
+        assert await sealer.seal() == 40
+        assert await numbers(store, Selection("a")) == list(range(40))
+    async with Worker() as worker:
+        with pytest.raises(ZeroDivisionError):
+            await worker.call("operator:truediv", 1, 0)
+        assert await worker.call("operator:add", 1, 2) == 3
+
+
+async def test_a_flipped_bit(tmp_path: Path):
+    """Found by the scrub and on read, named with its rows; the rest is served."""
+    async with opened(tmp_path, Policy(messages=1_000_000)) as (store, sealer):
+        await store.write(batch("a", 0, 1000), [])
+        await sealer.seal()
+        await store.write(batch("a", 1000, 1000), [])
+        await sealer.seal()
+        assert await sealer.scrub() == []
+        first, second = store.catalogue.files
+        path = store.folder / first.path
+        data = bytearray(path.read_bytes())
+        data[200] ^= 1
+        path.write_bytes(data)
+        (damage,) = await sealer.scrub()
+        assert (damage.path, damage.rows) == (first.path, (0, 999))
+        assert await numbers(store, Selection("a")) == list(range(1000, 2000))
+        assert sum(store.damaged.values()) == 1000
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await store.purge("a", 10)
+        with pytest.raises(DamagedError):
+            await sealer._worker.call("ingester.history.compact:merge", _merge(store, [first, second]))
+        path.unlink()
+        assert [error.rows for error in await sealer.scrub()] == [(0, 999)]
+
+
+def _merge(store, files):
+    from ingester.history.model import Merge
+
+    return Merge(store.folder, "x", files)
+
+
+async def test_rules_of_streams(tmp_path: Path):
+    """Payloads are kept where that is said; files go by the age and size that is said for their stream."""
+    kept = Rules((Rule("raw/*", keep_payload=True), Rule("short", keep_days=0.5), Rule("small", keep_bytes=1)))
+    async with opened(tmp_path, rules=kept) as (store, sealer):
+        for stream in ("raw/1", "short", "small", "other"):
+            await store.write(batch("a", 0, 10, stream), [])
+        await sealer.seal()
+        from ingester.history import columns, files
+
+        for file in store.catalogue.files:
+            (table,) = files.read_all(store.folder, file)
+            payloads = [one.payload for one in columns.readings_of(table, file.stream)]
+            assert (payloads[3] == b'{"n": 3}') == (file.stream == "raw/1")
+        assert await store.expire_by_rules(T + DAY) == 2
+        assert {file.stream for file in store.catalogue.files} == {"raw/1", "other"}
+        assert await store.expire(T + DAY, 100) == 2
+
+
+async def test_a_device_that_is_purged(tmp_path: Path):
+    """What others sent in the same files stays."""
+    async with opened(tmp_path) as (store, sealer):
+        await store.write(batch("a", 0, 30), [])
+        await store.write(batch("b", 0, 30), [])
+        await sealer.seal()
+        await store.write(batch("a", 30, 5), [])
+        while await store.purge("a", 10):
+            pass
+        assert not await store.has("a")
+        assert await numbers(store, Selection("a")) == []
+        assert await numbers(store, Selection("b")) == list(range(30))
+        assert store.unknown() == []
+
+
+async def test_copies_of_what_is_sealed(tmp_path: Path):
+    """They are told by what is remembered: the last of each packet id, of the last quarter of an hour of a device."""
+    ids = [number.to_bytes(2) for number in range(1, 11)]
+    async with opened(tmp_path) as (store, sealer):
+        await store.write(batch("a", 0, 10, connections=[5] * 10, packet_ids=ids), [])
+        await sealer.seal()
+        await store.write(batch("a", 100, 2, connections=[6] * 2, packet_ids=ids[:2]), [])
+        found = await store.by_packet_id("a", 9)
+        assert found[ids[0]] == copy_digest("s", b'{"n": 100}')
+        assert found[ids[5]] == copy_digest("s", b'{"n": 5}')
+        assert set(await store.by_packet_id("a", 6)) == set(ids[2:])
+        await sealer.seal()
+        assert await store.by_packet_id("a", 9) == found
+        await store.write(batch("a", 2000, 1, connections=[7], packet_ids=[ids[9]]), [])
+        await sealer.seal()
+        assert set(await store.by_packet_id("a", 9)) == {ids[9]}
+
+
+async def test_a_reader_that_takes_for_ever(tmp_path: Path, monkeypatch):
+    """It is told, instead of getting less than there is; the journal does not grow for it."""
+    monkeypatch.setattr(store_module, "_READ_SECONDS", 0.05)
+    monkeypatch.setattr(store_module, "_ROWS_AT_ONCE", 1)
+    async with opened(tmp_path) as (store, sealer):
+        for start in range(5):
+            await store.write(batch("a", 1000 * start, 1000), [])
+        reader = store.rows(Selection("a"))
+        assert await anext(reader)
+        assert await sealer.seal() == 5000
+        with pytest.raises(QueryError, match="took more than"):
+            async for _ in reader:
+                pass
+        assert len(await numbers(store, Selection("a"))) == 5000
+
+
+async def test_sealed_by_itself(tmp_path: Path):
+    """By age, and by size, in the background; a round that fails is counted and done again."""
+    policy = Policy(age_seconds=60, look_seconds=0.01, merge_files=1000)
+    async with opened(tmp_path, policy, now=T + 100 * SECOND) as (store, sealer):
+        await store.write(batch("a", 0, 10), [])
+        (store.folder.parent / "history").write_text("in the way")
+        sealer.start()
+        await until(lambda: sealer.failures > 0)
+        (store.folder.parent / "history").unlink()
+        await until(lambda: sealer.sealed_messages == 10)
+    async with opened(tmp_path, Policy(max_bytes=1, look_seconds=0.01), now=T + 200 * SECOND) as (store, sealer):
+        await store.write(batch("a", 170, 1), [])
+        sealer.start()
+        await until(lambda: sealer.sealed_messages == 1)
+        assert await numbers(store, Selection("a")) == [*range(10), 170]
+
+
+async def test_many_streams_and_days_share_files(tmp_path: Path):
+    """A device that makes up streams, or times, makes no more files than others."""
+    async with opened(tmp_path, Policy(messages=10_000), now=T + 30 * DAY) as (store, sealer):
+        await store.write(batch("a", 0, 100, step=DAY // 4), [])
+        for number in range(100):
+            await store.write(batch("b", number, 1, f"stream-{number}"), [])
+        await store.write(batch("c", 0, 1, "x" * 3000), [])
+        await sealer.seal()
+        assert len(store.catalogue.files) == 65
+        assert await numbers(store, Selection("a")) == list(range(100))
+        assert sorted(await numbers(store, Selection("b"))) == list(range(100))
+        assert await numbers(store, Selection("c", "x" * 3000)) == [0]
+        for number in (0, 99):
+            assert await numbers(store, Selection("b", f"stream-{number}")) == [number]

@@ -1,0 +1,61 @@
+"""Readings in files: whatever they are, what is read is what was written."""
+
+import random
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingester.history.columns import Reading, readings_of, table_of
+
+VALUE = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3) | st.integers(-3, 3) | st.sampled_from([2**53, 2**53 + 1, 0.5])
+)  # fmt: skip
+NAME = st.sampled_from(["a", "A", "b", "c.d", "time", "Device", "more", "", "\u00e4", "x" * 300])
+READING = st.builds(
+    Reading,
+    st.sampled_from("abc"),
+    st.just("s"),
+    st.integers(0, 5),
+    st.integers(0, 10**15),
+    st.integers(0, 3),
+    st.none() | st.integers(-(10**15), 10**15),
+    st.sampled_from([(), ("birth",), ("schema", "sequence_gap")]),
+    st.dictionaries(NAME, VALUE, max_size=5),
+    st.none() | st.binary(max_size=4),
+)
+
+
+def typed(fields):
+    return {name: (type(value), value) for name, value in fields.items()}
+
+
+@given(st.lists(READING, min_size=1, max_size=30), st.booleans())
+def test_what_is_written_is_what_is_read(readings, mixed):
+    """Sorted by device and time, in the order given among equals; numbers of a column may all be floats."""
+    table, fields = table_of(readings, mixed=mixed)
+    expected = sorted(readings, key=lambda reading: (reading.device, reading.time))
+    found = readings_of(table, "s")
+    assert [one._replace(fields={}) for one in found] == [one._replace(fields={}) for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.fields == other.fields
+        for name, (kind, _) in typed(other.fields).items():
+            assert type(one.fields[name]) is kind or (kind is int and type(one.fields[name]) is float)
+    assert not (mixed and fields)
+    lowered = [name.lower() for name in table.column_names]
+    assert len(set(lowered)) == len(lowered)
+
+
+def test_many_shapes_and_fields():
+    """What has no column is in `more`: a device that sends ever new names makes no file with ever more columns."""
+    chance = random.Random(5)
+    readings = [
+        Reading("d", "s", number, number, 0, None, (), {f"f{chance.randrange(1000)}": number, "common": number})
+        for number in range(2000)
+    ]
+    table, fields = table_of(readings)
+    assert len(fields) == 200
+    assert fields["common"] == "integer"
+    assert table.schema.field("common").type == pa.int64()
+    assert [one.fields for one in readings_of(table, "s")] == [one.fields for one in readings]
