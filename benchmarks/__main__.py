@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import broker, connections, ingest, metrics, policies, registry
+from benchmarks import broker, connections, history, ingest, metrics, policies, registry
 
 BENCHMARKS = {
     "ingest": ingest.main,
@@ -10,6 +10,7 @@ BENCHMARKS = {
     "sustained": broker.sustained,
     "connections": connections.main,
     "metrics": metrics.main,
+    "history": history.main,
     "registry": registry.main,
     "policies": policies.main,
 }

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 
+from fleetgate.errors import ArgumentError
 from fleetgate.settings import HistorySettings
 from ingester.history.rules import Rule, Rules
 from ingester.history.sealer import Policy
@@ -16,6 +17,12 @@ _CAPTURED = re.compile(r"\{[a-z_][a-z0-9_]*\}")
 def available() -> bool:
     """Whether what seals and reads files is installed: the extra `analytics`."""
     return find_spec("pyarrow") is not None
+
+
+def needs_analytics() -> None:
+    """Raises ArgumentError where it is not."""
+    if not available():
+        raise ArgumentError("this needs the extra analytics: pip install fleetgate[analytics]")
 
 
 def policy_of(settings: HistorySettings) -> Policy:

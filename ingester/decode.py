@@ -50,6 +50,7 @@ _SECONDS_BELOW, _MILLISECONDS_BELOW, _MICROSECONDS_BELOW = 10**11, 10**14, 10**1
 # took 0.4 us where a regular expression for long runs of digits alone took 1.5 us.
 _SHAPE = bytes.maketrans(b"[123456789", b"{000000000")
 _DIGITS = b"0" * 19
+_NESTED = frozenset({dict, list})
 _blank_behind_quote = re.compile(rb'"[ \t\n\r]').search
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 
@@ -211,6 +212,33 @@ def readings(payload: bytes, received: int, limits: Limits, kept: bytes | None =
         filed = found_at(time, received)
         found.append(Reading(time, filed, filed == time, flatten(item)))
     return found
+
+
+def stored_readings(payload: bytes, received: int, kept: bytes | None) -> list[Reading]:
+    """What `readings` says of a message that was stored: it could be read then, and is not judged again.
+
+    Raises DecodeError, and ValueError, where it was damaged since.
+    """
+    if kept is not None:
+        return [_decoded(received, *entry) for entry in orjson.loads(kept)]
+    value = orjson.loads(payload)
+    found = []
+    for item in value if type(value) is list else (value,):
+        if type(item) is not dict:
+            raise DecodeError("not_object", f"{type(item).__name__}, not an object")
+        ts = item.get("ts")
+        time = received if ts is None else ts * 1000 if _is_milliseconds(ts) else time_us(ts)
+        filed = time if PLAUSIBLE_FROM <= time <= received + PLAUSIBLE_AHEAD else received
+        if _NESTED.isdisjoint(map(type, item.values())):
+            item.pop("ts", None)
+        else:
+            item = flatten(item)  # noqa: PLW2901 - the same, flat
+        found.append(Reading(time, filed, filed == time, item))
+    return found
+
+
+def _is_milliseconds(ts: Any) -> bool:
+    return type(ts) is int and _PLAUSIBLE_FROM_MS <= ts < _MILLISECONDS_BELOW
 
 
 def _decoded(received: int, time: int, fields: dict[str, Any], *marks: str) -> Reading:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
+import orjson
 import typer
 import uvloop
 
@@ -102,10 +103,14 @@ class Api:
 
     async def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call and return the JSON answer. Raises CommandError with what the problem document says."""
+        return orjson.loads(await self.fetch(method, path, **arguments))
+
+    async def fetch(self, method: str, path: str, **arguments: Any) -> bytes:
+        """Call and return the answer as it came. Raises CommandError as `call` does."""
         response = await self._client.request(method, f"/api/v1{path}", **arguments)
         if response.is_error:
             raise CommandError(_detail(response))
-        return response.json()
+        return response.content
 
     async def lines(self, path: str, params: dict[str, Any]) -> AsyncIterator[str]:
         """Stream an answer of JSON lines."""

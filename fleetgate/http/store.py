@@ -6,8 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from fleetgate.core import Core
-from fleetgate.errors import ArgumentError
-from fleetgate.history import available
+from fleetgate.history import needs_analytics
 from fleetgate.times import iso
 from ingester.history.model import DamagedError, SealedFile
 
@@ -76,21 +75,16 @@ def router(core: Core) -> APIRouter:
 
     @routes.post("/seal", summary="Seal what is in the journal now, and merge small files")
     async def seal() -> SealResult:
-        _needs_analytics()
+        needs_analytics()
         sealed = await core.sealer.seal(fresh_seconds=0)
         return SealResult(sealed=sealed, merged=await core.sealer.merge())
 
     @routes.post("/scrub", summary="Read every file of the history, and say what is damaged")
     async def scrub() -> list[DamageView]:
-        _needs_analytics()
+        needs_analytics()
         return [_damage(error) for error in await core.sealer.scrub()]
 
     return routes
-
-
-def _needs_analytics() -> None:
-    if not available():
-        raise ArgumentError("this needs the extra analytics: pip install fleetgate[analytics]")
 
 
 def _file(file: SealedFile) -> FileView:

@@ -47,6 +47,13 @@ class _Shape:
 
     rows: list[Reading] = field(default_factory=list)
     order: list[int] = field(default_factory=list)
+    columns: list[list[Any]] = field(default_factory=list)
+    kinds: list[set[type]] = field(default_factory=list)
+
+    def turn(self) -> None:
+        """Make columns of values out of the rows, and see what types each has."""
+        self.columns = [list(column) for column in zip(*(row.fields.values() for row in self.rows), strict=True)]
+        self.kinds = [set(map(type, column)) for column in self.columns]
 
 
 def table_of(readings: Sequence[Reading], *, mixed: bool = False) -> tuple[pa.Table, dict[str, str]]:
@@ -61,6 +68,9 @@ def table_of(readings: Sequence[Reading], *, mixed: bool = False) -> tuple[pa.Ta
             shape = shapes.setdefault(names, _Shape())
         shape.rows.append(reading)
         shape.order.append(number)
+    for names, shape in shapes.items():
+        if names:
+            shape.turn()
     types = _choose(shapes)
     parts = [_part(names, shape, types, mixed=mixed) for names, shape in shapes.items()]
     whole = pa.concat_tables(parts)
@@ -72,9 +82,9 @@ def _choose(shapes: Mapping[tuple[str, ...], _Shape]) -> dict[str, str]:
     """The fields that get a column, those that most readings have; each of the type that most of its values have."""
     counts: dict[str, dict[str, int]] = {}
     for names, shape in shapes.items():
-        for name, column in zip(names, zip(*(row.fields.values() for row in shape.rows), strict=True), strict=False):
+        for name, column, types in zip(names, shape.columns, shape.kinds, strict=False):
             kinds = counts.setdefault(name, {})
-            for kind, count in _kinds(column):
+            for kind, count in _kinds(column, types):
                 kinds[kind] = kinds.get(kind, 0) + count
     taken = {name.lower() for name in _OWN}
     chosen: dict[str, str] = {}
@@ -87,10 +97,9 @@ def _choose(shapes: Mapping[tuple[str, ...], _Shape]) -> dict[str, str]:
     return dict(sorted(chosen.items()))
 
 
-def _kinds(column: Sequence[Any]) -> Iterator[tuple[str, int]]:
-    found = set(map(type, column))
-    if len(found) == 1:
-        kind = _KIND.get(found.pop())
+def _kinds(column: Sequence[Any], types: set[type]) -> Iterator[tuple[str, int]]:
+    if len(types) == 1:
+        kind = _KIND.get(next(iter(types)))
         if kind is not None:
             yield kind, len(column)
         return
@@ -119,7 +128,8 @@ def _fits(value: Any, kind: str) -> bool:
 
 def _part(names: tuple[str, ...], shape: _Shape, types: Mapping[str, str], *, mixed: bool) -> pa.Table:
     rows = shape.rows
-    values = dict(zip(names, map(list, zip(*(row.fields.values() for row in rows), strict=True)), strict=False))
+    values = dict(zip(names, shape.columns, strict=False))
+    kinds = dict(zip(names, shape.kinds, strict=False))
     more: list[dict[str, Any] | None] = [None] * len(rows)
     columns: dict[str, Any] = {}
     for name, kind in types.items():
@@ -127,7 +137,7 @@ def _part(names: tuple[str, ...], shape: _Shape, types: Mapping[str, str], *, mi
         if column is None:
             columns[name] = pa.nulls(len(rows), _TYPES[kind])
             continue
-        if not all(_fits(value, kind) for value in set(map(_probe, column))):
+        if not _all_fit(column, kinds[name], kind):
             for at, value in enumerate(column):
                 if not _fits(value, kind):
                     more[at] = {**(more[at] or {}), name: value}
@@ -155,12 +165,10 @@ def _part(names: tuple[str, ...], shape: _Shape, types: Mapping[str, str], *, mi
     return pa.table({**own, **columns, **rest})
 
 
-def _probe(value: Any) -> Any:
-    """What decides whether a value fits: its type, and how large it is where that matters."""
-    return value if type(value) is int else _SAMPLES.get(type(value))
-
-
-_SAMPLES: Mapping[type, Any] = {float: 0.0, str: "", bool: True}
+def _all_fit(column: Sequence[Any], types: set[type], kind: str) -> bool:
+    if {_KIND.get(one) for one in types} == {kind} and int not in types:
+        return True
+    return all(_fits(value, kind) for value in column)
 
 
 def readings_of(table: pa.Table, stream: str) -> list[Reading]:

@@ -14,6 +14,7 @@ from ingester.history.rules import Rules
 from ingester.sqlite.remembered import pack_entries
 from ingester.sqlite.rows import COLUMNS, JournalRow, messages, readable
 
+_ALL = 2**62
 _PARTITIONS = 64
 """Files with one stream and day that are made at once; readings of other streams and days share a file."""
 
@@ -24,6 +25,12 @@ def seal(job: Job) -> Sealed:
     readings, count = _readings(rows, job.rules)
     written = write_partitions(job.folder, job.name, readings)
     return Sealed(written, until, count, _remembered(rows))
+
+
+def journal_readings(journal: Path, above: int, rules: Rules) -> list[Reading]:
+    """Readings of all journal rows with ids above this, in the order of receipt."""
+    rows, _ = _rows(Job(journal, journal.parent, "", above, _ALL, _ALL))
+    return _readings(rows, rules)[0]
 
 
 def _rows(job: Job) -> tuple[list[JournalRow], int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -18,9 +19,7 @@ from ingester.history.store import TieredStore
 log = structlog.get_logger("fleetgate.store")
 
 _HERE = "ingester.history"
-_SWEEP_ROWS = 200
-_SWEEP_PAUSE_SECONDS = 0.02
-"""Between two slices of rows that are deleted: ingest goes first."""
+_SWEEP_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +125,9 @@ class Sealer:
         await self._store.settled()
         gone = _SWEEP_ROWS
         while gone:
+            started = time.monotonic()
             gone = await self._store.catalogue.sweep(_SWEEP_ROWS)
-            await asyncio.sleep(_SWEEP_PAUSE_SECONDS if gone else 0)
+            await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
 
     async def _round(self, until: int) -> int:
         store, catalogue = self._store, self._store.catalogue

@@ -8,7 +8,7 @@ from operator import ne
 from typing import TypeVar
 
 from ingester.batch import NO_PACKET_ID, Batch, copy_digest
-from ingester.decode import DecodeError, Limits, Reading, readings
+from ingester.decode import DecodeError, Reading, stored_readings
 from ingester.store import Row
 
 T = TypeVar("T")
@@ -25,8 +25,6 @@ COLUMNS = (
     " decoded, decoded_lengths"
 )
 
-# What is stored was within the limits of its day; a look at it is not the place to refuse it.
-_ANY = Limits(max_bytes=2**31, max_depth=1000)
 _PLAIN = (None, None)
 
 
@@ -141,7 +139,7 @@ def unpack(rows: Iterable[JournalRow], start: int | None, end: int | None) -> li
 def readable(payload: bytes, received: int, kept: bytes | None) -> list[Reading]:
     """Readings of a stored message. Raises CorruptRowError."""
     try:
-        return readings(payload, received, _ANY, kept)
+        return stored_readings(payload, received, kept)
     except (DecodeError, ValueError, TypeError) as error:
         raise CorruptRowError(str(error)) from error
 

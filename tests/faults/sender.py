@@ -12,7 +12,7 @@ from fleet.identity import Kind
 from fleet.state import StateFolder
 from fleetgate.core import open_core
 from fleetgate.settings import Settings
-from ingester.sqlite import SqliteStore
+from ingester.history.store import TieredStore
 from ingester.store import Selection
 from tests.system.gate import Gate
 
@@ -172,7 +172,7 @@ async def sending(senders: Iterable[Sender]) -> AsyncIterator[None]:
 async def check(state: Path, senders: Iterable[Sender]) -> int:
     """What was acknowledged is stored, once, in order; how many messages are stored. The gate must be stopped."""
     total = 0
-    async with SqliteStore(state / "telemetry") as store:
+    async with TieredStore(state / "telemetry") as store:
         for sender in senders:
             rows = store.rows(Selection(sender.name))
             stored = [row.fields["n"] async for chunk in rows for row in chunk]

@@ -59,7 +59,7 @@ class Gate:
         self.state = folder / "state"
         self.out = folder / "out"
         self._command = command
-        self._environment = environment or {}
+        self.environment = environment or {}
         self.process: subprocess.Popen[str] | None = None
         self.addresses: dict[str, str] = {}
 
@@ -83,7 +83,7 @@ class Gate:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self.environment},
                 cwd=self.folder,
             )
         line = self.process.stdout.readline()
@@ -114,7 +114,7 @@ class Gate:
         request = {
             "arguments": [*arguments, "--state", str(self.state)],
             "cwd": str(self.folder),
-            "environment": {**os.environ, **self._environment},
+            "environment": {**os.environ, **self.environment},
             **{name: str(file) for name, file in files.items()},
         }
         code = _commands().ask(request)

@@ -1,0 +1,52 @@
+"""What the process that answers SQL is asked, and what it says. Values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ingester.history.model import SealedFile
+
+
+class Form(StrEnum):
+    """How a result is written."""
+
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much one question may take."""
+
+    seconds: float = 30
+    memory_bytes: int = 1024**3
+    rows: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One SELECT, and what it is asked of: `files` below `folder`, journal rows with ids above `until`, and `devices`
+    as columns of equal length.
+    """
+
+    sql: str
+    form: Form
+    bounds: Bounds
+    journal: Path
+    folder: Path
+    until: int
+    files: Sequence[SealedFile] = ()
+    devices: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The result as bytes in the form that was asked for, or what is wrong with the question."""
+
+    data: bytes = b""
+    rows: int = 0
+    error: str = ""

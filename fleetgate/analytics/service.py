@@ -1,0 +1,99 @@
+"""Asks the process, within bounds, and stops it when it takes too long."""
+
+import asyncio
+import pickle
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from typing import Any
+
+import orjson
+
+from fleet.identity import Kind
+from fleet.presence import Presence
+from fleet.registry import Inventory, Registry
+from fleetgate.analytics.question import Answer, Bounds, Form, Question
+from fleetgate.errors import ArgumentError
+from ingester.history.store import TieredStore
+
+_AT_ONCE = 2
+_SLICE = 500
+
+
+class QuestionError(ArgumentError):
+    """A question that is not answered; the message says why."""
+
+
+class Analytics:
+    """SQL of people and programs. At most two questions are answered at a time; others wait for their turn."""
+
+    def __init__(self, store: TieredStore, registry: Registry, inventory: Inventory, presence: Presence) -> None:
+        self._store = store
+        self._registry = registry
+        self._inventory = inventory
+        self._presence = presence
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(self, sql: str, form: Form, bounds: Bounds) -> Answer:
+        """The answer to one SELECT. Raises QuestionError."""
+        async with self._turns:
+            with self._store.reading() as snapshot:
+                question = Question(
+                    sql,
+                    form,
+                    bounds,
+                    self._store.folder.parent / "journal.db",
+                    self._store.folder,
+                    snapshot.until,
+                    snapshot.files,
+                    await self._devices(),
+                )
+                answer = await ask_process(question)
+        if answer.error:
+            raise QuestionError(answer.error)
+        return answer
+
+    async def _devices(self) -> dict[str, list[Any]]:
+        members = [member for member in self._registry.all()[0] if member.kind is Kind.DEVICE]
+        members.sort(key=lambda member: member.name)
+        columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        for start in range(0, len(members), _SLICE):
+            part = members[start : start + _SLICE]
+            details = await self._inventory.details([member.name for member in part])
+            for member in part:
+                known = details.get(member.name)
+                if known is None:
+                    continue  # deleted meanwhile
+                values = (
+                    member.name, known.display_name, known.type, known.site, str(member.state), list(known.tags),
+                    orjson.dumps(dict(known.attributes)).decode(), self._presence.connected(member.name),
+                    self._presence.last_seen(member.name), member.created,
+                )  # fmt: skip
+                for column, value in zip(columns.values(), values, strict=True):
+                    column.append(value)
+        return columns
+
+
+_COLUMNS = (
+    "name", "display_name", "type", "site", "state", "tags", "attributes", "connected", "last_seen", "created",
+)  # fmt: skip
+
+
+async def ask_process(question: Question) -> Answer:
+    """Start the process, and wait for its answer as long as the question may take. Raises QuestionError."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "fleetgate.analytics.child", stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=2**20
+    )
+    data = await asyncio.to_thread(pickle.dumps, question)
+    try:
+        async with asyncio.timeout(question.bounds.seconds):
+            output, _ = await process.communicate(data)
+    except TimeoutError:
+        raise QuestionError(f"more than {question.bounds.seconds:g} seconds") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode or not output:
+        raise QuestionError(f"it took too much memory, or failed (exit status {process.returncode})")
+    answer: Answer = await asyncio.to_thread(pickle.loads, output)
+    return answer

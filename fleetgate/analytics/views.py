@@ -1,0 +1,157 @@
+"""The views that SQL sees: `messages`, `readings`, `devices`, and one for each stream.
+
+Files come as Arrow datasets, journal rows and devices as Arrow tables: DuckDB itself opens nothing.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from fleetgate.analytics.question import Question
+from ingester.history.columns import Reading, table_of
+from ingester.history.model import MIXED, SealedFile
+from ingester.history.rules import Rules
+from ingester.history.seal import journal_readings
+
+_RESERVED = {"messages", "readings", "devices", "rollups"}
+_OWN = ("device", "time", "received", "position", "device_time", "marks")
+_SQL = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR"}
+_TIME = pa.timestamp("us", tz="UTC")
+_EMPTY = {
+    "device": pa.string(), "stream": pa.string(), "time": _TIME, "received": _TIME, "position": pa.int32(),
+    "device_time": _TIME, "marks": pa.string(), "more": pa.string(), "payload": pa.binary(),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A table or dataset that DuckDB knows as `name`: of one stream, or of many (its rows say which)."""
+
+    name: str
+    stream: str
+    fields: dict[str, str]
+
+    @property
+    def of_stream(self) -> str:
+        """SQL of the stream of a row."""
+        return "stream" if self.stream == MIXED else _text(self.stream)
+
+
+def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
+    """Make all views."""
+    parts = [*_files(connection, question.folder, question.files), *_journal(connection, question)]
+    connection.register("nothing", pa.table({name: pa.array([], kind) for name, kind in _EMPTY.items()}))
+    parts.append(_Part("nothing", MIXED, {}))
+    connection.execute(f"CREATE VIEW messages AS {' UNION ALL '.join(map(_messages, parts))}")
+    connection.execute(f"CREATE VIEW readings AS {' UNION ALL '.join(_readings(parts))}")
+    connection.register("devices_now", pa.table(question.devices))
+    connection.execute("CREATE VIEW devices AS SELECT * FROM devices_now")
+    connection.execute("CREATE SCHEMA streams")
+    for stream in sorted({part.stream for part in parts} - {MIXED}):
+        sql = _stream(stream, parts)
+        connection.execute(f"CREATE VIEW streams.{_name(stream)} AS {sql}")
+        if stream.lower() not in _RESERVED and not stream.lower().startswith("part_"):
+            connection.execute(f"CREATE VIEW IF NOT EXISTS main.{_name(stream)} AS {sql}")
+
+
+def _files(connection: "duckdb.DuckDBPyConnection", folder: Path, files: Sequence[SealedFile]) -> Iterator[_Part]:
+    """Files with the same columns are one dataset."""
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[SealedFile]] = {}
+    for file in files:
+        groups.setdefault((file.stream, tuple(sorted(file.fields.items()))), []).append(file)
+    for number, ((stream, fields), group) in enumerate(groups.items()):
+        name = f"part_{number}"
+        connection.register(name, ds.dataset([str(folder / file.path) for file in group], format="parquet"))
+        yield _Part(name, stream, dict(fields))
+
+
+def _journal(connection: "duckdb.DuckDBPyConnection", question: Question) -> Iterator[_Part]:
+    streams: dict[str, list[Reading]] = {}
+    for reading in journal_readings(question.journal, question.until, Rules(keep_payload=True)):
+        streams.setdefault(reading.stream, []).append(reading)
+    for number, (stream, readings) in enumerate(streams.items()):
+        table, fields = table_of(readings)
+        name = f"part_journal_{number}"
+        connection.register(name, table)
+        yield _Part(name, stream, fields)
+
+
+def _messages(part: _Part) -> str:
+    return f"SELECT device, {part.of_stream} AS stream, time, received, payload FROM {part.name} WHERE position = 0"
+
+
+def _readings(parts: Iterable[_Part]) -> Iterator[str]:
+    for part in parts:
+        head = f"SELECT device, {part.of_stream} AS stream, time"
+        for field, kind in part.fields.items():
+            column = _name(field)
+            value, text = ("NULL", column) if kind == "text" else (f"CAST({column} AS DOUBLE)", "NULL")
+            yield (
+                f"{head}, {_text(field)} AS field, CAST({value} AS DOUBLE) AS value, CAST({text} AS VARCHAR) AS text"
+                f" FROM {part.name} WHERE {column} IS NOT NULL"
+            )
+        yield (
+            f"{head}, more_.key, CASE WHEN more_.type = 'BOOLEAN' THEN CAST(more_.value = 'true' AS DOUBLE)"
+            " WHEN more_.type IN ('BIGINT', 'UBIGINT', 'DOUBLE') THEN CAST(more_.value AS DOUBLE) END,"
+            " CASE WHEN more_.type = 'VARCHAR' THEN more_.value ->> '$' END"
+            f" FROM {part.name}, json_each(more) AS more_ WHERE more IS NOT NULL AND more_.type <> 'NULL'"
+        )
+
+
+def _stream(stream: str, parts: Iterable[_Part]) -> str:
+    """All readings of a stream: a column for each field, of a type that holds what any of its files has."""
+    mine = [part for part in parts if part.stream == stream]
+    shared = [part for part in parts if part.stream == MIXED]
+    types: dict[str, set[str]] = {}
+    for part in mine:
+        for field, kind in part.fields.items():
+            types.setdefault(field, set()).add(kind)
+    wide = {field: _SQL[_wide(kinds)] for field, kinds in sorted(types.items())}
+    selects = []
+    for part in (*mine, *shared):
+        columns = [
+            f"CAST({_name(field)} AS {kind}) AS {_name(field)}"
+            if field in part.fields
+            else f"TRY_CAST(json_extract_string(more, {_path(field)}) AS {kind}) AS {_name(field)}"
+            for field, kind in wide.items()
+        ]
+        where = f" WHERE stream = {_text(stream)}" if part.stream == MIXED else ""
+        selects.append(f"SELECT {', '.join((*_OWN, *columns, 'more', 'payload'))} FROM {part.name}{where}")
+    return " UNION ALL ".join(selects)
+
+
+def _wide(kinds: set[str]) -> str:
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "number" if kinds <= {"integer", "number"} else "text"
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _path(field: str) -> str:
+    return _text('$."' + field.replace("\\", "\\\\").replace('"', '\\"') + '"')
+
+
+def json_value(value: Any) -> Any:
+    """A value of a result as JSON has it."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.hex()
+    if isinstance(value, list | tuple):
+        return [json_value(entry) for entry in value]
+    if isinstance(value, dict):
+        return {str(key): json_value(entry) for key, entry in value.items()}
+    return value

@@ -1,0 +1,173 @@
+"""SQL over journal, history and registry: what it finds, and that there is no way out of it."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ingester.batch import Batch
+from ingester.decode import Limits, scan_batch
+from tests.fleetgate.test_fleet_api import add
+from tests.fleetgate.test_http import client, core
+
+__all__ = ["client", "core"]
+
+T = 1_795_392_000_000_000
+SECOND = 1_000_000
+
+
+async def store(core, device: str, stream: str, *payloads: bytes, first: int = 0) -> None:
+    batch = Batch()
+    for number, payload in enumerate(payloads, first):
+        batch.append(device, stream, T + number * SECOND, payload)
+    assert scan_batch(batch, Limits()) == []
+    await core.store.write(batch, [])
+
+
+async def ask(client, sql: str, **more):
+    return await client.post("/api/v1/sql", json={"sql": sql, **more}, timeout=60)
+
+
+async def rows(client, sql: str, **more):
+    answer = await ask(client, sql, **more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.fixture
+async def filled(client, core):
+    """Some sealed, some in the journal; fields that change their type; a device that is registered."""
+    await add(client, "a", type="", site="hall", tags=["x"], attributes={"fw": "1"})
+    await store(
+        core, "a", "default", b'{"t": 1, "on": true}', b'{"t": 2, "name": "x"}', b'[{"t": 3}, {"t": 4, "more": [1]}]'
+    )
+    await store(core, "b", "radio/x", b'{"rssi": -70}')
+    await core.sealer.seal(fresh_seconds=-1e6)
+    await store(core, "a", "default", b'{"t": 5.5, "on": false}', b'{"t": "warm"}', first=10)
+    await store(core, "b", "messages", b'{"v": 1}')
+    return client
+
+
+async def test_the_views(filled):
+    """Messages, readings, devices, and each stream with typed columns, sealed or not."""
+    found = await rows(filled, "SELECT device, stream, time, payload FROM messages WHERE device = 'a' ORDER BY time")
+    assert [row["payload"] for row in found] == [None, None, None, '{"t": 5.5, "on": false}', '{"t": "warm"}']
+    assert (found[0]["stream"], found[0]["time"]) == ("default", "2026-11-23T00:00:00Z")
+    readings = await rows(
+        filled, "SELECT field, value, text FROM readings WHERE device = 'a' ORDER BY time, field, value"
+    )
+    assert [tuple(row.values()) for row in readings] == [
+        ("on", 1.0, None), ("t", 1.0, None), ("name", None, "x"), ("t", 2.0, None), ("more", None, "[1]"),
+        ("t", 3.0, None), ("t", 4.0, None), ("on", 0.0, None), ("t", 5.5, None), ("t", None, "warm"),
+    ]  # fmt: skip
+    assert await rows(filled, 'SELECT count(*) AS n, max(t) AS most FROM "default"') == [{"n": 6, "most": 5.5}]
+    assert await rows(filled, 'SELECT rssi FROM streams."radio/x"') == [{"rssi": -70}]
+    assert await rows(filled, "SELECT v FROM streams.messages") == [{"v": 1}]
+    (device,) = await rows(filled, "SELECT * EXCLUDE (created, last_seen) FROM devices")
+    assert device == {
+        "name": "a", "display_name": "", "type": "", "site": "hall", "state": "registered", "tags": ["x"],
+        "attributes": '{"fw":"1"}', "connected": False,
+    }  # fmt: skip
+    joined = (
+        "SELECT site, avg(value) AS mean FROM readings JOIN devices ON device = name WHERE field = 't' GROUP BY site"
+    )
+    assert await rows(filled, joined) == [{"site": "hall", "mean": 3.1}]
+
+
+async def test_forms(filled):
+    """JSON, CSV, Parquet, Arrow: the same rows."""
+    sql = "SELECT device, time, t FROM streams.default WHERE t < 3 ORDER BY t"
+    as_csv = await ask(filled, sql, format="csv")
+    assert as_csv.text == ("device,time,t\r\na,2026-11-23T00:00:00Z,1.0\r\na,2026-11-23T00:00:01Z,2.0\r\n")
+    parquet = pq.read_table(io.BytesIO((await ask(filled, sql, format="parquet")).content))
+    arrow = pa.ipc.open_stream((await ask(filled, sql, format="arrow")).content).read_all()
+    assert parquet.to_pylist() == arrow.to_pylist()
+    assert parquet.column("t").to_pylist() == [1.0, 2.0]
+    assert await rows(filled, "SELECT t FROM streams.default WHERE t > 100") == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "",
+        " ",
+        "SELEC 1",
+        "SELECT * FROM nowhere",
+        "SELECT 1; SELECT 2",
+        "CREATE TABLE x AS SELECT 1",
+        "INSERT INTO devices VALUES (1)",
+        "DELETE FROM devices_now",
+        "DROP VIEW messages",
+        "COPY messages TO '{target}'",
+        "COPY (SELECT 1) TO '{target}' (FORMAT parquet)",
+        "COPY (SELECT 1) TO '{sealed}' (FORMAT parquet)",
+        "EXPORT DATABASE '{folder}'",
+        "ATTACH '{target}' AS x",
+        "ATTACH ':memory:' AS x",
+        "INSTALL httpfs",
+        "LOAD '{target}'",
+        "SET enable_external_access = true",
+        "SET memory_limit = '100GB'",
+        "RESET lock_configuration",
+        "PRAGMA database_list",
+        "CALL pragma_version()",
+        "EXPLAIN ANALYZE COPY messages TO '{target}'",
+        "PREPARE x AS SELECT 1",
+        "SELECT * FROM '{sealed}'",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM read_blob('{journal}')",
+        "SELECT * FROM read_parquet('{sealed}')",
+        "SELECT * FROM parquet_metadata('{sealed}')",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM sqlite_scan('{journal}', 'journal')",
+        "SELECT * FROM read_csv('http://127.0.0.1:1/x')",
+        "SELECT * FROM query('COPY messages TO ''{target}''')",
+        "SELECT getenv('HOME')",
+        "SELECT * FROM question",
+        "SELECT * FROM connection",
+        "VACUUM",
+        "CHECKPOINT",
+        "USE streams",
+        "BEGIN TRANSACTION",
+    ],
+)
+async def test_there_is_no_way_out(filled, core, tmp_path: Path, sql: str):
+    """No file is read but by the views, none is written, nothing is changed or loaded; one clear error each."""
+    sealed = core.store.folder / core.store.catalogue.files[0].path
+    before = sealed.read_bytes()
+    places = {
+        "target": tmp_path / "stolen", "sealed": sealed, "folder": tmp_path / "export",
+        "journal": core.store.folder.parent / "journal.db",
+    }  # fmt: skip
+    answer = await ask(filled, sql.format(**places))
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"]
+    assert sealed.read_bytes() == before
+    assert not (tmp_path / "stolen").exists()
+    assert not (tmp_path / "export").exists()
+
+
+async def test_bounds(filled):
+    """Time, memory and rows end somewhere, each with its word; the next question is answered."""
+    for sql, more, word in (
+        ("SELECT count(*) FROM range(100000000000) a, range(1000) b", {"seconds": 1}, "more than 1 seconds"),
+        ("SELECT list(range) FROM range(1000000000)", {"memory_bytes": 64 * 1024**2}, "emory"),
+        ("SELECT * FROM range(100)", {"rows": 99}, "more than 99 rows"),
+    ):
+        answer = await ask(filled, sql, **more)
+        assert answer.status_code == 422
+        assert word in answer.json()["detail"]
+    assert len(await rows(filled, "SELECT * FROM range(100)", rows=100)) == 100
+    assert (await ask(filled, "SELECT 1", format="xml")).status_code == 422
+
+
+async def test_without_anything(client):
+    """An empty state has its views."""
+    assert await rows(client, "SELECT * FROM messages") == []
+    assert await rows(client, "SELECT * FROM readings") == []
+    assert await rows(client, "SELECT count(*) AS n FROM devices") == [{"n": 0}]
