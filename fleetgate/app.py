@@ -78,7 +78,8 @@ async def serving(
             core.sealer.start()
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):
-            core.sources.append(await stack.enter_async_context(MqttSource(config, core.pipeline, core.ledger)))
+            source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams)
+            core.sources.append(await stack.enter_async_context(source))
         found = await stack.enter_async_context(_listening(core)) if mqtt else {}
         if settings.http.https_bind:
             devices = HttpServer(

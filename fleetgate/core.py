@@ -53,6 +53,7 @@ from ingester.history.store import TieredStore
 from ingester.ingest_log import IngestLog
 from ingester.ledger import Ledger
 from ingester.metrics import Exposition, IngestCollector
+from ingester.observer import Observer
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource
 from ingester.tail import Tail
@@ -86,6 +87,7 @@ class Core:
     ledger: Ledger
     pipeline: Pipeline
     tail: Tail
+    observer: Observer
     connects: Connects
     broker: Broker
     tls: DeviceTls
@@ -122,10 +124,10 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
         ledger, tail = Ledger(), Tail(limits)
         presence = await stack.enter_async_context(Presence(registry, ledger))
+        observer = Observer()
+        taps = [IngestLog().committed, tail.committed, observer.committed]
         pipeline = await stack.enter_async_context(
-            Pipeline(
-                store, ledger, bounds=_bounds(settings), limits=limits, taps=[IngestLog().committed, tail.committed]
-            )
+            Pipeline(store, ledger, bounds=_bounds(settings), limits=limits, taps=taps)
         )
         connects = Connects(ledger)
         naming = Rules(settings.identity.source, settings.identity.trust_domain)
@@ -197,6 +199,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             ledger,
             pipeline,
             tail,
+            observer,
             connects,
             broker,
             tls,

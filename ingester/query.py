@@ -1,20 +1,31 @@
-"""Questions that every store answers alike: one field over time, alone or in buckets."""
+"""Questions that every store answers alike: one field over time, alone, in buckets, or with fewer points."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from ingester.downsample import chosen
 from ingester.errors import QueryError
+from ingester.sketch import Sketch
 from ingester.store import Bucket, Row, Selection, TelemetryStore
 
 MAX_BUCKETS = 100_000
+MAX_POINTS = 2_000_000
+FILLS = ("none", "null", "previous", "linear")
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)")
 
 
 @dataclass(slots=True)
 class _Sums:
+    sketch: Sketch | None = None
     count: int = 0
     numbers: int = 0
     total: float = 0
+    mean: float = 0
+    squares: float = 0
+    """Of the distances from the mean (Welford, 1962)."""
     minimum: float | None = None
     maximum: float | None = None
     last: Any = None
@@ -25,32 +36,148 @@ class _Sums:
         if isinstance(value, int | float) and not isinstance(value, bool):
             self.numbers += 1
             self.total += value
+            distance = value - self.mean
+            self.mean += distance / self.numbers
+            self.squares += distance * (value - self.mean)
             self.minimum = value if self.minimum is None else min(self.minimum, value)
             self.maximum = value if self.maximum is None else max(self.maximum, value)
+            if self.sketch is not None:
+                self.sketch.add(value)
 
 
-async def buckets(store: TelemetryStore, selection: Selection, field: str, width: int) -> list[Bucket]:
-    """Count, minimum, maximum, average and last of `field` in stretches of `width` microseconds since the epoch.
+Figure = Callable[[_Sums], float | None]
 
-    Buckets without a value are left out. Raises QueryError beyond MAX_BUCKETS.
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What is reckoned of each bucket beside count, minimum, maximum, average and last; `fill` says what becomes of
+    buckets without a value.
+    """
+
+    figures: dict[str, Figure] = field(default_factory=dict)
+    fill: str = "none"
+    sketched: bool = False
+
+
+def summary_of(names: Sequence[str], fill: str = "none") -> Summary:
+    """Read names of figures: sum, stddev (of the values, not of a sample), p50 and so on (within 1 %).
+
+    Raises QueryError.
+    """
+    if fill not in FILLS:
+        raise QueryError(f"fill: {fill!r} is none of {', '.join(FILLS)}")
+    figures: dict[str, Figure] = {}
+    for name in names:
+        if name in _FIGURES:
+            figures[name] = _FIGURES[name]
+        elif (match := _PERCENTILE.fullmatch(name)) is not None:
+            figures[name] = _percentile(float(match[1]) / 100)
+        else:
+            raise QueryError(f"stats: {name[:50]!r} is none of {', '.join(_FIGURES)}, or p50, p99.9 and so on")
+    return Summary(figures, fill, any(name not in _FIGURES for name in figures))
+
+
+_FIGURES: dict[str, Figure] = {
+    "sum": lambda sums: sums.total if sums.numbers else None,
+    "stddev": lambda sums: math.sqrt(sums.squares / sums.numbers) if sums.numbers else None,
+}
+
+
+def _percentile(share: float) -> Figure:
+    return lambda sums: sums.sketch.quantile(share) if sums.sketch is not None else None
+
+
+async def buckets(
+    store: TelemetryStore, selection: Selection, name: str, width: int, summary: Summary | None = None
+) -> list[Bucket]:
+    """Count, minimum, maximum, average and last of field `name` in stretches of `width` microseconds since the epoch,
+    and what `summary` asks for.
+
+    Raises QueryError beyond MAX_BUCKETS.
     """
     if width <= 0:
         raise QueryError("bucket: must be longer than nothing")
+    asked = summary or Summary()
     sums: dict[int, _Sums] = {}
     async for rows in store.rows(selection):
         for row in rows:
-            if field in row.fields:
+            if name in row.fields:
                 start = row.found_at // width * width
-                if start not in sums and len(sums) == MAX_BUCKETS:
-                    raise QueryError(f"bucket: more than {MAX_BUCKETS} buckets, choose a longer one")
-                sums.setdefault(start, _Sums()).add(row.fields[field])
-    return [
-        Bucket(start, s.count, s.minimum, s.maximum, s.total / s.numbers if s.numbers else None, s.last)
-        for start, s in sorted(sums.items())
+                if start not in sums:
+                    if len(sums) == MAX_BUCKETS:
+                        raise QueryError(f"bucket: more than {MAX_BUCKETS} buckets, choose a longer one")
+                    sums[start] = _Sums(Sketch() if asked.sketched else None)
+                sums[start].add(row.fields[name])
+    found = [_bucket(start, one, asked) for start, one in sorted(sums.items())]
+    return found if asked.fill == "none" else _filled(found, selection, width, asked)
+
+
+def _bucket(start: int, sums: _Sums, asked: Summary) -> Bucket:
+    average = sums.total / sums.numbers if sums.numbers else None
+    more = {name: figure(sums) for name, figure in asked.figures.items()}
+    return Bucket(start, sums.count, sums.minimum, sums.maximum, average, sums.last, more)
+
+
+def _filled(found: list[Bucket], selection: Selection, width: int, asked: Summary) -> list[Bucket]:
+    """Buckets for every stretch from the first to the last, or as far as was asked for."""
+    if not found:
+        return []
+    start = found[0].time if selection.start is None else selection.start // width * width
+    end = found[-1].time if selection.end is None else min(selection.end // width * width, found[-1].time)
+    if (end - start) // width >= MAX_BUCKETS:
+        raise QueryError(f"bucket: more than {MAX_BUCKETS} buckets, choose a longer one")
+    known = {bucket.time: bucket for bucket in found}
+    nothing = dict.fromkeys(asked.figures)
+    filled = [
+        known.get(time, Bucket(time, 0, None, None, None, None, nothing)) for time in range(start, end + 1, width)
     ]
+    if asked.fill == "null":
+        return filled
+    return list(_previous(filled) if asked.fill == "previous" else _linear(filled))
 
 
-async def with_field(chunks: AsyncIterator[list[Row]], field: str | None) -> AsyncIterator[list[Row]]:
-    """The readings that have `field`, or all when it is None."""
+def _previous(filled: list[Bucket]) -> Iterator[Bucket]:
+    before: Bucket | None = None
+    for bucket in filled:
+        if bucket.count:
+            before = bucket
+        if bucket.count or before is None:
+            yield bucket
+        else:
+            yield Bucket(bucket.time, 0, None, None, before.average, before.last, bucket.more)
+
+
+def _linear(filled: list[Bucket]) -> Iterator[Bucket]:
+    """The average between those of the neighbours that have one."""
+    known = [(at, bucket.average) for at, bucket in enumerate(filled) if bucket.average is not None]
+    behind = 0
+    for at, bucket in enumerate(filled):
+        while behind < len(known) and known[behind][0] < at:
+            behind += 1
+        if bucket.count or not 0 < behind < len(known):
+            yield bucket
+            continue
+        (left, low), (right, high) = known[behind - 1], known[behind]
+        share = (at - left) / (right - left)
+        yield Bucket(bucket.time, 0, None, None, low + (high - low) * share, None, bucket.more)
+
+
+async def with_field(chunks: AsyncIterator[list[Row]], name: str | None) -> AsyncIterator[list[Row]]:
+    """The readings that have a field, or all when `name` is None."""
     async for rows in chunks:
-        yield rows if field is None else [row for row in rows if field in row.fields]
+        yield rows if name is None else [row for row in rows if name in row.fields]
+
+
+async def fewer(store: TelemetryStore, selection: Selection, name: str, points: int) -> list[Row]:
+    """At most so many readings with a number in field `name`, chosen so that a plot of them looks like one of all.
+
+    Raises QueryError.
+    """
+    if points < 3:
+        raise QueryError("points: must be 3 or more")
+    found: list[Row] = []
+    async for rows in store.rows(selection):
+        found += [row for row in rows if type(row.fields.get(name)) in {int, float}]
+        if len(found) > MAX_POINTS:
+            raise QueryError(f"points: more than {MAX_POINTS} readings, choose a shorter time")
+    return [found[at] for at in chosen([(row.found_at, row.fields[name]) for row in found], points)]

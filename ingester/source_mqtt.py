@@ -21,6 +21,7 @@ from ingester.clock import Clock, now_us
 from ingester.errors import SourceError
 from ingester.ledger import OTHER, Ledger
 from ingester.pipeline import Pipeline
+from ingester.streams import Destination, Streams
 from ingester.topics import NATIVE_FILTERS, NATIVE_TEMPLATES, topic_map
 
 log = structlog.get_logger("fleetgate.source")
@@ -104,7 +105,15 @@ class MqttSource:
     unacknowledged messages bounds. QoS 0: dropped and counted while the pipeline refuses.
     """
 
-    def __init__(self, config: SourceConfig, pipeline: Pipeline, ledger: Ledger, clock: Clock = now_us) -> None:
+    def __init__(
+        self,
+        config: SourceConfig,
+        pipeline: Pipeline,
+        ledger: Ledger,
+        streams: Streams | None = None,
+        clock: Clock = now_us,
+    ) -> None:
+        self._streams = streams or Streams()
         self._config = config
         self._pipeline = pipeline
         self._ledger = ledger
@@ -204,10 +213,24 @@ class MqttSource:
         gathered, self._open = self._open, _Gathered()
         self._outstanding += len(gathered.messages)
         for _client, message, received in gathered.messages:
-            device, _stream = self._map(message.topic.value) or (OTHER, "")
+            device = self._device(message)
             self._ledger.received(device, message.qos, len(message.payload), received)
         if self._held or not self._offer(gathered):
             self._hold(gathered)
+
+    def _destination(self, message: aiomqtt.Message) -> Destination | None:
+        """What a message is telemetry of: as a stream is defined, else as the source's own templates say."""
+        topic = message.topic.value
+        found = self._streams.route(topic, "")
+        if found is None or found.decoder is None:
+            named = self._map(topic)
+            found = Destination(*named) if named is not None else None
+        content_type = getattr(message.properties, "ContentType", None)
+        return self._streams.chosen(found, topic, content_type) if found is not None and content_type else found
+
+    def _device(self, message: aiomqtt.Message) -> str:
+        found = self._destination(message)
+        return OTHER if found is None else found.device
 
     def _hold(self, gathered: "_Gathered") -> None:
         """The intake is full: QoS 0 is lost, the rest waits its turn."""
@@ -217,7 +240,7 @@ class MqttSource:
             if message.qos:
                 keep.messages.append(entry)
             else:
-                device, _stream = self._map(message.topic.value) or (OTHER, "")
+                device = self._device(message)
                 self._ledger.dropped(device, "intake_full")
                 self._outstanding -= 1
         if keep.messages:
@@ -246,7 +269,7 @@ class MqttSource:
         batch = Batch()
         to_ack: list[Callable[[], Any]] = []
         for client, message, received in messages[:_OFFER]:
-            found = self._map(message.topic.value)
+            found = self._destination(message)
             if found is None:
                 if len(batch):
                     break
@@ -255,7 +278,7 @@ class MqttSource:
                     received, "", "", "topic", "no device in this topic", message.payload, message.topic.value
                 )
                 return 1 if self._pipeline.offer_unmapped(item, acks) else 0
-            batch.append(*found, received, message.payload)
+            batch.append(found.device, found.stream, received, message.payload, found.decoder)
             to_ack.append(_ack(client, message))
         count = len(batch)
         batch.acks.append(partial(self._acknowledge, count, to_ack))

@@ -1,7 +1,7 @@
 """What every telemetry store must promise, and the values that queries give back."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ingester.batch import Batch, Quarantined
@@ -27,7 +27,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One field over one stretch of time. `minimum`, `maximum` and `average` are None when no value was a number."""
+    """One field over one stretch of time. What is reckoned is None when no value was a number.
+
+    `more` has the further figures that were asked for, by name.
+    """
 
     time: int
     count: int
@@ -35,6 +38,7 @@ class Bucket:
     maximum: float | None
     average: float | None
     last: Any
+    more: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import typer
 
 from fleet.documents import parsed
 from fleetgate.cli.commands import add_delete, add_list, add_show
+from fleetgate.cli.details import given_only
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
@@ -17,6 +18,7 @@ from ingester.streams.definition import from_object
 
 _COLUMNS = ("name", "version", "definition", "units")
 _TRIAL = ("counts", "stream", "definition", "codec", "readings", "why not")
+_FIELDS = ("stream", "field", "types", "unit", "description", "first", "last")
 _UNREADABLE = 1
 _SHOWN = 3
 """Readings of one try that the table shows."""
@@ -31,6 +33,7 @@ def register(app: typer.Typer) -> None:
     add_show(commands, "/streams")
     add_delete(commands, "/streams", "stream", "Delete a definition; what was stored by it stays.")
     commands.command("set")(_set)
+    commands.command("fields")(_fields)
     app.add_typer(commands, name="stream")
     codecs = typer.Typer(help="Payload formats.", no_args_is_help=True)
     codecs.command("test")(_test)
@@ -65,6 +68,27 @@ def _set(
         print_json(found)
     else:
         say(f"stream {name} has version {found['version']}")
+
+
+def _fields(
+    context: typer.Context,
+    stream: Annotated[str | None, typer.Argument(help="One stream only.")] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what streams really send since the server started: fields, types, units, and what is new."""
+    found = run(call(target(context, state, config), "GET", "/stream-fields", params=given_only(stream=stream)))
+    if as_json:
+        print_json(found)
+        return
+    rows = [{"stream": one["stream"], **field} for one in found for field in one["fields"]]
+    print_table(_FIELDS, [{**row, "field": row["name"]} for row in rows])
+    for one in found:
+        for drift in one["drifts"]:
+            was = f"was {drift['was']}, is" if drift["was"] else "is new:"
+            say(f"{drift['time']} {one['stream']}: {drift['field']} {was} {drift['now']}, from {drift['device']}")
 
 
 def _test(

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import orjson
 import typer
 
+from fleetgate.cli.details import given_only
 from fleetgate.cli.output import Format, Rows, say
 from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
 
@@ -31,6 +32,9 @@ def query(
     end: Annotated[str | None, typer.Option("--to", help="ISO 8601 or -1h.")] = None,
     field: Annotated[str | None, typer.Option(help="One field, dotted where nested.")] = None,
     bucket: Annotated[str | None, typer.Option(help="With --field: summarise by 30s, 1m, 1h ...")] = None,
+    stats: Annotated[str | None, typer.Option(help="With --bucket: also sum, stddev, p50, p99, with commas.")] = None,
+    fill: Annotated[str | None, typer.Option(help="With --bucket: none, null, previous or linear.")] = None,
+    points: Annotated[int | None, typer.Option(help="With --field: at most so many, for a plot.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
     state: StateOption = None,
     config: ConfigOption = None,
@@ -39,9 +43,11 @@ def query(
 ) -> None:
     """Print a device's readings, oldest first, by the device's time."""
     on = target(context, state, config)
-    params = {"stream": stream, "from": start, "to": end, "field": field, "bucket": bucket}
-    given = {name: value for name, value in params.items() if value is not None}
-    columns = _BUCKET if bucket is not None else _FIELD if field is not None else _READING
+    given = given_only(stream=stream, to=end, field=field, bucket=bucket, stats=stats, fill=fill, points=points)
+    if start is not None:
+        given["from"] = start
+    columns: tuple[str, ...] = _BUCKET if bucket is not None else _FIELD if field is not None else _READING
+    columns += tuple(stats.split(",")) if stats else ()
     run(_query(on, device, given, columns, Format.JSON if json else form))
 
 

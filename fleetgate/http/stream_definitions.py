@@ -1,5 +1,6 @@
 """Streams: which topics are telemetry of what, how it is read, and what a codec would make of a payload."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,16 +14,12 @@ from fleetgate.http.names import Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 from ingester.clock import now_us
+from ingester.streams.definition import FieldNote
+from ingester.streams.observed import ObservedStream
 from ingester.streams.trial import Trial, try_codecs
 
 _PAYLOAD_CHARACTERS = 400_000
-
-
-class FieldView(BaseModel):
-    """What is said of a field."""
-
-    unit: str = ""
-    description: str = ""
+_NO_NOTE = FieldNote()
 
 
 class StreamView(BaseModel):
@@ -32,6 +29,36 @@ class StreamView(BaseModel):
     version: int
     definition: dict[str, Any]
     units: dict[str, str] = Field(description="units that messages named themselves")
+
+
+class ObservedFieldView(BaseModel):
+    """One field, with how often it was seen with each type, and what is said of it."""
+
+    name: str
+    types: dict[str, int]
+    first: str
+    last: str
+    unit: str
+    description: str
+
+
+class DriftView(BaseModel):
+    """A field that is new (`was` null), or has another type."""
+
+    time: str
+    field: str
+    was: str | None
+    now: str
+    device: str
+
+
+class ObservedView(BaseModel):
+    """What was seen of a stream since the server started, in those of its messages that were looked at."""
+
+    stream: str
+    messages: int
+    fields: list[ObservedFieldView]
+    drifts: list[DriftView]
 
 
 class TrialRequest(BaseModel):
@@ -97,6 +124,14 @@ def router(core: Core) -> APIRouter:
         await definitions.delete(name)
         return Deleted(name=name)
 
+    @routes.get("/stream-fields", summary="What streams really send, and what is new of it")
+    async def stream_fields(stream: str | None = None) -> list[ObservedView]:
+        found = core.observer.observed.streams
+        notes = {one.definition.stream: one.definition.fields for one in definitions.all()}
+        return [
+            _observed(name, seen, notes.get(name, {})) for name, seen in sorted(found.items()) if stream in {None, name}
+        ]
+
     @routes.post("/codec-trials", summary="What each codec would make of a payload")
     async def try_payload(request: TrialRequest) -> list[TrialView]:
         payload = decode_base64(request.payload_base64, "payload_base64")
@@ -104,6 +139,25 @@ def router(core: Core) -> APIRouter:
         return [_trial(one) for one in found]
 
     return routes
+
+
+def _observed(stream: str, seen: ObservedStream, notes: Mapping[str, FieldNote]) -> ObservedView:
+    fields = [
+        ObservedFieldView(
+            name=name,
+            types=found.types,
+            first=iso(found.first),
+            last=iso(found.last),
+            unit=notes.get(name, _NO_NOTE).unit,
+            description=notes.get(name, _NO_NOTE).description,
+        )
+        for name, found in sorted(seen.fields.items())
+    ]
+    drifts = [
+        DriftView(time=iso(one.time), field=one.field, was=one.was or None, now=one.now, device=one.device)
+        for one in seen.drifts
+    ]
+    return ObservedView(stream=stream, messages=seen.messages, fields=fields, drifts=drifts)
 
 
 def _trial(trial: Trial) -> TrialView:

@@ -13,14 +13,14 @@ from fleetgate.http.names import Name
 from fleetgate.http.streams import NDJSON, stream
 from fleetgate.times import iso, parse_duration, parse_time
 from ingester.clock import now_us
-from ingester.query import buckets, with_field
-from ingester.store import Row, Selection
+from ingester.query import buckets, fewer, summary_of, with_field
+from ingester.store import Bucket, Row, Selection
 from ingester.tail import Event
 
 NEWEST = 100
 
 
-def router(core: Core) -> APIRouter:
+def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
     """Build the routes of this feature."""
     routes = APIRouter()
 
@@ -32,21 +32,39 @@ def router(core: Core) -> APIRouter:
         end: Annotated[str | None, Query(alias="to", description="ISO 8601 or -1h")] = None,
         field: Annotated[str | None, Query(description="one field, dotted")] = None,
         bucket: Annotated[str | None, Query(description="with field: 30s, 1m, 1h ...")] = None,
+        stats: Annotated[str, Query(description="with bucket: also sum, stddev, p50, p99 ...")] = "",
+        fill: Annotated[str, Query(description="with bucket: none, null, previous or linear")] = "none",
+        points: Annotated[int | None, Query(ge=3, le=100_000, description="with field: at most so many")] = None,
         limit: Annotated[int, Query(ge=1, le=100_000, description="without from: how many of the newest")] = NEWEST,
         accept: Annotated[str | None, Header()] = None,
     ) -> Response:
         selection = _selection(name, stream_name, start, end)
         await _known(core, name)
-        if bucket is not None:
-            if field is None:
-                raise ArgumentError("bucket: needs a field")
-            return stream(_buckets(core, selection, field, parse_duration(bucket, "bucket")), accept)
+        if bucket is None and (stats or fill != "none"):
+            raise ArgumentError("stats, fill: need a bucket")
+        if field is None and (bucket is not None or points is not None):
+            raise ArgumentError(f"{'points' if bucket is None else 'bucket'}: needs a field")
+        if bucket is not None and field is not None:
+            summary = summary_of([name for name in stats.split(",") if name], fill)
+            found = await buckets(core.store, selection, field, parse_duration(bucket, "bucket"), summary)
+            return stream(_once(map(_bucket, found)), accept)
+        if points is not None and field is not None:
+            chosen = await fewer(core.store, selection, field, points)
+            return stream(_once([_value(row, field) for row in chosen]), accept)
         return stream(_rows(core, selection, field, None if start is not None else limit), accept)
 
     @routes.get("/devices/{name}/telemetry/last", summary="The newest reading of each stream")
     async def last(name: Name) -> list[dict[str, Any]]:
         await _known(core, name)
         return [_reading(row) for row in await core.store.last_values(name)]
+
+    @routes.get("/devices/{name}/clock", summary="How far the clock of a device is off")
+    async def clock(name: Name) -> dict[str, Any]:
+        await _known(core, name)
+        skew = core.observer.clocks.skew(name)
+        if skew is None:
+            return {"device": name, "behind_seconds": None, "samples": 0}
+        return {"device": name, "behind_seconds": skew.microseconds / 1e6, "samples": skew.samples}
 
     @routes.get("/telemetry/recent", summary="What was stored last, of any device")
     async def recent(limit: Annotated[int, Query(ge=1, le=1000)] = 10) -> list[dict[str, Any]]:
@@ -93,18 +111,21 @@ async def _rows(
         yield map(view, rows)
 
 
-async def _buckets(core: Core, selection: Selection, field: str, width: int) -> AsyncIterator[Iterable[dict[str, Any]]]:
-    yield [
-        {
-            "time": iso(bucket.time),
-            "count": bucket.count,
-            "min": bucket.minimum,
-            "max": bucket.maximum,
-            "avg": bucket.average,
-            "last": bucket.last,
-        }
-        for bucket in await buckets(core.store, selection, field, width)
-    ]
+async def _once(found: Iterable[dict[str, Any]]) -> AsyncIterator[Iterable[dict[str, Any]]]:
+    """What is wrong with a question is known by now, while an answer can still say so."""
+    yield found
+
+
+def _bucket(bucket: Bucket) -> dict[str, Any]:
+    return {
+        "time": iso(bucket.time),
+        "count": bucket.count,
+        "min": bucket.minimum,
+        "max": bucket.maximum,
+        "avg": bucket.average,
+        "last": bucket.last,
+        **bucket.more,
+    }
 
 
 def _reading(row: Row) -> dict[str, Any]:

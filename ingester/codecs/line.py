@@ -74,12 +74,12 @@ def _read(line: str) -> Parsed:
         _add(fields, measurement, name, value)
     if line[position : position + 1] != " ":
         raise DecodeError("codec", f"no fields behind {measurement[:100]!r}")
-    while line[position : position + 1] in {" ", ","}:
+    mark = ","
+    while mark == ",":
         name, position = _name(line, position + 1)
         field, position = _value(line, position)
         _add(fields, measurement, name, field)
-        if line[position : position + 1] != ",":
-            break
+        mark = line[position : position + 1]
     rest = line[position:].strip()
     if rest and not re.fullmatch(r"-?\d{1,19}", rest):
         raise DecodeError("timestamp", f"{rest[:100]!r} is no time")

@@ -126,6 +126,6 @@ def make(options: Options) -> Codec:
         found = pool.FindMessageTypeByName(options.message)
     except KeyError:
         raise OptionError(f"message: no {options.message!r} in the descriptor set; it has {', '.join(names)}") from None
-    except TypeError as error:
+    except TypeError as error:  # a file that refers to one that is not in the set
         raise OptionError(f"descriptor: {str(error)[:200]}") from None
     return _Protobuf(message_factory.GetMessageClass(found))

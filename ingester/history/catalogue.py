@@ -1,7 +1,7 @@
 """Which files there are, in the journal's own database: what is sealed changes there in one transaction."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ingester.history.model import SealedFile
@@ -10,7 +10,7 @@ from ingester.sqlite.quarantine import Statement
 from ingester.sqlite.remembered import merge_entries
 
 _COLUMNS = "path, stream, rows, messages, found_first, found_last, received_last, size_bytes, sha256, fields"
-_INSERT = f"INSERT INTO sealed_files ({_COLUMNS}) VALUES ({', '.join('?' * 10)})"
+_INSERT = f"INSERT INTO sealed_files ({_COLUMNS}, place) VALUES ({', '.join('?' * 11)})"
 _DEVICES = 500
 
 
@@ -20,7 +20,7 @@ class Catalogue:
     def __init__(self, journal: SqliteStore) -> None:
         self._journal = journal
         self.files: tuple[SealedFile, ...] = ()
-        """In the order of sealing. Another tuple after each change: who reads holds on to the one it has."""
+        """In the order of receipt. Another tuple after each change: who reads holds on to the one it has."""
         self.until = 0
         """Journal rows up to this id are in files."""
         self.generation = 0
@@ -29,7 +29,9 @@ class Catalogue:
     async def load(self) -> None:
         """Read what is on disk."""
         ((self.until,),) = await self._journal.read("SELECT until FROM sealed")
-        found = await self._journal.read(f"SELECT {_COLUMNS}, id FROM sealed_files ORDER BY id")
+        found = await self._journal.read(
+            f"SELECT {_COLUMNS}, coalesce(place, id), id FROM sealed_files ORDER BY 11, 12"
+        )
         self.files = tuple(_file(row) for row in found)
         self.generation += 1
 
@@ -47,11 +49,12 @@ class Catalogue:
 
     async def add(self, files: Sequence[SealedFile], until: int) -> None:
         """Files are written: from now on they count, and the journal rows up to `until` do not."""
-        await self._change([*map(_insert, files), ("UPDATE sealed SET until = ?", (until,))])
+        await self._change([*(_insert(file, None) for file in files), ("UPDATE sealed SET until = ?", (until,))])
 
-    async def replace(self, gone: Iterable[SealedFile], files: Sequence[SealedFile]) -> None:
-        """Other files count instead of some."""
-        await self._change([*map(_delete, gone), *map(_insert, files)])
+    async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
+        """Other files count instead of some, in the place of the first of these."""
+        place = min((file.place for file in gone), default=None)
+        await self._change([*map(_delete, gone), *(_insert(file, place) for file in files)])
 
     async def sweep(self, limit: int) -> int:
         """Delete some of the journal rows that are in files: how many went."""
@@ -88,15 +91,15 @@ class Catalogue:
 
 
 def _file(row: Sequence[Any]) -> SealedFile:
-    *columns, fields, number = row
-    values: list[Any] = [*columns, json.loads(fields), number]
+    *columns, fields, place, number = row
+    values: list[Any] = [*columns, json.loads(fields), place, number]
     return SealedFile(*values)
 
 
-def _insert(file: SealedFile) -> Statement:
+def _insert(file: SealedFile, place: int | None) -> Statement:
     values: tuple[Any, ...] = (
         file.path, file.stream, file.rows, file.messages, file.first, file.last, file.received_last, file.size_bytes,
-        file.sha256, json.dumps(dict(file.fields)),
+        file.sha256, json.dumps(dict(file.fields)), place,
     )  # fmt: skip
     return _INSERT, values
 

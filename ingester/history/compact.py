@@ -2,6 +2,7 @@
 
 from ingester.history import files
 from ingester.history.columns import readings_of
+from ingester.history.duplicates import resolve_readings
 from ingester.history.model import Merge, SealedFile
 from ingester.history.seal import write_partitions
 
@@ -14,4 +15,4 @@ def merge(job: Merge) -> list[SealedFile]:
         for table in files.read_all(job.folder, file)
         for reading in readings_of(table, file.stream)
     ]
-    return write_partitions(job.folder, job.name, readings)
+    return write_partitions(job.folder, job.name, resolve_readings(readings, job.rules))

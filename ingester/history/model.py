@@ -21,7 +21,8 @@ class SealedFile:
 
     `path` is relative to the history folder; `stream` MIXED or the one that all of its readings are of; `first` and
     `last` bound where its readings are found, `received_last` when they came (microseconds since 1970-01-01 UTC);
-    `messages` is how many PUBLISH packets, `rows` how many readings it has; `fields` the type of each typed column.
+    `messages` is how many PUBLISH packets, `rows` how many readings it has; `fields` the type of each typed column;
+    `place` orders files by receipt.
     """
 
     path: str
@@ -34,6 +35,7 @@ class SealedFile:
     size_bytes: int
     sha256: str
     fields: Mapping[str, str] = field(default_factory=dict)
+    place: int = 0
     id: int = 0
 
 
@@ -70,6 +72,7 @@ class Merge:
     folder: Path
     name: str
     files: Sequence[SealedFile]
+    rules: Rules = field(default_factory=Rules)
 
 
 class DamagedError(Exception):

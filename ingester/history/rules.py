@@ -28,6 +28,11 @@ class Rules:
         """What counts for a stream."""
         return next((rule for rule in self.rules if _pattern(rule.names).fullmatch(stream)), _NOTHING)
 
+    @property
+    def resolves(self) -> bool:
+        """Whether anything becomes of duplicates of any stream."""
+        return any(rule.duplicates != "keep" for rule in self.rules)
+
     def keeps_payload(self, stream: str) -> bool:
         """Whether the payloads of its messages are kept as they came."""
         said = self.of(stream).keep_payload

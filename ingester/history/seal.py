@@ -9,6 +9,7 @@ from pathlib import Path
 from ingester.batch import copy_digest
 from ingester.history import files
 from ingester.history.columns import Reading
+from ingester.history.duplicates import resolve_readings
 from ingester.history.model import DAY_US, Job, Sealed, SealedFile, folder_of, has_folder
 from ingester.history.rules import Rules
 from ingester.sqlite.remembered import pack_entries
@@ -23,7 +24,7 @@ def seal(job: Job) -> Sealed:
     """Write the files. Nothing refers to them yet."""
     rows, until = _rows(job)
     readings, count = _readings(rows, job.rules)
-    written = write_partitions(job.folder, job.name, readings)
+    written = write_partitions(job.folder, job.name, resolve_readings(readings, job.rules))
     return Sealed(written, until, count, _remembered(rows))
 
 

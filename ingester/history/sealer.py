@@ -112,7 +112,9 @@ class Sealer:
         total = 0
         while group := self._mergeable():
             name = f"{max(file.id for file in group):012d}m-{secrets.token_hex(4)}"
-            merged = await self._worker.call(f"{_HERE}.compact:merge", Merge(self._store.folder, name, group))
+            merged = await self._worker.call(
+                f"{_HERE}.compact:merge", Merge(self._store.folder, name, group, self._rules())
+            )
             await self._store.catalogue.replace(group, merged)
             await self._store.settled()
             await asyncio.to_thread(self._unlink, group)
@@ -143,14 +145,20 @@ class Sealer:
         return sealed.messages
 
     def _mergeable(self) -> Sequence[SealedFile]:
+        """Neighbours of one folder that are about as large, so that each reading is written again a few times only."""
         policy = self._policy
-        places: dict[str, list[SealedFile]] = {}
+        runs: dict[str, tuple[int, list[SealedFile]]] = {}
         for file in self._store.catalogue.files:
+            folder = file.path.rpartition("/")[0]
+            size = file.rows.bit_length() // 3
+            before, run = runs.get(folder, (size, []))
+            if before != size or file.rows >= policy.merge_rows:
+                run = []
             if file.rows < policy.merge_rows:
-                mine = places.setdefault(file.path.rpartition("/")[0], [])
-                mine.append(file)
-                if len(mine) >= policy.merge_files:
-                    return mine
+                run.append(file)
+            if len(run) >= policy.merge_files:
+                return run
+            runs[folder] = size, run
         return ()
 
     async def _due(self) -> bool:

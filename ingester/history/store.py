@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,7 @@ from ingester.batch import Batch, Quarantined
 from ingester.errors import QueryError, StoreUnavailable
 from ingester.history import on_demand
 from ingester.history.catalogue import Catalogue
+from ingester.history.duplicates import resolve_rows
 from ingester.history.model import DAY_US, MIXED, DamagedError, SealedFile
 from ingester.history.rules import Rule, Rules
 from ingester.merge import in_order
@@ -101,23 +102,23 @@ class TieredStore:
     async def newest(self, selection: Selection, limit: int) -> list[Row]:
         """See TelemetryStore.newest."""
         with self.reading() as snapshot:
-            best = await self.journal.newest(selection, limit, snapshot.until)
-            found = sorted(_candidates(snapshot, selection), key=lambda file: (-file.last, -file.id))
-            for file in found:
-                if len(best) == limit and file.last < best[0].found_at:
+            # Of one time, what is sealed was received before what is not, and files have their places.
+            journal = await self.journal.newest(selection, limit, snapshot.until)
+            best = [(row.found_at, len(snapshot.files), row) for row in journal]
+            for place, file in _latest_first(snapshot, selection):
+                if len(best) == limit and file.last < best[0][0]:
                     break
-                # In front: what is sealed was received before what is not, and what was sealed later comes later.
-                best = await self._read(file, selection) + best
+                best += [(row.found_at, place, row) for row in await self._read(file, selection)]
                 self._check(snapshot)
-                best.sort(key=attrgetter("found_at"))
+                best.sort(key=itemgetter(0, 1))
                 del best[:-limit]
-        return best
+        return resolve_rows([row for _, _, row in best], self._rules())
 
     async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
         """See TelemetryStore.rows."""
         with self.reading() as snapshot:
-            found = {file.id: file for file in _candidates(snapshot, selection)}
-            index = [(file.first, (_HISTORY, file.id)) for file in found.values()]
+            found = dict(_candidates(snapshot, selection))
+            index = [(file.first, (_HISTORY, place)) for place, file in found.items()]
             journal = await self.journal.index(selection, snapshot.until)
             index += [(first, (_JOURNAL, row_id)) for first, row_id in journal]
 
@@ -132,7 +133,7 @@ class TieredStore:
                 return rows
 
             async for rows in in_order(index, fetch, _AT_ONCE if found else _ROWS_AT_ONCE):
-                yield rows
+                yield resolve_rows(rows, self._rules())
 
     async def last_values(self, device: str) -> list[Row]:
         """See TelemetryStore.last_values."""
@@ -146,7 +147,7 @@ class TieredStore:
         return [last[stream] for stream in sorted(last)]
 
     async def _newest_sealed(self, snapshot: Snapshot, selection: Selection, known: Row | None) -> Row | None:
-        for file in sorted(_candidates(snapshot, selection), key=lambda file: (-file.last, -file.id)):
+        for _, file in _latest_first(snapshot, selection):
             if known is not None and file.last <= known.found_at:
                 break
             rows = [row for row in await self._read(file, selection) if known is None or row.found_at > known.found_at]
@@ -254,11 +255,16 @@ class TieredStore:
         return rows
 
 
-def _candidates(snapshot: Snapshot, selection: Selection) -> list[SealedFile]:
-    return [
-        file
-        for file in snapshot.files
-        if selection.stream is None or file.stream in {selection.stream, MIXED}
-        if selection.start is None or file.last >= selection.start
-        if selection.end is None or file.first <= selection.end
-    ]
+def _candidates(snapshot: Snapshot, selection: Selection) -> Iterator[tuple[int, SealedFile]]:
+    """(place in the order of receipt, file) of files that may hold something."""
+    for place, file in enumerate(snapshot.files):
+        if selection.stream is not None and file.stream not in {selection.stream, MIXED}:
+            continue
+        if (selection.start is None or file.last >= selection.start) and (
+            selection.end is None or file.first <= selection.end
+        ):
+            yield place, file
+
+
+def _latest_first(snapshot: Snapshot, selection: Selection) -> list[tuple[int, SealedFile]]:
+    return sorted(_candidates(snapshot, selection), key=lambda found: (-found[1].last, -found[0]))

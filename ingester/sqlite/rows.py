@@ -3,7 +3,7 @@
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import chain, compress, count, repeat
+from itertools import accumulate, chain, compress, count, pairwise, repeat, starmap
 from operator import ne
 from typing import TypeVar
 
@@ -98,10 +98,8 @@ def messages(row: JournalRow) -> Iterator[tuple[int, bytes, bytes | None]]:
 
 
 def _parts(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
-    stop = 0
-    for size in sizes:
-        start, stop = stop, stop + size
-        yield data[start:stop]
+    stops = accumulate(sizes, initial=0)
+    return starmap(lambda start, stop: data[start:stop], pairwise(stops))
 
 
 def last_by_packet_id(

@@ -97,6 +97,7 @@ _MIGRATIONS = {
     -- Files of the history. Journal rows up to the id in `sealed` are in files, and deleted bit by bit.
     CREATE TABLE sealed_files (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
+        place INTEGER,  -- in the order of receipt, as an id; NULL: its own
         path TEXT NOT NULL UNIQUE,
         stream TEXT NOT NULL,
         rows INTEGER NOT NULL,

@@ -149,6 +149,14 @@ async def test_telemetry(client, core):
     ]
     assert (await client.get(url, params={"stream": "other"})).text == "[]\n"
     assert (await client.get(f"{url}/last")).json()[0]["fields"] == {"t.c": 249}
+    hours = {"field": "t.c", "from": "2026-11-23", "bucket": "1m", "stats": "sum,p50", "fill": "null"}
+    with_stats = (await client.get(url, params=hours)).json()
+    assert list(with_stats[0]) == ["time", "count", "min", "max", "avg", "last", "sum", "p50"]
+    some = (await client.get(url, params={"field": "t.c", "from": "2026-01-01", "points": 10})).json()
+    assert len(some) == 10
+    assert (await client.get(url, params={**hours, "from": "2020-01-01"})).json()["code"] == "invalid_query"
+    for more in ({"stats": "sum"}, {"fill": "null"}, {"points": 5}, {"field": "f", "bucket": "1m", "stats": "x"}):
+        assert (await client.get(url, params=more)).status_code == 422
     for bad in ({"from": "x"}, {"to": "-1x"}, {"bucket": "1m"}, {"field": "f", "bucket": "0m"}):
         assert (await client.get(url, params=bad)).status_code == 422
 

@@ -2,18 +2,20 @@
 
 import gzip
 import struct
+import threading
 import zlib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import cbor2
 import msgpack
 import pytest
 from backports import zstd
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 
 from ingester.codecs import CODECS, UNPACKERS, Context, OptionError, Options
 from ingester.codecs.call import make as make_call
+from ingester.codecs.model import epoch_us, plain
 from ingester.codecs.protobuf import declared
 from ingester.codecs.sparkplug import _SCHEMA
 from ingester.decode import DecodeError, Limits
@@ -40,11 +42,15 @@ def pack(value) -> bytes:
         ("cbor", cbor2.dumps([{"a": 1}, {1: True}]), [(None, {"a": 1}), (None, {"1": True})]),
         ("cbor", cbor2.dumps({"t": datetime(2026, 1, 2, tzinfo=UTC)}), [(None, {"t": "2026-01-02T00:00:00+00:00"})]),
         ("cbor", bytes.fromhex("bf616101ff"), [(None, {"a": 1})]),
+        ("cbor", cbor2.dumps({b"k": date(2026, 1, 2)}), [(None, {"k": "2026-01-02"})]),
         ("msgpack", pack({"a": -1, "b": "x"}), [(None, {"a": -1, "b": "x"})]),
         ("msgpack", pack({"t": msgpack.Timestamp(1)}), [(None, {"t": "1970-01-01T00:00:01+00:00"})]),
         ("text", b" 21.5\n", [(None, {"value": 21.5})]),
         ("text", b"-7", [(None, {"value": -7})]),
         ("text", b"true", [(None, {"value": True})]),
+        ("line", b"m on=f,off=False", [(None, {"m.on": False, "m.off": False})]),
+        ("senml+json", b'[{"n":"energy","s":5,"bs":2}]', [(None, {"energy": 7})]),
+        ("senml+json", b'[{"n":"energy","s":5},{"n":"other"}]', [(None, {"energy": 5})]),
         ("text", "an \u00e4".encode(), [(None, {"value": "an \u00e4"})]),
         ("line", b"m,host=a\\ b v=1i,w=2.5,on=t,s=\"x \\\"y\\\"\" 1795391000000000000",
          [(NOW, {"m.host": "a b", "m.v": 1, "m.w": 2.5, "m.on": True, "m.s": 'x "y"'})]),
@@ -91,6 +97,11 @@ CBOR_SHARED = bytes.fromhex("d81c81d81d00")
         ("cbor", bytes.fromhex("a161618000"), "codec"),
         ("cbor", bytes.fromhex("a16261ff01"), "codec"),
         ("cbor", bytes.fromhex("a1f601"), "codec"),
+        ("cbor", bytes.fromhex("a141ff01"), "codec"),
+        ("cbor", cbor2.dumps({"a": [0] * 100_001}), "size"),
+        ("cbor", bytes.fromhex("a16161d823612e"), "codec"),
+        ("msgpack", bytes.fromhex("81a161a3eda080"), "codec"),
+        ("senml+json", b'[{"n":"a","v":1,"t":1e400}]', "nan"),
         ("msgpack", b"", "empty"),
         ("msgpack", pack({"abc": 1})[:-1], "codec"),
         ("msgpack", bytes.fromhex("dfffffffff"), "codec"),
@@ -178,6 +189,7 @@ def test_binary_layouts():
         with pytest.raises(DecodeError) as caught:
             parse("binary", payload, Options(layout=layout))
         assert caught.value.reason == reason
+    assert parse("binary", b"\2", Options(layout="u8 a +1 *2")) == [(None, {"a": 6.0})]
     for payload, kind, reason in ((b"\x7f\xc0\0\0", "f32 x", "nan"), (b"\xff\xff", "text2 x", "utf8")):
         with pytest.raises(DecodeError) as caught:
             parse("binary", payload, Options(layout=kind))
@@ -186,7 +198,8 @@ def test_binary_layouts():
 
 @pytest.mark.parametrize(
     "layout",
-    ["", "u16", "u17 a", "u16 a; u8 a", "float a", "skip2 a", "skip2", "u8 a /0", "bool a /2", "u8 a[0]", "text99999 a",
+    ["", "u16", "u17 a", "?", "u8 a /1e", "u16 a; u8 a", "float a", "skip2 a", "skip2", "u8 a /0", "bool a /2",
+     "u8 a[0]", "text99999 a",
      "u8 a /1.2.3",
      "text60000 a; text60000 b"],
 )  # fmt: skip
@@ -422,3 +435,105 @@ def test_a_callable_that_takes_too_long(installed):
         codec.parse(b"", Context())
     now[0] += 11
     assert codec.parse(b"", Context())[0].fields == {"n": 1}
+
+
+def test_a_callable_outside_of_the_main_thread(installed):
+    """It is called without a budget: only the main thread can be interrupted."""
+    installed(lambda *_: {"n": 1})
+    codec = CODECS["python"](Options(callable="mine"))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(codec.parse(b"", Context())))
+    thread.start()
+    thread.join()
+    assert found[0][0].fields == {"n": 1}
+
+
+def test_text_that_no_store_can_keep():
+    """Half a surrogate pair, and a time beyond all years."""
+    with pytest.raises(DecodeError) as caught:
+        plain({"a": "\ud800"}, 5)
+    assert caught.value.reason == "utf8"
+    with pytest.raises(DecodeError) as caught:
+        epoch_us(float("nan"))
+    assert caught.value.reason == "timestamp"
+
+
+def all_of_protobuf() -> tuple[bytes, type]:
+    """What `protoc` makes of a message All, and its class: float f, State state, map<string, int32> map, Timestamp at,
+    All deeper.
+    """
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="all.proto", package="pkg", syntax="proto3")
+    file.dependency.append("google/protobuf/timestamp.proto")
+    state = file.enum_type.add(name="State")
+    for number, name in enumerate(("OFF", "ON")):
+        state.value.add(name=name, number=number)
+    whole = file.message_type.add(name="All")
+    one, many = kinds.LABEL_OPTIONAL, kinds.LABEL_REPEATED
+    whole.field.add(name="f", number=1, label=one, type=kinds.TYPE_FLOAT)
+    whole.field.add(name="state", number=2, label=one, type=kinds.TYPE_ENUM, type_name=".pkg.State")
+    whole.field.add(name="map", number=3, label=many, type=kinds.TYPE_MESSAGE, type_name=".pkg.All.MapEntry")
+    whole.field.add(name="at", number=4, label=one, type=kinds.TYPE_MESSAGE, type_name=".google.protobuf.Timestamp")
+    whole.field.add(name="deeper", number=5, label=one, type=kinds.TYPE_MESSAGE, type_name=".pkg.All")
+    entry = whole.nested_type.add(name="MapEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=one, type=kinds.TYPE_STRING)
+    entry.field.add(name="value", number=2, label=one, type=kinds.TYPE_INT32)
+    made = descriptor_pb2.FileDescriptorSet()
+    timestamp_pb2.DESCRIPTOR.CopyToProto(made.file.add())
+    made.file.append(file)
+    pool = descriptor_pool.DescriptorPool()
+    for each in made.file:
+        pool.Add(each)
+    return made.SerializeToString(), message_factory.GetMessageClass(pool.FindMessageTypeByName("pkg.All"))
+
+
+def test_everything_of_protobuf():
+    """Enumerations by name, maps, timestamps, floats as they were written; no deeper than allowed."""
+    described, kind = all_of_protobuf()
+    options = Options(descriptor=described, message="pkg.All")
+    message = kind(f=0.1, state=1, map={"x": -1})
+    message.at.seconds = 5
+    assert parse("protobuf", message.SerializeToString(), options) == [
+        (None, {"f": 0.1, "state": "ON", "map": {"x": -1}, "at": 5.0})
+    ]
+    unnamed = kind(state=7)
+    assert parse("protobuf", unnamed.SerializeToString(), options)[0][1]["state"] == 7
+    deep = kind(f=1)
+    for _ in range(20):
+        deep = kind(deeper=deep)
+    with pytest.raises(DecodeError) as caught:
+        parse("protobuf", deep.SerializeToString(), options)
+    assert caught.value.reason == "depth"
+    alone = descriptor_pb2.FileDescriptorSet.FromString(described)
+    del alone.file[0]
+    with pytest.raises(OptionError, match="descriptor"):
+        CODECS["protobuf"](Options(descriptor=alone.SerializeToString(), message="pkg.All"))
+
+
+def test_sparkplug_remembers_so_much(monkeypatch):
+    """A bounded number of nodes; nothing of a trial; templates end somewhere; the number of a packed body counts."""
+    monkeypatch.setattr("ingester.codecs.sparkplug._NODES", 2)
+    codec = CODECS["sparkplug"](Options())
+    for node in ("1", "2", "3"):
+        codec.parse(sparkplug(0, *BIRTH), Context(f"spBv1.0/g/NBIRTH/{node}", "d", NOW))
+    assert len(codec._nodes["d"]) == 2
+    codec.parse(sparkplug(0, *BIRTH), Context("spBv1.0/g/NBIRTH/4", "e", NOW, trial=True))
+    assert "e" not in codec._nodes
+    message = PAYLOAD(seq=0)
+    metric = message.metrics.add(name="t")
+    for _ in range(20):
+        metric = metric.template_value.metrics.add(name="t")
+    with pytest.raises(DecodeError) as caught:
+        codec.parse(message.SerializeToString(), Context("spBv1.0/g/NDATA/3", "d", NOW))
+    assert caught.value.reason == "depth"
+    packed = PAYLOAD(uuid="SPBV1.0_COMPRESSED", seq=5)
+    packed.body = zlib.compress(sparkplug(None, {"name": "z", "int_value": 1}))
+    found = codec.parse(packed.SerializeToString(), Context("spBv1.0/g/NDATA/3", "d", NOW))
+    assert found[0].marks == ("sequence_gap",)
+    message = PAYLOAD()
+    metric = message.metrics.add(name="p", int_value=1)
+    metric.properties.keys.append("color")
+    metric.properties.values.add(string_value="red")
+    codec.parse(message.SerializeToString(), Context("spBv1.0/g/DBIRTH/3/x", "d", NOW))
+    assert codec.units == {}

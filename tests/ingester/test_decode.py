@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingester.decode import DecodeError, Limits, found_at, readings, scan, time_us
+from ingester.decode import DecodeError, Limits, found_at, readings, scan, stored_readings, time_us
 
 NOW = 1_795_392_000_000_000  # 2026-11-23T00:00:00Z
 LIMITS = Limits()
@@ -155,3 +155,14 @@ def test_a_bad_message_does_not_touch_its_neighbours():
     times, ends, bad = scan([b'{"ts": 1795391000}', b"x", b'{"v": 1}'], [NOW, NOW + 1, NOW + 2], LIMITS)
     assert times == ends == [1_795_391_000_000_000, NOW + 1, NOW + 2]
     assert [(entry.position, entry.reason) for entry in bad] == [(1, "not_json")]
+
+
+def test_what_is_stored_is_not_judged_again():
+    """The same readings, without the checks; what is damaged is an error."""
+    for payload in (b'{"a": 1}', b'[{"a": {"b": 1}}, {"ts": "2026-01-02T00:00:00Z"}]', b'{"ts": 1795391000, "l": [1]}'):
+        assert stored_readings(payload, NOW, None) == readings(payload, NOW, LIMITS)
+    assert stored_readings(b"", NOW, b'[[5, {"a": 1}, "mark"]]') == readings(
+        b"", NOW, LIMITS, b'[[5, {"a": 1}, "mark"]]'
+    )
+    with pytest.raises(DecodeError):
+        stored_readings(b"[1]", NOW, None)

@@ -290,3 +290,29 @@ async def test_many_streams_and_days_share_files(tmp_path: Path):
         assert await numbers(store, Selection("c", "x" * 3000)) == [0]
         for number in (0, 99):
             assert await numbers(store, Selection("b", f"stream-{number}")) == [number]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("keep", [{"a": 1}, {"a": 2, "b": 2}, {"b": 3}]), ("merge", [{"a": 2, "b": 3}]), ("drop", [{"a": 1}])],
+)
+@pytest.mark.parametrize("sealed", ["nothing", "first", "apart", "together", "merged"])
+async def test_readings_of_one_time(tmp_path: Path, policy: str, expected, sealed: str):
+    """Kept, merged or dropped as the stream's rule says, wherever they are; other streams are not touched."""
+    async with opened(tmp_path, Policy(merge_files=2), Rules((Rule("s", duplicates=policy),))) as (store, sealer):
+        for number, payload in enumerate((b'{"a": 1}', b'{"a": 2, "b": 2}', b'{"b": 3}')):
+            made = Batch()
+            for stream in ("s", "other"):
+                made.append("a", stream, T, payload)
+            assert scan_batch(made, Limits()) == []
+            await store.write(made, [])
+            if sealed in {"apart", "merged"} or (sealed == "first" and not number):
+                await sealer.seal()
+        if sealed == "together":
+            await sealer.seal()
+        if sealed == "merged":
+            await sealer.merge()
+        found = [row.fields async for rows in store.rows(Selection("a", "s")) for row in rows]
+        assert found == expected
+        assert [row.fields for row in await store.newest(Selection("a", "s"), 10)] == expected
+        assert len([row async for rows in store.rows(Selection("a", "other")) for row in rows]) == 3

@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from ingester.batch import Batch
-from ingester.decode import Limits, readings, scan_batch
+from ingester.decode import DecodeError, Limits, readings, scan_batch
 from ingester.streams import StreamError, Streams
 from ingester.streams.definition import from_object
 from ingester.streams.filters import FilterError, compile_filter
@@ -298,3 +298,38 @@ def test_names_that_cannot_be(name):
     """A name is a word."""
     with pytest.raises(StreamError, match="a name is"):
         from_object(name, {"filter": "a"})
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    """Ever new topics do not fill the memory; what was chosen by content types is made once."""
+    monkeypatch.setattr("ingester.streams.table._REMEMBERED", 3)
+    streams = table(s={"filter": "s/#", "codec": "cbor"})
+    for number in range(10):
+        streams.route(f"s/{number}", "d")
+    assert len(streams._remembered) == 3
+    found = streams.route("s/1", "d")
+    chosen = [streams.chosen(found, "s/1", "text/plain").decoder.decoder for _ in range(2)]
+    assert chosen[0] is chosen[1]
+
+
+def test_options_reach_the_codec():
+    """Each key of a definition is read as what it says."""
+    given = {
+        "filter": "a", "codec": "json", "budget_ms": 5, "fields": {"t": {"unit": "m", "description": "how far"}},
+        "keep_days": 3, "keep_bytes": 5.0, "keep_payload": True, "types": ["x"], "descriptor": "QUFB",
+    }  # fmt: skip
+    found = from_object("x", given)
+    assert (found.options.budget_seconds, found.options.descriptor) == (0.005, b"AAA")
+    assert (found.fields["t"].unit, found.fields["t"].description) == ("m", "how far")
+    assert (found.keep_days, found.keep_bytes, found.keep_payload, found.types) == (3.0, 5, True, ("x",))
+
+
+def test_limits_hold_for_every_format():
+    """A payload that is too large is not looked at; units come from who knows them."""
+    streams = Streams(Limits(max_bytes=5))
+    streams.define([from_object("t", {"filter": "t", "codec": "text"})])
+    found = streams.route("t", "d")
+    with pytest.raises(DecodeError) as caught:
+        found.decoder.decode(b"123456", NOW)
+    assert caught.value.reason == "size"
+    assert streams.decoders["t"].units == {}

@@ -14,6 +14,9 @@ from ingester.ledger import Ledger
 from ingester.memory import MemoryStore
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource, SourceConfig
+from ingester.store import Selection
+from ingester.streams import Streams
+from ingester.streams.definition import from_object
 from tests.system.gate import Gate
 from tests.waiting import until, wait_until
 
@@ -76,6 +79,23 @@ def config(broker: Mosquitto, **more) -> SourceConfig:
             **more,
         }
     )
+
+
+async def test_other_formats(mosquitto):
+    """Definitions of streams count here too, before the source's own templates."""
+    store, ledger, streams = MemoryStore(), Ledger(), Streams()
+    streams.define([from_object("numbers", {"filter": "plant/{device}/number", "codec": "text"})])
+    async with (
+        Pipeline(store, ledger) as pipeline,
+        MqttSource(config(mosquitto), pipeline, ledger, streams) as source,
+    ):
+        await until(lambda: source.connected)
+        await publish(mosquitto, [("plant/p1/number", b"21.5"), ("plant/p1/temp", b'{"v": 1}')])
+        await until(lambda: ledger.totals.received == 2 and ledger.totals.in_flight == 0)
+    assert [(row.stream, row.fields) for row in await store.newest(Selection("p1"), 10)] == [
+        ("numbers", {"value": 21.5}),
+        ("temp", {"v": 1}),
+    ]
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
