@@ -20,7 +20,7 @@ from ingester.merge import in_order
 from ingester.sqlite import quarantine
 from ingester.sqlite.quarantine import Statement
 from ingester.sqlite.remembered import unpack_entries
-from ingester.sqlite.rows import COLUMNS, JournalRow, last_by_packet_id, pack, unpack
+from ingester.sqlite.rows import COLUMNS, PLAIN_COLUMNS, JournalRow, last_by_packet_id, pack, unpack
 from ingester.sqlite.schema import migrate
 from ingester.store import QuarantineSummary, Row, Selection
 
@@ -49,8 +49,12 @@ _LOOK_BACK_ROWS = 2000
 _KNOWN_SERIES = 1_000_000
 _BLOCKS = (128, 16, 1)
 """Rows that one statement inserts."""
-_ROW = f"({', '.join('?' * len(COLUMNS.split(', ')))})"
-_INSERT = {count: f"INSERT INTO journal ({COLUMNS}) VALUES {', '.join([_ROW] * count)}" for count in _BLOCKS}
+_INSERT = {
+    (columns, count): f"INSERT INTO journal ({columns}) VALUES "
+    + ", ".join([f"({', '.join('?' * len(columns.split(', ')))})"] * count)
+    for columns in (PLAIN_COLUMNS, COLUMNS)
+    for count in _BLOCKS
+}
 _TAIL_ROWS = 8192
 """Rows that are looked through at most; then all of them become a segment of the index."""
 _INDEXED = "(SELECT coalesce(max(until), 0) FROM segments)"
@@ -425,12 +429,13 @@ def _write(
         connection.executemany("INSERT OR IGNORE INTO series VALUES (?, ?)", fresh)
     if len(batch):
         rows = list(pack(batch, first[0]))
+        columns = COLUMNS if batch.decoded else PLAIN_COLUMNS
         progress.rows = len(rows)
         for count in _BLOCKS:
             # The interpreter is handed back and forth once a statement: rows one at a time would wait for it each.
             whole = len(rows) - len(rows) % count
             for start in range(0, whole, count):
-                connection.execute(_INSERT[count], list(chain.from_iterable(rows[start : start + count])))
+                connection.execute(_INSERT[columns, count], list(chain.from_iterable(rows[start : start + count])))
             del rows[:whole]
     if quarantined:
         connection.executemany(quarantine.INSERT, quarantine.rows(quarantined, first[1]))
