@@ -67,6 +67,7 @@ async def _measure(folder: Path) -> None:
             if not payload:
                 print(f"| journal | {journal:.1f} |")
             print(f"| history, payload {name} | {size:.2f} |", flush=True)
+            print(f"| sums, payload {name} | {store.size_bytes()['rollups'] / count:.2f} |", flush=True)
             if not payload:
                 started = time.perf_counter()
                 merged = await sealer.merge()
@@ -149,7 +150,7 @@ async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer) -> None:
         with store.reading() as snapshot:
             journal = store.folder.parent / "journal.db"
             question = Question(
-                sql, Form.JSON, Bounds(), journal, store.folder, snapshot.until, snapshot.files, {"name": []}
+                sql, Form.JSON, Bounds(), journal, store.folder, snapshot.until, snapshot.files, (), {"name": []}
             )
             assert not (answer := await ask_process(question)).error, answer
 

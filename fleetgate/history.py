@@ -29,7 +29,11 @@ def policy_of(settings: HistorySettings) -> Policy:
     """When the journal is sealed."""
     age = settings.seal_minutes * 60
     return Policy(
-        age, settings.seal_bytes, fresh_seconds=min(_FRESH_SECONDS, age / 2), look_seconds=min(_LOOK_SECONDS, age / 2)
+        age,
+        settings.seal_bytes,
+        fresh_seconds=min(_FRESH_SECONDS, age / 2),
+        look_seconds=min(_LOOK_SECONDS, age / 2),
+        free_bytes=settings.free_bytes,
     )
 
 
@@ -47,4 +51,5 @@ def rules_of(definitions: Iterable[Definition], settings: HistorySettings) -> Ru
             for one in definitions
         ),
         settings.keep_payload,
+        {"1m": settings.minutes_days, "1h": settings.hours_days},
     )

@@ -187,6 +187,11 @@ class HistorySettings(_Section):
     seal_minutes: float = Field(60, gt=0, description="minutes after which a message is sealed")
     seal_bytes: int = Field(256 * 1024 * 1024, gt=0, description="bytes of journal after which all is sealed")
     keep_payload: bool = Field(False, description="keep payloads as they came, beside their fields")
+    minutes_days: float = Field(365, ge=0, description="days that sums by the minute are kept; 0: for ever")
+    hours_days: float = Field(3650, ge=0, description="days that sums by the hour are kept; those by the day stay")
+    free_bytes: int = Field(
+        0, ge=0, description="with less room on the disk the oldest files are deleted; 0: only by age and size"
+    )
 
 
 class MetricsSettings(_Section):

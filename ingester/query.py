@@ -84,7 +84,13 @@ _FIGURES: dict[str, Figure] = {
 
 
 def _percentile(share: float) -> Figure:
-    return lambda sums: sums.sketch.quantile(share) if sums.sketch is not None else None
+    def figure(sums: _Sums) -> float | None:
+        found = None if sums.sketch is None else sums.sketch.quantile(share)
+        if found is None or sums.minimum is None or sums.maximum is None:
+            return None
+        return min(max(found, sums.minimum), sums.maximum)  # a sketch is off by a little, and may be outside of them
+
+    return figure
 
 
 async def buckets(

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ingester.history.model import SealedFile
+from ingester.history.model import RollupFile, SealedFile
 
 
 class Form(StrEnum):
@@ -40,6 +40,7 @@ class Question:
     folder: Path
     until: int
     files: Sequence[SealedFile] = ()
+    rollups: Sequence[RollupFile] = ()
     devices: dict[str, list[Any]] = field(default_factory=dict)
 
 

@@ -45,6 +45,7 @@ class Analytics:
                     self._store.folder,
                     snapshot.until,
                     snapshot.files,
+                    snapshot.rollups,
                     await self._devices(),
                 )
                 answer = await ask_process(question)

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 
 from fleetgate.analytics.question import Question
 from ingester.history.columns import Reading, table_of
-from ingester.history.model import MIXED, SealedFile
+from ingester.history.model import LEVELS, MIXED, SealedFile
 from ingester.history.rules import Rules
 from ingester.history.seal import journal_readings
 
@@ -25,6 +25,13 @@ _TIME = pa.timestamp("us", tz="UTC")
 _EMPTY = {
     "device": pa.string(), "stream": pa.string(), "time": _TIME, "received": _TIME, "position": pa.int32(),
     "device_time": _TIME, "marks": pa.string(), "more": pa.string(), "payload": pa.binary(),
+}  # fmt: skip
+
+
+_SUMS = {
+    "level": pa.string(), "device": pa.string(), "stream": pa.string(), "field": pa.string(), "time": _TIME,
+    "count": pa.int64(), "min": pa.float64(), "max": pa.float64(), "sum": pa.float64(), "last": pa.float64(),
+    "last_time": _TIME,
 }  # fmt: skip
 
 
@@ -49,6 +56,7 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
     parts.append(_Part("nothing", MIXED, {}))
     connection.execute(f"CREATE VIEW messages AS {' UNION ALL '.join(map(_messages, parts))}")
     connection.execute(f"CREATE VIEW readings AS {' UNION ALL '.join(_readings(parts))}")
+    connection.execute(f"CREATE VIEW rollups AS {_rollups(connection, question)}")
     connection.register("devices_now", pa.table(question.devices))
     connection.execute("CREATE VIEW devices AS SELECT * FROM devices_now")
     connection.execute("CREATE SCHEMA streams")
@@ -79,6 +87,22 @@ def _journal(connection: "duckdb.DuckDBPyConnection", question: Question) -> Ite
         name = f"part_journal_{number}"
         connection.register(name, table)
         yield _Part(name, stream, fields)
+
+
+def _rollups(connection: "duckdb.DuckDBPyConnection", question: Question) -> str:
+    """Files have partial sums: what is added up is what there is."""
+    connection.register("no_sums", pa.table({name: pa.array([], kind) for name, kind in _SUMS.items()}))
+    selects = ["SELECT * FROM no_sums"]
+    for level in LEVELS:
+        paths = [str(question.folder / file.path) for file in question.rollups if file.level == level]
+        if paths:
+            connection.register(f"part_{level}", ds.dataset(paths, format="parquet"))
+            selects.append(f"SELECT '{level}' AS level, {', '.join(list(_SUMS)[1:])} FROM part_{level}")
+    parts = " UNION ALL ".join(selects)
+    return (
+        "SELECT level, device, stream, field, time, CAST(sum(count) AS BIGINT) AS count, min(min) AS min,"
+        f" max(max) AS max, sum(sum) AS sum, arg_max(last, last_time) AS last FROM ({parts}) GROUP BY ALL"
+    )
 
 
 def _messages(part: _Part) -> str:

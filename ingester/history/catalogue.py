@@ -4,13 +4,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ingester.history.model import SealedFile
+from ingester.history.model import RollupFile, SealedFile
 from ingester.sqlite import SqliteStore
 from ingester.sqlite.quarantine import Statement
 from ingester.sqlite.remembered import merge_entries
 
 _COLUMNS = "path, stream, rows, messages, found_first, found_last, received_last, size_bytes, sha256, fields"
 _INSERT = f"INSERT INTO sealed_files ({_COLUMNS}, place) VALUES ({', '.join('?' * 11)})"
+_ROLLUP_COLUMNS = "path, level, rows, found_first, found_last, size_bytes, sha256"
 _DEVICES = 500
 
 
@@ -25,6 +26,8 @@ class Catalogue:
         """Journal rows up to this id are in files."""
         self.generation = 0
         """Counts the changes."""
+        self.rollups: tuple[RollupFile, ...] = ()
+        """In the order of sealing."""
 
     async def load(self) -> None:
         """Read what is on disk."""
@@ -33,6 +36,8 @@ class Catalogue:
             f"SELECT {_COLUMNS}, coalesce(place, id), id FROM sealed_files ORDER BY 11, 12"
         )
         self.files = tuple(_file(row) for row in found)
+        rollups = await self._journal.read(f"SELECT {_ROLLUP_COLUMNS}, id FROM rollup_files ORDER BY id")
+        self.rollups = tuple(RollupFile(*row) for row in rollups)
         self.generation += 1
 
     async def remember(self, entries: dict[str, bytes]) -> None:
@@ -47,14 +52,20 @@ class Catalogue:
                 ("INSERT OR REPLACE INTO remembered VALUES (?, ?)", item) for item in merged.items()
             )
 
-    async def add(self, files: Sequence[SealedFile], until: int) -> None:
+    async def add(self, files: Sequence[SealedFile], rollups: Sequence[RollupFile], until: int) -> None:
         """Files are written: from now on they count, and the journal rows up to `until` do not."""
-        await self._change([*(_insert(file, None) for file in files), ("UPDATE sealed SET until = ?", (until,))])
+        made = [*(_insert(file, None) for file in files), *map(_insert_rollup, rollups)]
+        await self._change([*made, ("UPDATE sealed SET until = ?", (until,))])
 
     async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
         """Other files count instead of some, in the place of the first of these."""
         place = min((file.place for file in gone), default=None)
         await self._change([*map(_delete, gone), *(_insert(file, place) for file in files)])
+
+    async def replace_rollups(self, gone: Sequence[RollupFile], files: Sequence[RollupFile]) -> None:
+        """Other files of sums count instead of some."""
+        deleted = [("DELETE FROM rollup_files WHERE id = ?", (file.id,)) for file in gone]
+        await self._change([*deleted, *map(_insert_rollup, files)])
 
     async def sweep(self, limit: int) -> int:
         """Delete some of the journal rows that are in files: how many went."""
@@ -102,6 +113,11 @@ def _insert(file: SealedFile, place: int | None) -> Statement:
         file.sha256, json.dumps(dict(file.fields)), place,
     )  # fmt: skip
     return _INSERT, values
+
+
+def _insert_rollup(file: RollupFile) -> Statement:
+    values = file.path, file.level, file.rows, file.first, file.last, file.size_bytes, file.sha256
+    return f"INSERT INTO rollup_files ({_ROLLUP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values
 
 
 def _delete(file: SealedFile) -> Statement:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ingester.history.columns import Reading, readings_of, table_of
-from ingester.history.model import MIXED, DamagedError, SealedFile, Without
+from ingester.history.model import MIXED, DamagedError, RollupFile, SealedFile, Without
 
 ROW_GROUP = 32_768
 """Readings that are read together: smaller ones answer a device's questions sooner, and take more bytes."""
@@ -32,16 +32,7 @@ def write(folder: Path, place: PurePosixPath, name: str, readings: Sequence[Read
     mixed = place.parts[0] == "mixed"
     table, fields = table_of(readings, mixed=mixed)
     path = place / f"{name}.parquet"
-    target = folder / path
-    _make(target.parent, folder)
-    partial = target.with_suffix(".partial")
-    with partial.open("wb") as file:
-        _write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    data = partial.read_bytes()
-    partial.rename(target)
-    _sync(target.parent)
+    size, sha256 = write_table(folder, path, table, ("device", "time"))
     times = [reading.time for reading in readings]
     return SealedFile(
         str(path),
@@ -51,13 +42,28 @@ def write(folder: Path, place: PurePosixPath, name: str, readings: Sequence[Read
         min(times),
         max(times),
         max(reading.received for reading in readings),
-        len(data),
-        hashlib.sha256(data).hexdigest(),
+        size,
+        sha256,
         fields,
     )
 
 
-def _write_table(table: pa.Table, file: Any) -> None:
+def write_table(folder: Path, path: PurePosixPath, table: pa.Table, order: Sequence[str]) -> tuple[int, str]:
+    """Write a sorted table to `folder`/`path`: its bytes and SHA-256. Synced, and under its name when it is whole."""
+    target = folder / path
+    _make(target.parent, folder)
+    partial = target.with_suffix(".partial")
+    with partial.open("wb") as file:
+        _write_columns(table, file, order)
+        file.flush()
+        os.fsync(file.fileno())
+    data = partial.read_bytes()
+    partial.rename(target)
+    _sync(target.parent)
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def _write_columns(table: pa.Table, file: Any, order: Sequence[str]) -> None:
     delta = {name: "DELTA_BINARY_PACKED" for name in table.column_names if name in _DELTA}
     delta |= {
         name: "DELTA_BINARY_PACKED"
@@ -74,7 +80,7 @@ def _write_table(table: pa.Table, file: Any) -> None:
         dictionary_pagesize_limit=_DICTIONARY_BYTES,
         column_encoding=delta,
         write_page_checksum=True,
-        sorting_columns=pq.SortingColumn.from_ordering(table.schema, [("device", "ascending"), ("time", "ascending")]),
+        sorting_columns=pq.SortingColumn.from_ordering(table.schema, [(name, "ascending") for name in order]),
     )
 
 
@@ -159,33 +165,35 @@ def _read_group(path: Path, number: int, columns: list[str] | None = None) -> pa
         return file.read_row_group(number, columns=columns, use_threads=False)
 
 
+def read_groups(folder: Path, path: str, rows: int) -> Iterator[pa.Table]:
+    """All of a file of so many rows, a row group at a time. Raises DamagedError."""
+    row = 0
+    try:
+        with pq.ParquetFile(folder / path, page_checksum_verification=True) as opened:
+            for number in range(opened.num_row_groups):
+                yield opened.read_row_group(number, use_threads=False)
+                row += opened.metadata.row_group(number).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(path, (row, min(row + ROW_GROUP, rows) - 1), str(error)) from error
+
+
 def read_all(folder: Path, file: SealedFile) -> Iterator[pa.Table]:
     """All of a file, a row group at a time, payloads too. Raises DamagedError."""
-    path, row = folder / file.path, 0
-    try:
-        groups = _groups(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(file.path, (0, file.rows - 1), str(error)) from error
-    for number, (rows, *_) in enumerate(groups):
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as opened:
-                yield opened.read_row_group(number, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DamagedError(file.path, (row, row + rows - 1), str(error)) from error
-        row += rows
+    return read_groups(folder, file.path, file.rows)
 
 
-def check(folder: Path, file: SealedFile) -> list[DamagedError]:
+def check(folder: Path, file: SealedFile | RollupFile) -> list[DamagedError]:
     """Everything that is wrong with a file: its checksum first, and then which rows."""
     path = folder / file.path
+    found, row = [], 0
     try:
         if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256:
             return []
-        groups = _groups.__wrapped__(path)
+        metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
         return [DamagedError(file.path, (0, file.rows - 1), str(error))]
-    found, row = [], 0
-    for number, (rows, *_) in enumerate(groups):
+    for number in range(metadata.num_row_groups):
+        rows = metadata.row_group(number).num_rows
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as opened:
                 opened.read_row_group(number, use_threads=False)

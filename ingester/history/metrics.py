@@ -24,6 +24,9 @@ class HistoryCollector(Collector):
         yield CounterMetricFamily(
             "fleetgate_seal_failures", "Rounds of sealing that came to nothing.", self._sealer.failures
         )
+        yield GaugeMetricFamily(
+            "fleetgate_disk_free_bytes", "Room on the disk of the telemetry.", self._store.free_bytes()
+        )
         yield GaugeMetricFamily("fleetgate_history_files", "Files of the history.", len(self._store.catalogue.files))
         yield GaugeMetricFamily(
             "fleetgate_history_damaged_rows",

@@ -39,6 +39,24 @@ class SealedFile:
     id: int = 0
 
 
+LEVELS: Mapping[str, int] = {"1m": 60_000_000, "1h": 3_600_000_000, "1d": DAY_US}
+"""Levels of roll-ups, each made of the one before it: their width in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollupFile:
+    """One file of sums; `first` and `last` bound the times that it is about (microseconds since 1970-01-01 UTC)."""
+
+    path: str
+    level: str
+    rows: int
+    first: int
+    last: int
+    size_bytes: int
+    sha256: str
+    id: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Seal journal rows with ids above `after` and at most `until`: as many of them as have `most` messages.
@@ -63,6 +81,7 @@ class Sealed:
     until: int
     messages: int
     remembered: dict[str, bytes]
+    rollups: list[RollupFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +124,9 @@ def folder_of(stream: str, day: int | None) -> PurePosixPath:
     """Where files of a stream and a day (since 1970-01-01) are, None: files with many streams."""
     if day is None:
         return PurePosixPath("mixed")
-    return PurePosixPath(f"stream={quote(stream, safe='')}", f"day={_EPOCH + timedelta(days=day)}")
+    return PurePosixPath(f"stream={quote(stream, safe='')}", f"day={date_of(day)}")
+
+
+def date_of(day: int) -> str:
+    """A day since 1970-01-01 as ISO 8601."""
+    return str(_EPOCH + timedelta(days=day))

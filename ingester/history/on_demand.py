@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ingester.history.model import DamagedError, SealedFile, Without
+from ingester.history.model import DamagedError, RollupFile, SealedFile, Without
 from ingester.store import Row, Selection
 
 # Imports are inside of the functions because they are of the extra `analytics`.
@@ -29,6 +29,13 @@ def without_device(folder: Path, file: SealedFile, device: str) -> Without | Non
     from ingester.history import files
 
     return files.without_device(folder, file, device)
+
+
+def rollup_without_device(folder: Path, part: RollupFile, device: str, name: str) -> list[RollupFile] | None:
+    """See rollup.rollup_without_device."""
+    from ingester.history import rollup
+
+    return rollup.rollup_without_device(folder, part, device, name)
 
 
 def check(folder: Path, file: SealedFile) -> list[DamagedError]:

@@ -1,8 +1,8 @@
 """What is said of the history of streams: by name, where a `*` stands for anything. Pure."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 
@@ -23,6 +23,8 @@ class Rules:
 
     rules: Sequence[Rule] = ()
     keep_payload: bool = False
+    keep_rollups_days: Mapping[str, float] = field(default_factory=dict)
+    """By level; 0, or nothing: for ever."""
 
     def of(self, stream: str) -> Rule:
         """What counts for a stream."""

@@ -11,6 +11,7 @@ from ingester.history import files
 from ingester.history.columns import Reading
 from ingester.history.duplicates import resolve_readings
 from ingester.history.model import DAY_US, Job, Sealed, SealedFile, folder_of, has_folder
+from ingester.history.rollup import roll_up
 from ingester.history.rules import Rules
 from ingester.sqlite.remembered import pack_entries
 from ingester.sqlite.rows import COLUMNS, JournalRow, messages, readable
@@ -25,7 +26,7 @@ def seal(job: Job) -> Sealed:
     rows, until = _rows(job)
     readings, count = _readings(rows, job.rules)
     written = write_partitions(job.folder, job.name, resolve_readings(readings, job.rules))
-    return Sealed(written, until, count, _remembered(rows))
+    return Sealed(written, until, count, _remembered(rows), roll_up(job.folder, job.name, written))
 
 
 def journal_readings(journal: Path, above: int, rules: Rules) -> list[Reading]:

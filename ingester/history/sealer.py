@@ -3,18 +3,20 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
-from ingester.history.model import DamagedError, Job, Merge, Sealed, SealedFile
+from ingester.history.model import DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
 from ingester.history.process import Worker, WorkerLostError
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
+
+F = TypeVar("F", SealedFile, RollupFile)
 
 log = structlog.get_logger("fleetgate.store")
 
@@ -37,6 +39,8 @@ class Policy:
     """Files of one stream and day that are merged into one."""
     merge_rows: int = 1_000_000
     """Larger files stay as they are."""
+    free_bytes: int = 0
+    """With less room on the disk the oldest files go; 0: none does."""
 
 
 class Sealer:
@@ -50,7 +54,9 @@ class Sealer:
         policy: Policy | None = None,
         rules: Callable[[], Rules] = Rules,
         clock: Clock = now_us,
+        free: Callable[[], int] | None = None,
     ) -> None:
+        self._free = free or store.free_bytes
         self._store = store
         self._policy = policy or Policy()
         self._rules = rules
@@ -76,6 +82,18 @@ class Sealer:
             await asyncio.wait([self._task])
         await self._worker.stop()
 
+    async def make_room(self) -> int:
+        """Delete the oldest files while the disk has less room than it is to have. Returns how many went."""
+        gone = 0
+        while self._policy.free_bytes and await asyncio.to_thread(self._free) < self._policy.free_bytes:
+            oldest = min(self._store.catalogue.files, key=lambda file: file.received_last, default=None)
+            if oldest is None:
+                break
+            await self._store.drop([oldest])
+            gone += 1
+            log.error("disk is nearly full: a file of the history is deleted", path=oldest.path, rows=oldest.rows)
+        return gone
+
     def start(self) -> None:
         """From now on, seal by itself."""
         self._task = asyncio.create_task(self._run(), name="sealer")
@@ -98,7 +116,7 @@ class Sealer:
         """Read every file, and say what is damaged."""
         found: list[DamagedError] = []
         with self._store.reading() as snapshot:
-            for file in snapshot.files:
+            for file in (*snapshot.files, *snapshot.rollups):
                 found += await self._worker.call(f"{_HERE}.files:check", self._store.folder, file)
         return found
 
@@ -110,7 +128,7 @@ class Sealer:
 
     async def _merge(self) -> int:
         total = 0
-        while group := self._mergeable():
+        while group := self._mergeable(self._store.catalogue.files):
             name = f"{max(file.id for file in group):012d}m-{secrets.token_hex(4)}"
             merged = await self._worker.call(
                 f"{_HERE}.compact:merge", Merge(self._store.folder, name, group, self._rules())
@@ -120,6 +138,11 @@ class Sealer:
             await asyncio.to_thread(self._unlink, group)
             total += len(group)
             log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
+        while sums := self._mergeable(self._store.catalogue.rollups):
+            name = f"{max(file.id for file in sums):012d}m-{secrets.token_hex(4)}"
+            made = await self._worker.call(f"{_HERE}.rollup:merge_rollups", self._store.folder, name, sums)
+            await self._store.replace_rollups(sums, made)
+            total += len(sums)
         return total
 
     async def sweep(self) -> None:
@@ -138,17 +161,17 @@ class Sealer:
         job = Job(journal, store.folder, name, catalogue.until, until, self._policy.messages, self._rules())
         sealed: Sealed = await self._worker.call(f"{_HERE}.seal:seal", job)
         await catalogue.remember(sealed.remembered)
-        await catalogue.add(sealed.files, sealed.until)
+        await catalogue.add(sealed.files, sealed.rollups, sealed.until)
         self.sealed_messages += sealed.messages
         log.info("sealed", messages=sealed.messages, files=len(sealed.files), journal_until=sealed.until)
         await self.sweep()
         return sealed.messages
 
-    def _mergeable(self) -> Sequence[SealedFile]:
+    def _mergeable(self, files: Iterable[F]) -> list[F]:
         """Neighbours of one folder that are about as large, so that each reading is written again a few times only."""
         policy = self._policy
-        runs: dict[str, tuple[int, list[SealedFile]]] = {}
-        for file in self._store.catalogue.files:
+        runs: dict[str, tuple[int, list[F]]] = {}
+        for file in files:
             folder = file.path.rpartition("/")[0]
             size = file.rows.bit_length() // 3
             before, run = runs.get(folder, (size, []))
@@ -159,7 +182,7 @@ class Sealer:
             if len(run) >= policy.merge_files:
                 return run
             runs[folder] = size, run
-        return ()
+        return []
 
     async def _due(self) -> bool:
         policy, catalogue = self._policy, self._store.catalogue
@@ -181,6 +204,7 @@ class Sealer:
                     await self.merge()
                     await self._worker.stop()
                 await self._store.expire_by_rules(self._clock())
+                await self.make_room()
             except (StoreUnavailable, WorkerLostError, OSError) as error:
                 self.failures += 1
                 log.error("not sealed, again later", error=str(error))

@@ -1,6 +1,8 @@
 """TieredStore: the journal and the history as one TelemetryStore. Needs the extra `analytics`."""
 
 import asyncio
+import secrets
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from ingester.errors import QueryError, StoreUnavailable
 from ingester.history import on_demand
 from ingester.history.catalogue import Catalogue
 from ingester.history.duplicates import resolve_rows
-from ingester.history.model import DAY_US, MIXED, DamagedError, SealedFile
+from ingester.history.model import DAY_US, MIXED, DamagedError, RollupFile, SealedFile
 from ingester.history.rules import Rule, Rules
 from ingester.merge import in_order
 from ingester.sqlite import SqliteStore
@@ -36,6 +38,7 @@ class Snapshot:
     """What counts for one reader: these files, and journal rows with ids above `until`."""
 
     files: tuple[SealedFile, ...]
+    rollups: tuple[RollupFile, ...]
     until: int
     generation: int
 
@@ -70,7 +73,7 @@ class TieredStore:
     def reading(self) -> Iterator[Snapshot]:
         """What counts now; for `_READ_SECONDS` none of it goes away before the end of the block."""
         catalogue = self.catalogue
-        snapshot = Snapshot(catalogue.files, catalogue.until, catalogue.generation)
+        snapshot = Snapshot(catalogue.files, catalogue.rollups, catalogue.until, catalogue.generation)
         self._readers[snapshot.generation] += 1
         try:
             yield snapshot
@@ -210,7 +213,22 @@ class TieredStore:
                 await self.settled()
                 await asyncio.to_thread(self._unlink, [file])
                 return kept.gone
+        for rollup in self.catalogue.rollups:
+            name = f"p-{secrets.token_hex(4)}"
+            try:
+                left = await asyncio.to_thread(on_demand.rollup_without_device, self.folder, rollup, device, name)
+            except DamagedError as error:
+                raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
+            if left is not None:
+                await self.replace_rollups([rollup], left)
+                return 1
         return await self.journal.purge(device, limit)
+
+    async def replace_rollups(self, gone: Sequence[RollupFile], files: Sequence[RollupFile]) -> None:
+        """Other files of sums count instead of some, which are deleted once nobody reads them."""
+        await self.catalogue.replace_rollups(gone, files)
+        await self.settled()
+        await asyncio.to_thread(self._unlink, gone)
 
     async def drop(self, gone: Sequence[SealedFile]) -> None:
         """Files count no more, and are deleted once nobody reads them."""
@@ -230,19 +248,33 @@ class TieredStore:
             if old or (rule.keep_bytes is not None and sizes[file.stream] > rule.keep_bytes):
                 gone.append(file)
         await self.drop(gone)
-        return len(gone)
+        sums = [
+            file
+            for file in self.catalogue.rollups
+            if (days := rules.keep_rollups_days.get(file.level)) and file.last < now - days * DAY_US
+        ]
+        if sums:
+            await self.replace_rollups(sums, [])
+        return len(gone) + len(sums)
 
     def unknown(self) -> list[Path]:
         """Files that the catalogue does not have: what a process left that was killed while it wrote them."""
         known = {self.folder / file.path for file in self.catalogue.files}
+        known |= {self.folder / file.path for file in self.catalogue.rollups}
         found = self.folder.rglob("*") if self.folder.is_dir() else []
         return [path for path in found if path.is_file() and path not in known]
 
+    def free_bytes(self) -> int:
+        """Room on the disk that the files are on."""
+        return shutil.disk_usage(self.folder.parent).free
+
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes."""
-        return {**self.journal.size_bytes(), "history": sum(file.size_bytes for file in self.catalogue.files)}
+        history = sum(file.size_bytes for file in self.catalogue.files)
+        rollups = sum(file.size_bytes for file in self.catalogue.rollups)
+        return {**self.journal.size_bytes(), "history": history, "rollups": rollups}
 
-    def _unlink(self, gone: Sequence[SealedFile]) -> None:
+    def _unlink(self, gone: Sequence[SealedFile | RollupFile]) -> None:
         for file in gone:
             (self.folder / file.path).unlink(missing_ok=True)
 

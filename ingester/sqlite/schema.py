@@ -109,6 +109,16 @@ _MIGRATIONS = {
         sha256 TEXT NOT NULL,
         fields TEXT NOT NULL
     );
+    CREATE TABLE rollup_files (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        path TEXT NOT NULL UNIQUE,
+        level TEXT NOT NULL,
+        rows INTEGER NOT NULL,
+        found_first INTEGER NOT NULL,
+        found_last INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL
+    );
     CREATE TABLE sealed (until INTEGER NOT NULL);
     INSERT INTO sealed VALUES (0);
     -- What copies of messages are told by whose rows are gone; see history.seal.ENTRY.

@@ -28,6 +28,7 @@ TARGETS = {
                 "found",
                 "segments",
                 "quarantine_expired",
+                "rollup_files",
                 "sealed_files",
                 "sealed",
                 "remembered",

@@ -76,6 +76,19 @@ async def test_the_views(filled):
     assert await rows(filled, joined) == [{"site": "hall", "mean": 3.1}]
 
 
+async def test_rollups(filled, core):
+    """Sums of what is sealed, by minute, hour and day; what comes late is added; they outlive the readings."""
+    await store(core, "a", "default", b'{"t": 10}', first=5)
+    await core.sealer.seal(fresh_seconds=-1e6)
+    await core.store.drop(core.store.catalogue.files)
+    sql = "SELECT level, time, count, min, max, sum, last FROM rollups WHERE field = 't' ORDER BY level"
+    expected = {"time": "2026-11-23T00:00:00Z", "count": 6, "min": 1.0, "max": 10.0, "sum": 25.5, "last": 5.5}
+    assert await rows(filled, sql) == [{"level": level, **expected} for level in ("1d", "1h", "1m")]
+    on = "SELECT sum, count FROM rollups WHERE field = 'on' AND level = '1d'"
+    assert await rows(filled, on) == [{"sum": 1.0, "count": 2}]
+    assert await rows(filled, "SELECT count(*) AS n FROM readings") == [{"n": 0}]
+
+
 async def test_forms(filled):
     """JSON, CSV, Parquet, Arrow: the same rows."""
     sql = "SELECT device, time, t FROM streams.default WHERE t < 3 ORDER BY t"

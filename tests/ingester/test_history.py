@@ -10,7 +10,7 @@ from ingester.batch import Batch, copy_digest
 from ingester.decode import Limits, scan_batch
 from ingester.errors import QueryError, StoreUnavailable
 from ingester.history import store as store_module
-from ingester.history.model import DamagedError, folder_of
+from ingester.history.model import LEVELS, DamagedError, folder_of
 from ingester.history.process import Worker, WorkerLostError
 from ingester.history.rules import Rule, Rules
 from ingester.history.sealer import Policy, Sealer
@@ -70,7 +70,9 @@ async def test_sealed_in_rounds_and_served_as_one(tmp_path: Path):
         assert [row.fields["n"] for row in await store.last_values("b")] == [199]
         paths = {Path(file.path).parent for file in store.catalogue.files}
         assert paths == {folder_of("s", T // DAY), folder_of("t/x", T // DAY)}
-        assert store.size_bytes()["history"] == sum(p.stat().st_size for p in store.folder.rglob("*.parquet"))
+        assert store.size_bytes()["history"] == sum(
+            p.stat().st_size for p in store.folder.rglob("stream=*/**/*.parquet")
+        )
     async with opened(tmp_path) as (store, _):
         assert await numbers(store, Selection("a")) == list(range(205))
 
@@ -88,7 +90,7 @@ async def test_merged(tmp_path: Path):
             merging = asyncio.create_task(sealer.merge())
             await until(lambda: len(store.catalogue.files) < 8)
             assert all((store.folder / file.path).exists() for file in snapshot.files)
-        assert await merging == 8
+        assert await merging >= 8
         assert len(store.catalogue.files) == 2
         assert await numbers(store, Selection("a")) == list(range(80))
         assert not any((store.folder / path).exists() for path in before)
@@ -316,3 +318,64 @@ async def test_readings_of_one_time(tmp_path: Path, policy: str, expected, seale
         assert found == expected
         assert [row.fields for row in await store.newest(Selection("a", "s"), 10)] == expected
         assert len([row async for rows in store.rows(Selection("a", "other")) for row in rows]) == 3
+
+
+async def test_a_disk_that_is_nearly_full(tmp_path: Path):
+    """The oldest files go until there is room, and no more; without the setting none goes."""
+    async with opened(tmp_path, Policy(messages=10)) as (store, sealer):
+        for start in range(0, 50, 10):
+            await store.write(batch("a", start, 10), [])
+        await sealer.seal()
+        assert await sealer.make_room() == 0
+        careful = Sealer(store, Policy(free_bytes=100), free=lambda: 130 - 20 * len(store.catalogue.files))
+        assert await careful.make_room() == 4
+        assert await numbers(store, Selection("a")) == list(range(40, 50))
+        hopeless = Sealer(store, Policy(free_bytes=100), free=lambda: 0)
+        assert await hopeless.make_room() == 1
+        assert store.free_bytes() > 0
+
+
+async def test_sums(tmp_path: Path):
+    """Of all levels, whatever is in which round, merged or not, in shared files too; without whom is purged."""
+    from ingester.history.files import read_groups
+    from ingester.history.rollup import summed
+
+    async def sums(store: TieredStore, level: str) -> list[tuple]:
+        import pyarrow as pa
+
+        tables = [
+            table
+            for file in store.catalogue.rollups
+            if file.level == level
+            for table in read_groups(store.folder, file.path, file.rows)
+        ]
+        found = summed(pa.concat_tables(tables), LEVELS[level]).select(["device", "stream", "count", "sum", "last"])
+        return sorted(tuple(row.values()) for row in found.to_pylist())
+
+    async with opened(tmp_path, Policy(messages=50, merge_files=2), now=T + 3 * DAY) as (store, sealer):
+        for start in range(0, 100, 50):
+            await store.write(batch("a", start, 50), [])
+            await store.write(batch("b", start, 50, "x" * 3000, step=DAY // 50), [])
+        await sealer.seal()
+        late = batch("a", 7, 1)
+        await store.write(late, [])
+        await sealer.seal()
+        for _ in range(2):
+            minutes = await sums(store, "1m")
+            mine = [row for row in minutes if row[0] == "a"]
+            assert mine == [
+                ("a", "s", 40, float(sum(range(60, 100))), 99.0),
+                ("a", "s", 61, float(sum(range(60)) + 7), 59.0),
+            ]
+            days = [row for row in await sums(store, "1d") if row[0] == "b"]
+            assert [row[2:] for row in days] == [(50, 1225.0, 49.0), (50, 3725.0, 99.0)]
+            assert len(await sums(store, "1h")) < len(minutes)
+            await sealer.merge()
+        while await store.purge("b", 10):
+            pass
+        assert {row[0] for row in await sums(store, "1m")} == {"a"}
+        assert store.unknown() == []
+        rules = Rules(keep_rollups_days={"1m": 1})
+        store._rules = lambda: rules
+        await store.expire_by_rules(T + 10 * DAY)
+        assert {file.level for file in store.catalogue.rollups} == {"1h", "1d"}
