@@ -34,7 +34,7 @@ _ADDRESSES_BEYOND = 6 * 1024**3
 
 
 def main(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer one pickled question with a pickled answer."""
+    """Answer one pickled question: a line of JSON about the answer, and its data behind it."""
     os.nice(_LOWEST)
     gc.disable()  # it ends soon, and readings are many
     question: Question = pickle.load(requests)
@@ -45,7 +45,7 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
         answer = Answer(error=_one_line(error))
     except MemoryError:
         answer = Answer(error=f"more than {question.bounds.memory_bytes} bytes of memory")
-    pickle.dump(answer, answers)
+    answers.write(orjson.dumps({"rows": answer.rows, "error": answer.error}) + b"\n" + answer.data)
     answers.flush()
 
 

@@ -1,5 +1,6 @@
 """Which files there are, in the journal's own database: what is sealed changes there in one transaction."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,7 @@ class Catalogue:
         found = await self._journal.read(
             f"SELECT {_COLUMNS}, coalesce(place, id), id FROM sealed_files ORDER BY 11, 12"
         )
-        self.files = tuple(_file(row) for row in found)
+        self.files = await asyncio.to_thread(lambda: tuple(_file(row) for row in found))
         rollups = await self._journal.read(f"SELECT {_ROLLUP_COLUMNS}, id FROM rollup_files ORDER BY id")
         self.rollups = tuple(RollupFile(*row) for row in rollups)
         self.generation += 1
@@ -88,11 +89,11 @@ class Catalogue:
 
     async def newest_before(self, received: int) -> int:
         """Id of the last journal row before the first that was received later than this; 0: there is none."""
-        ((later,),) = await self._journal.read(
-            "SELECT min(id) FROM journal WHERE id > ? AND received_last > ?", (self.until, received)
+        later = await self._journal.read(
+            "SELECT id FROM journal WHERE id > ? AND received_last > ? ORDER BY id LIMIT 1", (self.until, received)
         )
-        if later is not None:
-            return int(later) - 1
+        if later:
+            return int(later[0][0]) - 1
         ((last,),) = await self._journal.read("SELECT max(id) FROM journal")
         return int(last or 0)
 

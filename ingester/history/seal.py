@@ -14,9 +14,11 @@ from ingester.history.model import DAY_US, Job, Sealed, SealedFile, folder_of, h
 from ingester.history.rollup import roll_up
 from ingester.history.rules import Rules
 from ingester.sqlite.remembered import pack_entries
-from ingester.sqlite.rows import COLUMNS, JournalRow, messages, readable
+from ingester.sqlite.rows import COLUMNS, CorruptRowError, JournalRow, messages, readable
 
 _ALL = 2**62
+_DAMAGED = ("damaged",)
+"""Marks of a message whose journal row no longer reads."""
 _PARTITIONS = 64
 """Files with one stream and day that are made at once; readings of other streams and days share a file."""
 
@@ -59,7 +61,13 @@ def _readings(rows: Sequence[JournalRow], rules: Rules) -> tuple[list[Reading], 
         keeps = rules.keeps_payload(stream)
         for received, payload, kept in messages(row):
             count += 1
-            for position, reading in enumerate(readable(payload, received, kept)):
+            try:
+                readings = readable(payload, received, kept)
+            except CorruptRowError:
+                # It could be read when it was stored. What is left of it is kept, as it is.
+                found.append(Reading(device, stream, received, received, 0, None, _DAMAGED, {}, payload))
+                continue
+            for position, reading in enumerate(readings):
                 found.append(
                     Reading(
                         device,

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 
@@ -63,6 +63,7 @@ class Sealer:
         self._clock = clock
         self._worker = Worker()
         self._at_work = asyncio.Lock()
+        self._left_alone: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self.sealed_messages = 0
         self.failures = 0
@@ -127,23 +128,30 @@ class Sealer:
             return await self._merge()
 
     async def _merge(self) -> int:
-        total = 0
-        while group := self._mergeable(self._store.catalogue.files):
-            name = f"{max(file.id for file in group):012d}m-{secrets.token_hex(4)}"
-            merged = await self._worker.call(
-                f"{_HERE}.compact:merge", Merge(self._store.folder, name, group, self._rules())
+        store, total = self._store, 0
+        while group := self._mergeable(store.catalogue.files):
+            merged = await self._merged(
+                f"{_HERE}.compact:merge", Merge(store.folder, _name(group), group, self._rules())
             )
-            await self._store.catalogue.replace(group, merged)
-            await self._store.settled()
-            await asyncio.to_thread(self._unlink, group)
-            total += len(group)
-            log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
-        while sums := self._mergeable(self._store.catalogue.rollups):
-            name = f"{max(file.id for file in sums):012d}m-{secrets.token_hex(4)}"
-            made = await self._worker.call(f"{_HERE}.rollup:merge_rollups", self._store.folder, name, sums)
-            await self._store.replace_rollups(sums, made)
-            total += len(sums)
+            if merged is not None:
+                await store.replace(group, merged)
+                total += len(group)
+                log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
+        while sums := self._mergeable(store.catalogue.rollups):
+            made = await self._merged(f"{_HERE}.rollup:merge_rollups", store.folder, _name(sums), sums)
+            if made is not None:
+                await store.replace_rollups(sums, made)
+                total += len(sums)
         return total
+
+    async def _merged(self, function: str, *arguments: Any) -> Any:
+        """What became of some files; None: one of them is damaged, and left alone from now on."""
+        try:
+            return await self._worker.call(function, *arguments)
+        except DamagedError as error:
+            self._left_alone.add(error.path)
+            log.error("a damaged file is not merged", path=error.path, rows=error.rows, detail=error.detail)
+            return None
 
     async def sweep(self) -> None:
         """Delete journal rows that are in files, once nobody reads them any more."""
@@ -175,9 +183,10 @@ class Sealer:
             folder = file.path.rpartition("/")[0]
             size = file.rows.bit_length() // 3
             before, run = runs.get(folder, (size, []))
-            if before != size or file.rows >= policy.merge_rows:
+            fits = file.rows < policy.merge_rows and file.path not in self._left_alone
+            if before != size or not fits:
                 run = []
-            if file.rows < policy.merge_rows:
+            if fits:
                 run.append(file)
             if len(run) >= policy.merge_files:
                 return run
@@ -191,10 +200,6 @@ class Sealer:
             return False
         old = received < self._clock() - int(policy.age_seconds * 1e6)
         return old or await catalogue.journal_bytes() > policy.max_bytes
-
-    def _unlink(self, gone: Sequence[SealedFile]) -> None:
-        for file in gone:
-            (self._store.folder / file.path).unlink(missing_ok=True)
 
     async def _run(self) -> None:
         while True:
@@ -213,3 +218,8 @@ class Sealer:
                 self.failures += 1
                 log.exception("not sealed, again later")
             await asyncio.sleep(self._policy.look_seconds)
+
+
+def _name(files: Sequence[SealedFile] | Sequence[RollupFile]) -> str:
+    """Of what they become; nothing else is called so."""
+    return f"{max(file.id for file in files):012d}m-{secrets.token_hex(4)}"

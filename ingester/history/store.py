@@ -209,9 +209,7 @@ class TieredStore:
             except DamagedError as error:
                 raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
             if kept is not None:
-                await self.catalogue.replace([file], kept.files)
-                await self.settled()
-                await asyncio.to_thread(self._unlink, [file])
+                await self.replace([file], kept.files)
                 return kept.gone
         for rollup in self.catalogue.rollups:
             name = f"p-{secrets.token_hex(4)}"
@@ -233,9 +231,13 @@ class TieredStore:
     async def drop(self, gone: Sequence[SealedFile]) -> None:
         """Files count no more, and are deleted once nobody reads them."""
         if gone:
-            await self.catalogue.replace(gone, [])
-            await self.settled()
-            await asyncio.to_thread(self._unlink, gone)
+            await self.replace(gone, [])
+
+    async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
+        """Other files count instead of some, which are deleted once nobody reads them."""
+        await self.catalogue.replace(gone, files)
+        await self.settled()
+        await asyncio.to_thread(self._unlink, gone)
 
     async def expire_by_rules(self, now: int) -> int:
         """Delete files of streams that have rules of their own for how long, or how much. Returns how many went."""

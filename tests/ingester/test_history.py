@@ -379,3 +379,31 @@ async def test_sums(tmp_path: Path):
         store._rules = lambda: rules
         await store.expire_by_rules(T + 10 * DAY)
         assert {file.level for file in store.catalogue.rollups} == {"1h", "1d"}
+
+
+async def test_a_journal_row_that_no_longer_reads(tmp_path: Path):
+    """It does not hold up sealing: what is left of the message is kept, and marked."""
+    async with opened(tmp_path) as (store, sealer):
+        await store.write(batch("a", 0, 3), [])
+        await store.journal.apply([("UPDATE journal SET payloads = replace(payloads, '{\"n\": 1', '?')", ())])
+        await store.journal.apply([("UPDATE journal SET payloads = CAST(payloads AS BLOB)", ())])
+        await sealer.seal()
+        rows = [row async for rows in store.rows(Selection("a")) for row in rows]
+        assert any(row.marks == ("damaged",) for row in rows)
+        assert await journal_rows(store) == 0
+
+
+async def test_a_damaged_file_is_not_merged(tmp_path: Path):
+    """The others are, and it is not tried again and again."""
+    async with opened(tmp_path, Policy(messages=10, merge_files=2)) as (store, sealer):
+        for start in range(0, 50, 10):
+            await store.write(batch("a", start, 10), [])
+        await sealer.seal()
+        path = store.folder / store.catalogue.files[0].path
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.write_bytes(data)
+        await sealer.merge()
+        assert [file.rows for file in store.catalogue.files] == [10, 40]
+        assert await sealer.merge() == 0
+        assert await numbers(store, Selection("a")) == list(range(10, 50))
