@@ -168,6 +168,15 @@ def _linear(filled: list[Bucket]) -> Iterator[Bucket]:
         yield Bucket(bucket.time, 0, None, None, low + (high - low) * share, None, bucket.more)
 
 
+def fuller(some: Sequence[Bucket], others: Sequence[Bucket]) -> list[Bucket]:
+    """Of two lists, the bucket of each time that has more in it."""
+    found = {bucket.time: bucket for bucket in others}
+    for bucket in some:
+        if bucket.time not in found or found[bucket.time].count < bucket.count:
+            found[bucket.time] = bucket
+    return [found[time] for time in sorted(found)]
+
+
 async def with_field(chunks: AsyncIterator[list[Row]], name: str | None) -> AsyncIterator[list[Row]]:
     """The readings that have a field, or all when `name` is None."""
     async for rows in chunks:

@@ -13,7 +13,7 @@ from fleetgate.http.names import Name
 from fleetgate.http.streams import NDJSON, stream
 from fleetgate.times import iso, parse_duration, parse_time
 from ingester.clock import now_us
-from ingester.query import buckets, fewer, summary_of, with_field
+from ingester.query import buckets, fewer, fuller, summary_of, with_field
 from ingester.store import Bucket, Row, Selection
 from ingester.tail import Event
 
@@ -46,7 +46,10 @@ def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
             raise ArgumentError(f"{'points' if bucket is None else 'bucket'}: needs a field")
         if bucket is not None and field is not None:
             summary = summary_of([name for name in stats.split(",") if name], fill)
-            found = await buckets(core.store, selection, field, parse_duration(bucket, "bucket"), summary)
+            width = parse_duration(bucket, "bucket")
+            found = await buckets(core.store, selection, field, width, summary)
+            if not stats and fill == "none":
+                found = fuller(await core.store.older_buckets(selection, field, width), found)
             return stream(_once(map(_bucket, found)), accept)
         if points is not None and field is not None:
             chosen = await fewer(core.store, selection, field, points)

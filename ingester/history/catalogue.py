@@ -25,6 +25,8 @@ class Catalogue:
         """In the order of receipt. Another tuple after each change: who reads holds on to the one it has."""
         self.until = 0
         """Journal rows up to this id are in files."""
+        self.gone = 0
+        """Where the last reading was found that was deleted for its age, or for want of room."""
         self.generation = 0
         """Counts the changes."""
         self.rollups: tuple[RollupFile, ...] = ()
@@ -32,7 +34,7 @@ class Catalogue:
 
     async def load(self) -> None:
         """Read what is on disk."""
-        ((self.until,),) = await self._journal.read("SELECT until FROM sealed")
+        ((self.until, self.gone),) = await self._journal.read("SELECT until, gone FROM sealed")
         found = await self._journal.read(
             f"SELECT {_COLUMNS}, coalesce(place, id), id FROM sealed_files ORDER BY 11, 12"
         )
@@ -62,6 +64,11 @@ class Catalogue:
         """Other files count instead of some, in the place of the first of these."""
         place = min((file.place for file in gone), default=None)
         await self._change([*map(_delete, gone), *(_insert(file, place) for file in files)])
+
+    async def drop(self, gone: Sequence[SealedFile]) -> None:
+        """Files count no more; what they held is left in sums only."""
+        last = max(file.last for file in gone)
+        await self._change([*map(_delete, gone), ("UPDATE sealed SET gone = max(gone, ?)", (last,))])
 
     async def replace_rollups(self, gone: Sequence[RollupFile], files: Sequence[RollupFile]) -> None:
         """Other files of sums count instead of some."""

@@ -165,14 +165,21 @@ def _read_group(path: Path, number: int, columns: list[str] | None = None) -> pa
         return file.read_row_group(number, columns=columns, use_threads=False)
 
 
-def read_groups(folder: Path, path: str, rows: int) -> Iterator[pa.Table]:
-    """All of a file of so many rows, a row group at a time. Raises DamagedError."""
+def read_groups(folder: Path, path: str, rows: int, device: str | None = None) -> Iterator[pa.Table]:
+    """A file of so many rows, a row group at a time: all of it, or what may have something of a device.
+
+    Raises DamagedError.
+    """
     row = 0
     try:
         with pq.ParquetFile(folder / path, page_checksum_verification=True) as opened:
+            column = opened.metadata.schema.names.index("device")
             for number in range(opened.num_row_groups):
-                yield opened.read_row_group(number, use_threads=False)
-                row += opened.metadata.row_group(number).num_rows
+                group = opened.metadata.row_group(number)
+                known = group.column(column).statistics
+                if device is None or known is None or known.min <= device <= known.max:
+                    yield opened.read_row_group(number, use_threads=False)
+                row += group.num_rows
     except (OSError, pa.ArrowException) as error:
         raise DamagedError(path, (row, min(row + ROW_GROUP, rows) - 1), str(error)) from error
 

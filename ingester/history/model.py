@@ -43,6 +43,10 @@ LEVELS: Mapping[str, int] = {"1m": 60_000_000, "1h": 3_600_000_000, "1d": DAY_US
 """Levels of roll-ups, each made of the one before it: their width in microseconds."""
 
 
+Sum = tuple[int, int, float, float, float, float, int]
+"""(time, count, min, max, sum, last, last_time) of a stretch of time, or of a part of what is in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RollupFile:
     """One file of sums; `first` and `last` bound the times that it is about (microseconds since 1970-01-01 UTC)."""

@@ -1,8 +1,9 @@
 """What reads files, loaded when there is something to read: pyarrow takes half a second and 60 MB. All of it blocks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from ingester.history.model import DamagedError, RollupFile, SealedFile, Without
+from ingester.history.model import DamagedError, RollupFile, SealedFile, Sum, Without
 from ingester.store import Row, Selection
 
 # Imports are inside of the functions because they are of the extra `analytics`.
@@ -29,6 +30,13 @@ def without_device(folder: Path, file: SealedFile, device: str) -> Without | Non
     from ingester.history import files
 
     return files.without_device(folder, file, device)
+
+
+def sums(folder: Path, parts: Sequence[RollupFile], selection: Selection, field: str) -> list[Sum]:
+    """See rollup.read_sums."""
+    from ingester.history import rollup
+
+    return list(rollup.read_sums(folder, parts, selection, field))
 
 
 def rollup_without_device(folder: Path, part: RollupFile, device: str, name: str) -> list[RollupFile] | None:

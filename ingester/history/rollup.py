@@ -4,7 +4,7 @@ A file has partial sums: what came late is in a later one, and whoever asks adds
 device and stream in one stretch of time: `count`, `min`, `max`, `sum`, and `last` with its `last_time`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from ingester.history import files
 from ingester.history.columns import readings_of
-from ingester.history.model import DAY_US, LEVELS, MIXED, RollupFile, SealedFile, date_of
+from ingester.history.model import DAY_US, LEVELS, MIXED, RollupFile, SealedFile, Sum, date_of
+from ingester.store import Selection
 
 _TIME = pa.timestamp("us", tz="UTC")
 _KEYS = ("stream", "device", "field", "time")
@@ -44,6 +45,20 @@ def merge_rollups(folder: Path, name: str, parts: Sequence[RollupFile]) -> list[
     """Write what is in files of one level and place into one, equal stretches added up."""
     tables = [table for part in parts for table in files.read_groups(folder, part.path, part.rows)]
     return _write(folder, parts[0].level, name, summed(pa.concat_tables(tables), LEVELS[parts[0].level]))
+
+
+def read_sums(folder: Path, parts: Iterable[RollupFile], selection: Selection, field: str) -> Iterator[Sum]:
+    """(time, count, min, max, sum, last, last_time) of each partial sum of a device's field. Raises DamagedError."""
+    for part in parts:
+        for table in files.read_groups(folder, part.path, part.rows, selection.device):
+            chosen = pc.and_(pc.equal(table.column("device"), selection.device), pc.equal(table.column("field"), field))
+            if selection.stream is not None:
+                chosen = pc.and_(chosen, pc.equal(table.column("stream"), selection.stream))
+            found = table.filter(chosen).select(["time", *SCHEMA.names[4:]])
+            columns = [
+                column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in found.columns
+            ]
+            yield from zip(*(column.to_pylist() for column in columns), strict=True)
 
 
 def rollup_without_device(folder: Path, part: RollupFile, device: str, name: str) -> list[RollupFile] | None:

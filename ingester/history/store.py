@@ -18,11 +18,11 @@ from ingester.errors import QueryError, StoreUnavailable
 from ingester.history import on_demand
 from ingester.history.catalogue import Catalogue
 from ingester.history.duplicates import resolve_rows
-from ingester.history.model import DAY_US, MIXED, DamagedError, RollupFile, SealedFile
+from ingester.history.model import DAY_US, LEVELS, MIXED, DamagedError, RollupFile, SealedFile, Sum
 from ingester.history.rules import Rule, Rules
 from ingester.merge import in_order
 from ingester.sqlite import SqliteStore
-from ingester.store import QuarantineSummary, Row, Selection
+from ingester.store import Bucket, QuarantineSummary, Row, Selection
 
 log = structlog.get_logger("fleetgate.store")
 
@@ -138,6 +138,24 @@ class TieredStore:
             async for rows in in_order(index, fetch, _AT_ONCE if found else _ROWS_AT_ONCE):
                 yield resolve_rows(rows, self._rules())
 
+    async def older_buckets(self, selection: Selection, field: str, width: int) -> list[Bucket]:
+        """Buckets out of sums, as far back as readings were deleted; where some are left, both are there."""
+        level = next((name for name in ("1d", "1h", "1m") if width % LEVELS[name] == 0), None)
+        start = None if selection.start is None else selection.start // width * width
+        with self.reading() as snapshot:
+            until = self.catalogue.gone if selection.end is None else min(self.catalogue.gone, selection.end)
+            chosen = [
+                file
+                for file in snapshot.rollups
+                if file.level == level and file.first <= until and (start is None or file.last >= start)
+            ]
+            found = await asyncio.to_thread(on_demand.sums, self.folder, chosen, selection, field) if chosen else []
+        sums: dict[int, list[Sum]] = {}
+        for one in found:
+            if one[0] <= until and (start is None or one[0] >= start):
+                sums.setdefault(one[0] // width * width, []).append(one)
+        return [_added_up(time, sums[time]) for time in sorted(sums)]
+
     async def last_values(self, device: str) -> list[Row]:
         """See TelemetryStore.last_values."""
         last = {row.stream: row for row in await self.journal.last_values(device)}
@@ -231,7 +249,9 @@ class TieredStore:
     async def drop(self, gone: Sequence[SealedFile]) -> None:
         """Files count no more, and are deleted once nobody reads them."""
         if gone:
-            await self.replace(gone, [])
+            await self.catalogue.drop(gone)
+            await self.settled()
+            await asyncio.to_thread(self._unlink, gone)
 
     async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
         """Other files count instead of some, which are deleted once nobody reads them."""
@@ -287,6 +307,13 @@ class TieredStore:
                 log.error("a file of the history is damaged", path=error.path, rows=error.rows, detail=str(error))
             self.damaged[f"{error.path} {error.rows}"] = error.rows[1] - error.rows[0] + 1
         return rows
+
+
+def _added_up(time: int, parts: Sequence[Sum]) -> Bucket:
+    _, counts, least, most, sums, _, _ = zip(*parts, strict=True)
+    count = sum(counts)
+    last = max(parts, key=itemgetter(6))[5]
+    return Bucket(time, count, min(least), max(most), sum(sums) / count, last)
 
 
 def _candidates(snapshot: Snapshot, selection: Selection) -> Iterator[tuple[int, SealedFile]]:

@@ -119,8 +119,9 @@ _MIGRATIONS = {
         size_bytes INTEGER NOT NULL,
         sha256 TEXT NOT NULL
     );
-    CREATE TABLE sealed (until INTEGER NOT NULL);
-    INSERT INTO sealed VALUES (0);
+    -- gone: where the last reading was found of files that were deleted for their age or size.
+    CREATE TABLE sealed (until INTEGER NOT NULL, gone INTEGER NOT NULL);
+    INSERT INTO sealed VALUES (0, 0);
     -- What copies of messages are told by whose rows are gone; see history.seal.ENTRY.
     CREATE TABLE remembered (device TEXT PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID;
     """,

@@ -15,6 +15,7 @@ from ingester.history.process import Worker, WorkerLostError
 from ingester.history.rules import Rule, Rules
 from ingester.history.sealer import Policy, Sealer
 from ingester.history.store import TieredStore
+from ingester.query import buckets, fuller
 from ingester.store import Selection
 from tests.waiting import until
 
@@ -407,3 +408,32 @@ async def test_a_damaged_file_is_not_merged(tmp_path: Path):
         assert [file.rows for file in store.catalogue.files] == [10, 40]
         assert await sealer.merge() == 0
         assert await numbers(store, Selection("a")) == list(range(10, 50))
+
+
+async def test_buckets_of_what_is_deleted(tmp_path: Path):
+    """They come out of the sums, as far as readings are gone; the others out of readings; what came late is in both."""
+    minute = 60 * SECOND
+
+    async def asked(store: TieredStore, selection: Selection, width: int = 5 * minute):
+        return fuller(await store.older_buckets(selection, "n", width), await buckets(store, selection, "n", width))
+
+    async with opened(tmp_path, now=T + 3 * DAY) as (store, sealer):
+        for start in (0, 600, 1200):
+            await store.write(batch("a", start, 600), [])
+            await sealer.seal()
+        await store.write(batch("a", 7, 1), [])
+        await sealer.seal()
+        await store.write(batch("a", 1800, 60), [])
+        before = await buckets(store, Selection("a"), "n", 5 * minute)
+        assert await store.older_buckets(Selection("a"), "n", 5 * minute) == []
+        await store.drop([file for file in store.catalogue.files if file.rows == 600 and file.first < T + 600 * SECOND])
+        for chosen in (Selection("a"), Selection("a", "s", T), Selection("a", None, T - DAY)):
+            assert await asked(store, chosen) == before
+        assert await asked(store, Selection("a", None, T + 600 * SECOND)) == before[2:]
+        assert await asked(store, Selection("a", None, None, T + 299 * SECOND)) == before[:1]
+        assert await store.older_buckets(Selection("a"), "n", 7 * SECOND) == []
+        assert await store.older_buckets(Selection("a", "other"), "n", minute) == []
+        await store.drop(store.catalogue.files)
+        assert await asked(store, Selection("a")) == before
+    async with opened(tmp_path) as (store, _):
+        assert await asked(store, Selection("a")) == before
