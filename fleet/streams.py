@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import structlog
+
 from fleet.errors import ConflictError, NotFoundError
 from fleet.policy.subjects import Needs, Subjects
 from fleet.registry.group_service import Groups
@@ -13,8 +15,10 @@ from fleet.registry.schema import streams as table
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
 from ingester.decode import Limits
-from ingester.streams import Definition, Streams
+from ingester.streams import Definition, StreamError, Streams
 from ingester.streams.definition import from_object
+
+log = structlog.get_logger("fleetgate.fleet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,12 @@ class StreamDefinitions:
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:
             for row in await connection.execute(table.select()):
-                if row.name not in self._found:
+                if row.name in self._found:
+                    continue
+                try:
                     self._found[row.name] = Kept(from_object(row.name, json.loads(row.document)), row.version)
+                except StreamError as error:  # such as a callable that is not installed any more
+                    log.error("a stream is left out until it is defined anew", stream=row.name, error=str(error))
         await self._subjects.__aenter__()
         await self._define()
         return self
@@ -81,10 +89,10 @@ class StreamDefinitions:
     async def delete(self, name: str) -> None:
         """Forget a definition; what was stored by it stays. Raises NotFoundError, ConflictError."""
         async with self._database.transaction() as connection:
-            self.get(name)
             self._own(name)
-            await connection.execute(table.delete().where(table.c.name == name))
-        del self._found[name]
+            if not (await connection.execute(table.delete().where(table.c.name == name))).rowcount:
+                raise NotFoundError(f"no stream named {name[:128]!r}")
+        self._found.pop(name, None)
         await self._define()
 
     def _own(self, name: str) -> Kept | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ingester.history.model import RollupFile, SealedFile
@@ -17,7 +17,7 @@ _DEVICES = 500
 
 
 class Catalogue:
-    """All files, in memory too. An instance sees its own changes only: the journal has one owner."""
+    """All files, in memory too. An instance sees its own changes only; they are made one by one (see TieredStore)."""
 
     def __init__(self, journal: SqliteStore) -> None:
         self._journal = journal
@@ -33,13 +33,14 @@ class Catalogue:
         """In the order of sealing."""
 
     async def load(self) -> None:
-        """Read what is on disk."""
-        ((self.until, self.gone),) = await self._journal.read("SELECT until, gone FROM sealed")
+        """Read what is on disk. Whoever reads meanwhile sees all of what was before, or all of what is now."""
+        ((until, gone),) = await self._journal.read("SELECT until, gone FROM sealed")
         found = await self._journal.read(
             f"SELECT {_COLUMNS}, coalesce(place, id), id FROM sealed_files ORDER BY 11, 12"
         )
-        self.files = await asyncio.to_thread(lambda: tuple(_file(row) for row in found))
+        files = await asyncio.to_thread(lambda: tuple(map(_file, found)))
         rollups = await self._journal.read(f"SELECT {_ROLLUP_COLUMNS}, id FROM rollup_files ORDER BY id")
+        self.until, self.gone, self.files = until, gone, files
         self.rollups = tuple(RollupFile(*row) for row in rollups)
         self.generation += 1
 
@@ -50,10 +51,8 @@ class Catalogue:
             part = devices[at : at + _DEVICES]
             marks = ",".join("?" * len(part))
             before = dict(await self._journal.read(f"SELECT * FROM remembered WHERE device IN ({marks})", part))
-            merged = {device: merge_entries(before.get(device, b""), entries[device]) for device in part}
-            await self._journal.apply(
-                ("INSERT OR REPLACE INTO remembered VALUES (?, ?)", item) for item in merged.items()
-            )
+            merged = await asyncio.to_thread(_merged, part, before, entries)
+            await self._journal.apply(("INSERT OR REPLACE INTO remembered VALUES (?, ?)", item) for item in merged)
 
     async def add(self, files: Sequence[SealedFile], rollups: Sequence[RollupFile], until: int) -> None:
         """Files are written: from now on they count, and the journal rows up to `until` do not."""
@@ -107,6 +106,10 @@ class Catalogue:
     async def _change(self, statements: list[Statement]) -> None:
         await self._journal.apply(statements)
         await self.load()
+
+
+def _merged(devices: Sequence[str], before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+    return [(device, merge_entries(before.get(device, b""), after[device])) for device in devices]
 
 
 def _file(row: Sequence[Any]) -> SealedFile:

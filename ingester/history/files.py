@@ -17,7 +17,6 @@ from ingester.history.model import MIXED, DamagedError, RollupFile, SealedFile, 
 
 ROW_GROUP = 32_768
 """Readings that are read together: smaller ones answer a device's questions sooner, and take more bytes."""
-_DELTA = ("time", "received", "position", "device_time")
 _DICTIONARY_BYTES = 4 * 1024 * 1024
 """Of a column in a row group: readings with few decimals repeat, and an index into what repeats is small."""
 _LEVEL = 9
@@ -64,11 +63,10 @@ def write_table(folder: Path, path: PurePosixPath, table: pa.Table, order: Seque
 
 
 def _write_columns(table: pa.Table, file: Any, order: Sequence[str]) -> None:
-    delta = {name: "DELTA_BINARY_PACKED" for name in table.column_names if name in _DELTA}
-    delta |= {
-        name: "DELTA_BINARY_PACKED"
-        for name in table.column_names
-        if pa.types.is_integer(table.schema.field(name).type) and name not in delta
+    delta = {
+        column.name: "DELTA_BINARY_PACKED"
+        for column in table.schema
+        if pa.types.is_integer(column.type) or pa.types.is_timestamp(column.type)
     }
     pq.write_table(
         table,
@@ -154,14 +152,10 @@ def read_device(
     return readings, damaged
 
 
-def _outside(span: tuple[int, int], start: int | None, end: int | None) -> bool:
-    return (start is not None and span[1] < start) or (end is not None and span[0] > end)
-
-
-def _read_group(path: Path, number: int, columns: list[str] | None = None) -> pa.Table:
+def _read_group(path: Path, number: int) -> pa.Table:
+    """A row group without payloads."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        if columns is None:
-            columns = [name for name in file.schema_arrow.names if name != "payload"]
+        columns = [name for name in file.schema_arrow.names if name != "payload"]
         return file.read_row_group(number, columns=columns, use_threads=False)
 
 

@@ -1,6 +1,5 @@
 """What reads files, loaded when there is something to read: pyarrow takes half a second and 60 MB. All of it blocks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ingester.history.model import DamagedError, RollupFile, SealedFile, Sum, Without
@@ -32,11 +31,11 @@ def without_device(folder: Path, file: SealedFile, device: str) -> Without | Non
     return files.without_device(folder, file, device)
 
 
-def sums(folder: Path, parts: Sequence[RollupFile], selection: Selection, field: str) -> list[Sum]:
+def sums(folder: Path, part: RollupFile, selection: Selection, field: str) -> list[Sum]:
     """See rollup.read_sums."""
     from ingester.history import rollup
 
-    return list(rollup.read_sums(folder, parts, selection, field))
+    return list(rollup.read_sums(folder, part, selection, field))
 
 
 def rollup_without_device(folder: Path, part: RollupFile, device: str, name: str) -> list[RollupFile] | None:

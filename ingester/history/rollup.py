@@ -47,18 +47,17 @@ def merge_rollups(folder: Path, name: str, parts: Sequence[RollupFile]) -> list[
     return _write(folder, parts[0].level, name, summed(pa.concat_tables(tables), LEVELS[parts[0].level]))
 
 
-def read_sums(folder: Path, parts: Iterable[RollupFile], selection: Selection, field: str) -> Iterator[Sum]:
-    """(time, count, min, max, sum, last, last_time) of each partial sum of a device's field. Raises DamagedError."""
-    for part in parts:
-        for table in files.read_groups(folder, part.path, part.rows, selection.device):
-            chosen = pc.and_(pc.equal(table.column("device"), selection.device), pc.equal(table.column("field"), field))
-            if selection.stream is not None:
-                chosen = pc.and_(chosen, pc.equal(table.column("stream"), selection.stream))
-            found = table.filter(chosen).select(["time", *SCHEMA.names[4:]])
-            columns = [
-                column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in found.columns
-            ]
-            yield from zip(*(column.to_pylist() for column in columns), strict=True)
+def read_sums(folder: Path, part: RollupFile, selection: Selection, field: str) -> Iterator[Sum]:
+    """The partial sums of a device's field in a file. Raises DamagedError."""
+    for table in files.read_groups(folder, part.path, part.rows, selection.device):
+        chosen = pc.and_(pc.equal(table.column("device"), selection.device), pc.equal(table.column("field"), field))
+        if selection.stream is not None:
+            chosen = pc.and_(chosen, pc.equal(table.column("stream"), selection.stream))
+        found = table.filter(chosen).select(["time", *SCHEMA.names[4:]])
+        columns = [
+            column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in found.columns
+        ]
+        yield from zip(*(column.to_pylist() for column in columns), strict=True)
 
 
 def rollup_without_device(folder: Path, part: RollupFile, device: str, name: str) -> list[RollupFile] | None:

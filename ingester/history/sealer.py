@@ -22,6 +22,7 @@ log = structlog.get_logger("fleetgate.store")
 
 _HERE = "ingester.history"
 _SWEEP_ROWS = 500
+_EXPIRE_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,6 @@ class Sealer:
         self._rules = rules
         self._clock = clock
         self._worker = Worker()
-        self._at_work = asyncio.Lock()
         self._left_alone: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self.sealed_messages = 0
@@ -87,12 +87,11 @@ class Sealer:
         """Delete the oldest files while the disk has less room than it is to have. Returns how many went."""
         gone = 0
         while self._policy.free_bytes and await asyncio.to_thread(self._free) < self._policy.free_bytes:
-            oldest = min(self._store.catalogue.files, key=lambda file: file.received_last, default=None)
-            if oldest is None:
+            if not await self._store.drop(_oldest):
                 break
-            await self._store.drop([oldest])
             gone += 1
-            log.error("disk is nearly full: a file of the history is deleted", path=oldest.path, rows=oldest.rows)
+        if gone:
+            log.error("disk is nearly full: files of the history are deleted", files=gone)
         return gone
 
     def start(self) -> None:
@@ -105,13 +104,16 @@ class Sealer:
         Raises StoreUnavailable, WorkerLostError, and what else a round can't be done for; what was sealed before stays.
         """
         fresh = self._policy.fresh_seconds if fresh_seconds is None else fresh_seconds
-        async with self._at_work:
-            await self._store.catalogue.load()  # a change may have come to its end though it said it failed
-            until = await self._store.catalogue.newest_before(self._clock() - int(fresh * 1e6))
-            total = 0
-            while self._store.catalogue.until < until:
+        store = self._store
+        async with store.changing:
+            await store.catalogue.load()  # a change may have come to its end though it said it failed
+        until = await store.catalogue.newest_before(self._clock() - int(fresh * 1e6))
+        total = 0
+        while store.catalogue.until < until:
+            async with store.changing:
                 total += await self._round(until)
-            return total
+            await self.sweep()
+        return total
 
     async def scrub(self) -> list[DamagedError]:
         """Read every file, and say what is damaged."""
@@ -123,26 +125,35 @@ class Sealer:
 
     async def merge(self) -> int:
         """Merge small files of one stream and day. Returns how many files went into others."""
-        async with self._at_work:
+        async with self._store.changing:
             await self._store.catalogue.load()
-            return await self._merge()
+        total = 0
+        while True:
+            async with self._store.changing:
+                gone = await self._merge_some()
+            if gone is None:
+                return total
+            await self._store.retire(gone)
+            total += len(gone)
 
-    async def _merge(self) -> int:
-        store, total = self._store, 0
-        while group := self._mergeable(store.catalogue.files):
-            merged = await self._merged(
-                f"{_HERE}.compact:merge", Merge(store.folder, _name(group), group, self._rules())
-            )
-            if merged is not None:
-                await store.replace(group, merged)
-                total += len(group)
-                log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
-        while sums := self._mergeable(store.catalogue.rollups):
+    async def _merge_some(self) -> Sequence[SealedFile | RollupFile] | None:
+        """Files that went into others, none where one of them is damaged; None: there is nothing to merge."""
+        store = self._store
+        if group := self._mergeable(store.catalogue.files):
+            job = Merge(store.folder, _name(group), group, self._rules())
+            merged = await self._merged(f"{_HERE}.compact:merge", job)
+            if merged is None:
+                return []
+            await store.catalogue.replace(group, merged)
+            log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
+            return group
+        if sums := self._mergeable(store.catalogue.rollups):
             made = await self._merged(f"{_HERE}.rollup:merge_rollups", store.folder, _name(sums), sums)
-            if made is not None:
-                await store.replace_rollups(sums, made)
-                total += len(sums)
-        return total
+            if made is None:
+                return []
+            await store.catalogue.replace_rollups(sums, made)
+            return sums
+        return None
 
     async def _merged(self, function: str, *arguments: Any) -> Any:
         """What became of some files; None: one of them is damaged, and left alone from now on."""
@@ -163,7 +174,10 @@ class Sealer:
             await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
 
     async def _round(self, until: int) -> int:
+        """Seal as much as one round takes, unless another has been there already."""
         store, catalogue = self._store, self._store.catalogue
+        if catalogue.until >= until:
+            return 0
         name = f"{catalogue.until + 1:012d}-{secrets.token_hex(4)}"
         journal = store.folder.parent / "journal.db"
         job = Job(journal, store.folder, name, catalogue.until, until, self._policy.messages, self._rules())
@@ -172,7 +186,6 @@ class Sealer:
         await catalogue.add(sealed.files, sealed.rollups, sealed.until)
         self.sealed_messages += sealed.messages
         log.info("sealed", messages=sealed.messages, files=len(sealed.files), journal_until=sealed.until)
-        await self.sweep()
         return sealed.messages
 
     def _mergeable(self, files: Iterable[F]) -> list[F]:
@@ -202,13 +215,16 @@ class Sealer:
         return old or await catalogue.journal_bytes() > policy.max_bytes
 
     async def _run(self) -> None:
+        expire_at = 0.0
         while True:
             try:
                 if await self._due():
                     await self.seal()
                     await self.merge()
                     await self._worker.stop()
-                await self._store.expire_by_rules(self._clock())
+                if time.monotonic() >= expire_at:
+                    expire_at = time.monotonic() + _EXPIRE_SECONDS
+                    await self._store.expire_by_rules(self._clock())
                 await self.make_room()
             except (StoreUnavailable, WorkerLostError, OSError) as error:
                 self.failures += 1
@@ -223,3 +239,7 @@ class Sealer:
 def _name(files: Sequence[SealedFile] | Sequence[RollupFile]) -> str:
     """Of what they become; nothing else is called so."""
     return f"{max(file.id for file in files):012d}m-{secrets.token_hex(4)}"
+
+
+def _oldest(files: Sequence[SealedFile]) -> Sequence[SealedFile]:
+    return [min(files, key=lambda file: file.received_last)] if files else []

@@ -60,6 +60,8 @@ class TieredStore:
         self._done = asyncio.Event()
         self._gone_before = 0
         """What counted for generations before this may be gone."""
+        self.changing = asyncio.Lock()
+        """Held from the look at the catalogue to its change: what is merged, deleted or purged still counts."""
 
     async def __aenter__(self) -> Self:
         await self.journal.__aenter__()
@@ -135,8 +137,9 @@ class TieredStore:
                 self._check(snapshot)
                 return rows
 
+            rules = self._rules()
             async for rows in in_order(index, fetch, _AT_ONCE if found else _ROWS_AT_ONCE):
-                yield resolve_rows(rows, self._rules())
+                yield resolve_rows(rows, rules)
 
     async def older_buckets(self, selection: Selection, field: str, width: int) -> list[Bucket]:
         """Buckets out of sums, as far back as readings were deleted; where some are left, both are there."""
@@ -149,7 +152,12 @@ class TieredStore:
                 for file in snapshot.rollups
                 if file.level == level and file.first <= until and (start is None or file.last >= start)
             ]
-            found = await asyncio.to_thread(on_demand.sums, self.folder, chosen, selection, field) if chosen else []
+            found: list[Sum] = []
+            for file in chosen:
+                try:
+                    found += await asyncio.to_thread(on_demand.sums, self.folder, file, selection, field)
+                except DamagedError as error:
+                    self._note(error)
         sums: dict[int, list[Sum]] = {}
         for one in found:
             if one[0] <= until and (start is None or one[0] >= start):
@@ -191,7 +199,10 @@ class TieredStore:
             for file in reversed(snapshot.files):
                 if len(found) >= limit:
                     break
-                found = await asyncio.to_thread(on_demand.latest, self.folder, file, limit) + found
+                try:
+                    found = await asyncio.to_thread(on_demand.latest, self.folder, file, limit) + found
+                except DamagedError as error:
+                    self._note(error)
         return found[-limit:]
 
     async def quarantined(
@@ -211,73 +222,69 @@ class TieredStore:
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. A file goes when all of it is old enough."""
         rules = self._rules()
-        gone = [
-            file
-            for file in self.catalogue.files
-            if file.received_last < cutoff and rules.of(file.stream).keep_days is None
-        ][:limit]
-        await self.drop(gone)
-        return len(gone) + await self.journal.expire(cutoff, limit)
+        gone = await self.drop(
+            lambda files: [
+                file for file in files if file.received_last < cutoff and rules.of(file.stream).keep_days is None
+            ][:limit]
+        )
+        return gone + await self.journal.expire(cutoff, limit)
 
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge. Files that have anything of the device are written anew, one in a call."""
+        try:
+            async with self.changing:
+                file, gone = await self._purge_one(device)
+        except DamagedError as error:
+            raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
+        if file is None:
+            return await self.journal.purge(device, limit)
+        await self.retire([file])
+        return gone
+
+    async def _purge_one(self, device: str) -> tuple[SealedFile | RollupFile | None, int]:
+        """The first file that had something of a device, and how much that was."""
         for file in self.catalogue.files:
-            try:
-                kept = await asyncio.to_thread(on_demand.without_device, self.folder, file, device)
-            except DamagedError as error:
-                raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
+            kept = await asyncio.to_thread(on_demand.without_device, self.folder, file, device)
             if kept is not None:
-                await self.replace([file], kept.files)
-                return kept.gone
+                await self.catalogue.replace([file], kept.files)
+                return file, kept.gone
         for rollup in self.catalogue.rollups:
             name = f"p-{secrets.token_hex(4)}"
-            try:
-                left = await asyncio.to_thread(on_demand.rollup_without_device, self.folder, rollup, device, name)
-            except DamagedError as error:
-                raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
+            left = await asyncio.to_thread(on_demand.rollup_without_device, self.folder, rollup, device, name)
             if left is not None:
-                await self.replace_rollups([rollup], left)
-                return 1
-        return await self.journal.purge(device, limit)
+                await self.catalogue.replace_rollups([rollup], left)
+                return rollup, 1
+        return None, 0
 
-    async def replace_rollups(self, gone: Sequence[RollupFile], files: Sequence[RollupFile]) -> None:
-        """Other files of sums count instead of some, which are deleted once nobody reads them."""
-        await self.catalogue.replace_rollups(gone, files)
-        await self.settled()
-        await asyncio.to_thread(self._unlink, gone)
+    async def drop(self, chosen: Callable[[Sequence[SealedFile]], Sequence[SealedFile]]) -> int:
+        """Delete those of the files that are `chosen`, once nobody reads them. Returns how many went."""
+        async with self.changing:
+            gone = chosen(self.catalogue.files)
+            if gone:
+                await self.catalogue.drop(gone)
+        await self.retire(gone)
+        return len(gone)
 
-    async def drop(self, gone: Sequence[SealedFile]) -> None:
-        """Files count no more, and are deleted once nobody reads them."""
+    async def retire(self, gone: Sequence[SealedFile | RollupFile]) -> None:
+        """Files do not count any more: delete them once nobody reads them."""
         if gone:
-            await self.catalogue.drop(gone)
             await self.settled()
             await asyncio.to_thread(self._unlink, gone)
 
-    async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
-        """Other files count instead of some, which are deleted once nobody reads them."""
-        await self.catalogue.replace(gone, files)
-        await self.settled()
-        await asyncio.to_thread(self._unlink, gone)
-
     async def expire_by_rules(self, now: int) -> int:
         """Delete files of streams that have rules of their own for how long, or how much. Returns how many went."""
-        rules, gone = self._rules(), []
-        sizes: Counter[str] = Counter()
-        for file in reversed(self.catalogue.files):
-            rule = rules.of(file.stream) if file.stream != MIXED else _NOTHING
-            sizes[file.stream] += file.size_bytes
-            old = rule.keep_days is not None and file.received_last < now - rule.keep_days * DAY_US
-            if old or (rule.keep_bytes is not None and sizes[file.stream] > rule.keep_bytes):
-                gone.append(file)
-        await self.drop(gone)
-        sums = [
-            file
-            for file in self.catalogue.rollups
-            if (days := rules.keep_rollups_days.get(file.level)) and file.last < now - days * DAY_US
-        ]
-        if sums:
-            await self.replace_rollups(sums, [])
-        return len(gone) + len(sums)
+        rules = self._rules()
+        gone = await self.drop(lambda files: list(_beyond_rules(files, rules, now)))
+        async with self.changing:
+            sums = [
+                file
+                for file in self.catalogue.rollups
+                if (days := rules.keep_rollups_days.get(file.level)) and file.last < now - days * DAY_US
+            ]
+            if sums:
+                await self.catalogue.replace_rollups(sums, [])
+        await self.retire(sums)
+        return gone + len(sums)
 
     def unknown(self) -> list[Path]:
         """Files that the catalogue does not have: what a process left that was killed while it wrote them."""
@@ -303,10 +310,25 @@ class TieredStore:
     async def _read(self, file: SealedFile, selection: Selection) -> list[Row]:
         rows, damaged = await asyncio.to_thread(on_demand.read, self.folder, file, selection)
         for error in damaged:
-            if not self.damaged[f"{error.path} {error.rows}"]:
-                log.error("a file of the history is damaged", path=error.path, rows=error.rows, detail=str(error))
-            self.damaged[f"{error.path} {error.rows}"] = error.rows[1] - error.rows[0] + 1
+            self._note(error)
         return rows
+
+    def _note(self, error: DamagedError) -> None:
+        if not self.damaged[f"{error.path} {error.rows}"]:
+            log.error("a file of the history is damaged", path=error.path, rows=error.rows, detail=str(error))
+        self.damaged[f"{error.path} {error.rows}"] = error.rows[1] - error.rows[0] + 1
+
+
+def _beyond_rules(files: Sequence[SealedFile], rules: Rules, now: int) -> Iterator[SealedFile]:
+    """Files that are older, or more, than the rules of their streams want, the newest first."""
+    sizes: Counter[str] = Counter()
+    known: dict[str, Rule] = {MIXED: _NOTHING}
+    for file in reversed(files):
+        rule = known.get(file.stream) or known.setdefault(file.stream, rules.of(file.stream))
+        sizes[file.stream] += file.size_bytes
+        old = rule.keep_days is not None and file.received_last < now - rule.keep_days * DAY_US
+        if old or (rule.keep_bytes is not None and sizes[file.stream] > rule.keep_bytes):
+            yield file
 
 
 def _added_up(time: int, parts: Sequence[Sum]) -> Bucket:

@@ -66,6 +66,7 @@ class Streams:
 
     def define(self, definitions: Iterable[Definition]) -> None:
         """These count from now on, beside the built-in ones. What did not change keeps what it remembers."""
+        self._by_content.clear()
         known = self.decoders
         wanted = [*definitions, *NATIVE]
         decoders = [
@@ -121,10 +122,9 @@ class Streams:
     def _by_content_type(self, name: str, definition: Definition) -> Decoder:
         key = f"{definition.name} {name}"
         known = self._by_content.get(key)
-        source = {**definition.source, "codec": name}
-        if known is None or known.definition.source != source:
-            known = Decoder(from_object(definition.name, source), self._limits)
-            self._by_content[key] = known
+        if known is None:
+            source = {**definition.source, "codec": name}
+            known = self._by_content[key] = Decoder(from_object(definition.name, source), self._limits)
         return known
 
     def _destination(

@@ -426,14 +426,71 @@ async def test_buckets_of_what_is_deleted(tmp_path: Path):
         await store.write(batch("a", 1800, 60), [])
         before = await buckets(store, Selection("a"), "n", 5 * minute)
         assert await store.older_buckets(Selection("a"), "n", 5 * minute) == []
-        await store.drop([file for file in store.catalogue.files if file.rows == 600 and file.first < T + 600 * SECOND])
+        await store.drop(lambda files: [one for one in files if one.rows == 600 and one.first < T + 600 * SECOND])
         for chosen in (Selection("a"), Selection("a", "s", T), Selection("a", None, T - DAY)):
             assert await asked(store, chosen) == before
         assert await asked(store, Selection("a", None, T + 600 * SECOND)) == before[2:]
         assert await asked(store, Selection("a", None, None, T + 299 * SECOND)) == before[:1]
         assert await store.older_buckets(Selection("a"), "n", 7 * SECOND) == []
         assert await store.older_buckets(Selection("a", "other"), "n", minute) == []
-        await store.drop(store.catalogue.files)
+        await store.drop(lambda files: files)
         assert await asked(store, Selection("a")) == before
     async with opened(tmp_path) as (store, _):
         assert await asked(store, Selection("a")) == before
+
+
+async def test_a_reader_while_the_catalogue_changes(tmp_path: Path):
+    """At each moment of a round a query finds every reading once."""
+    async with opened(tmp_path, Policy(messages=20)) as (store, sealer):
+        for start in range(0, 100, 10):
+            await store.write(batch("a", start, 10), [])
+        sealing = asyncio.create_task(sealer.seal())
+        asked = 0
+        while not sealing.done():
+            assert await numbers(store, Selection("a")) == list(range(100))
+            asked += 1
+        assert await sealing == 100
+        assert asked > 5
+
+
+async def test_a_purge_while_files_are_merged(tmp_path: Path):
+    """Neither undoes the other: what is purged stays away, what is merged is there once."""
+    async with opened(tmp_path, Policy(messages=20, merge_files=2)) as (store, sealer):
+        for start in range(0, 100, 10):
+            await store.write(batch("a", start, 10), [])
+            await store.write(batch("b", start, 10), [])
+        await sealer.seal()
+        merging = asyncio.create_task(sealer.merge())
+        while await store.purge("a", 10):
+            pass
+        await merging
+        assert await numbers(store, Selection("a")) == []
+        assert await numbers(store, Selection("b")) == list(range(100))
+        assert store.unknown() == []
+
+
+async def test_damaged_sums(tmp_path: Path):
+    """They are noted, and the rest is served."""
+    async with opened(tmp_path) as (store, sealer):
+        for start in (0, 600):
+            await store.write(batch("a", start, 600), [])
+            await sealer.seal()
+        await store.drop(lambda files: files)
+        whole = await store.older_buckets(Selection("a"), "n", 60 * SECOND)
+        path = store.folder / next(file.path for file in store.catalogue.rollups if file.level == "1m")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 1
+        path.write_bytes(data)
+        assert await store.older_buckets(Selection("a"), "n", 60 * SECOND) == whole[10:]
+        assert sum(store.damaged.values()) == 10
+
+
+async def test_what_was_stored_last_is_shown_beside_damage(tmp_path: Path):
+    """A file that does not read takes none of the others with it."""
+    async with opened(tmp_path) as (store, sealer):
+        for start in (0, 10):
+            await store.write(batch("a", start, 10), [])
+            await sealer.seal()
+        path = store.folder / store.catalogue.files[-1].path
+        path.write_bytes(b"nothing")
+        assert [row.fields["n"] for row in await store.recent(3)] == [7, 8, 9]

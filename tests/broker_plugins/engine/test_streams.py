@@ -7,12 +7,14 @@ import pytest
 
 from broker_plugins.engine.packets import V5, V311, Ack, Kind, Publish
 from broker_plugins.engine.reasons import Reason
+from fleet.errors import NotFoundError
 from fleet.identity import Kind as Who
 from fleet.policy.model import Target, TargetKind
 from fleet.policy.text import read_text
+from fleet.registry.schema import streams as table
 from fleet.registry.types import DeviceType
 from ingester.store import Selection
-from tests.broker_plugins.engine.client import BOTH, Served
+from tests.broker_plugins.engine.client import BOTH, Served, served
 from tests.ingester.test_codecs import BIRTH, sparkplug
 from tests.waiting import until
 
@@ -124,3 +126,16 @@ async def test_definitions_by_type_of_device(gate: Served):
         await one.publish("devices/a/telemetry", b'{"n": 3}', 2)
     assert await gate.fields("a") == [{"n": 1}, {"n": 3}]
     assert await gate.fields("b") == [{"n": 2}, {"value": 21.5}]
+
+
+async def test_a_definition_that_can_no_longer_be(tmp_path):
+    """Its callable is gone: the gate starts without it, and it can be defined anew, or deleted."""
+    async with served(tmp_path / "gate") as gate:
+        await define(gate, "radio", filter="devices/{device}/telemetry/radio", codec="cbor")
+        async with gate.core.registry.database.transaction() as connection:
+            await connection.execute(table.update().values(document='{"filter": "x", "codec": "gone"}'))
+    async with served(tmp_path / "gate") as gate:
+        assert gate.core.streams.all() == []
+        await gate.core.streams.delete("radio")
+        with pytest.raises(NotFoundError):
+            await gate.core.streams.delete("radio")
