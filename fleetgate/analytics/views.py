@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from fleetgate.analytics.question import Question
-from ingester.history.columns import Reading, table_of
-from ingester.history.model import LEVELS, MIXED, SealedFile
+from ingester.history.columns import table_of
+from ingester.history.journal import journal_readings
+from ingester.history.model import LEVELS, MIXED, Reading, SealedFile
 from ingester.history.rules import Rules
-from ingester.history.seal import journal_readings
 
 _RESERVED = {"messages", "readings", "devices", "rollups"}
 _OWN = ("device", "time", "received", "position", "device_time", "marks")

@@ -8,12 +8,13 @@ it is kept. A mixed file has `stream` as well, and all fields in `more`.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingester.history.model import Reading
 from ingester.store import Row
 
 _OWN = ("device", "stream", "time", "received", "position", "device_time", "marks", "more", "payload")
@@ -25,20 +26,6 @@ _INT64 = 2**63
 _TYPES: Mapping[str, pa.DataType] = {
     "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_(), "text": pa.string(),
 }  # fmt: skip
-
-
-class Reading(NamedTuple):
-    """One reading on its way into a file. `payload` is that of its message, None where it is not kept."""
-
-    device: str
-    stream: str
-    time: int
-    received: int
-    position: int
-    device_time: int | None
-    marks: tuple[str, ...]
-    fields: dict[str, Any]
-    payload: bytes | None = None
 
 
 @dataclass(slots=True)

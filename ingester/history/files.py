@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ingester.history.columns import Reading, readings_of, table_of
-from ingester.history.model import MIXED, DamagedError, RollupFile, SealedFile, Without
+from ingester.history.columns import readings_of, table_of
+from ingester.history.model import MIXED, DamagedError, Reading, RollupFile, SealedFile, Without
 
 ROW_GROUP = 32_768
 """Readings that are read together: smaller ones answer a device's questions sooner, and take more bytes."""

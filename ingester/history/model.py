@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ingester.history.rules import Rules
@@ -11,6 +12,24 @@ from ingester.history.rules import Rules
 DAY_US = 86_400_000_000
 _NAME_BYTES = 200
 _EPOCH = date(1970, 1, 1)
+
+
+class Reading(NamedTuple):
+    """One reading on its way out of the journal. `time` is where it is found; `payload` is that of its message, None
+    where it is not kept.
+    """
+
+    device: str
+    stream: str
+    time: int
+    received: int
+    position: int
+    device_time: int | None
+    marks: tuple[str, ...]
+    fields: dict[str, Any]
+    payload: bytes | None = None
+
+
 MIXED = ""
 """The stream of a file that holds readings of many streams, each of which had too few for a file of its own."""
 

@@ -12,15 +12,16 @@ import structlog
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
 from ingester.history.model import DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
-from ingester.history.process import Worker, WorkerLostError
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
+from ingester.process import Worker, WorkerLostError
 
 F = TypeVar("F", SealedFile, RollupFile)
 
 log = structlog.get_logger("fleetgate.store")
 
 _HERE = "ingester.history"
+_LOWEST = 19
 _SWEEP_ROWS = 500
 _EXPIRE_SECONDS = 600
 
@@ -62,7 +63,7 @@ class Sealer:
         self._policy = policy or Policy()
         self._rules = rules
         self._clock = clock
-        self._worker = Worker()
+        self._worker = Worker(_LOWEST)
         self._left_alone: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self.sealed_messages = 0

@@ -122,7 +122,7 @@ _MIGRATIONS = {
     -- gone: where the last reading was found of files that were deleted for their age or size.
     CREATE TABLE sealed (until INTEGER NOT NULL, gone INTEGER NOT NULL);
     INSERT INTO sealed VALUES (0, 0);
-    -- What copies of messages are told by whose rows are gone; see history.seal.ENTRY.
+    -- What copies of messages are told by whose rows are gone; see sqlite.remembered.ENTRY.
     CREATE TABLE remembered (device TEXT PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID;
     """,
 }

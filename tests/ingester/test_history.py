@@ -11,10 +11,10 @@ from ingester.decode import Limits, scan_batch
 from ingester.errors import QueryError, StoreUnavailable
 from ingester.history import store as store_module
 from ingester.history.model import LEVELS, DamagedError, folder_of
-from ingester.history.process import Worker, WorkerLostError
 from ingester.history.rules import Rule, Rules
 from ingester.history.sealer import Policy, Sealer
 from ingester.history.store import TieredStore
+from ingester.process import Worker, WorkerLostError
 from ingester.query import buckets, fuller
 from ingester.store import Selection
 from tests.waiting import until
@@ -158,7 +158,7 @@ async def test_a_worker_that_is_killed(tmp_path: Path):
             await sealer.seal()
         assert await sealer.seal() == 40
         assert await numbers(store, Selection("a")) == list(range(40))
-    async with Worker() as worker:
+    async with Worker(19) as worker:
         with pytest.raises(ZeroDivisionError):
             await worker.call("operator:truediv", 1, 0)
         assert await worker.call("operator:add", 1, 2) == 3

@@ -6,7 +6,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingester.history.columns import Reading, readings_of, table_of
+from ingester.history.columns import readings_of, table_of
+from ingester.history.model import Reading
 
 VALUE = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)

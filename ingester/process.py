@@ -6,7 +6,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Any, Self
 
-from ingester.history.worker import LENGTH
+from ingester.worker import LENGTH
 
 
 class WorkerLostError(Exception):
@@ -14,9 +14,13 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """Runs functions in a process of its own, which is started when it is needed. An async context manager."""
+    """Runs functions in a process of its own, which is started when it is needed. An async context manager.
 
-    def __init__(self) -> None:
+    `nice` is how much it stands back behind others, at most 19.
+    """
+
+    def __init__(self, nice: int) -> None:
+        self._nice = nice
         self._process: Process | None = None
         self._busy = asyncio.Lock()
 
@@ -58,6 +62,6 @@ class Worker:
 
     async def _start(self) -> Process:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ingester.history.worker", stdin=PIPE, stdout=PIPE, limit=2**20
+            sys.executable, "-m", "ingester.worker", str(self._nice), stdin=PIPE, stdout=PIPE, limit=2**20
         )
         return self._process

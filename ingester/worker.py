@@ -1,4 +1,4 @@
-"""The process that seals: at the lowest priority, told what to do by the one that owns the journal.
+"""The process that does what takes long: with a priority of its own, told what to do by the one that owns the journal.
 
 It gets names of functions, `module:function`, with their arguments, one after the other, and ends with its standard
 input.
@@ -14,12 +14,10 @@ from typing import Any, BinaryIO
 
 LENGTH = struct.Struct("<Q")
 """Before each request and each answer: how many bytes it has."""
-_LOWEST = 19
 
 
 def main(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until there are no more requests: (True, result), or (False, error)."""
-    os.nice(_LOWEST)
     gc.disable()  # readings are many, and no cycles: looking for some took a third of the time
     while head := requests.read(LENGTH.size):
         function, arguments = pickle.loads(requests.read(*LENGTH.unpack(head)))
@@ -38,4 +36,5 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(int(sys.argv[1]))
     main(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,87 @@
+"""Journal rows as readings, read beside the process that writes them. Blocks."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from ingester.batch import copy_digest
+from ingester.history.model import Job, Reading
+from ingester.history.rules import Rules
+from ingester.sqlite.remembered import pack_entries
+from ingester.sqlite.rows import COLUMNS, CorruptRowError, JournalRow, messages, readable
+
+_ALL = 2**62
+_DAMAGED = ("damaged",)
+"""Marks of a message whose journal row no longer reads."""
+
+
+def journal_readings(journal: Path, above: int, rules: Rules) -> list[Reading]:
+    """Readings of all journal rows with ids above this, in the order of receipt."""
+    rows, _ = rows_of_job(Job(journal, journal.parent, "", above, _ALL, _ALL))
+    return readings_of_rows(rows, rules)[0]
+
+
+def rows_of_job(job: Job) -> tuple[list[JournalRow], int]:
+    """As many rows as a job takes, and the id up to which these are all."""
+    with closing(sqlite3.connect(f"file:{job.journal}?mode=ro", uri=True, timeout=30)) as connection:
+        found: list[JournalRow] = []
+        count, until = 0, job.after
+        cursor = connection.execute(
+            f"SELECT {COLUMNS} FROM journal WHERE id > ? AND id <= ? ORDER BY id", (job.after, job.until)
+        )
+        for row in cursor:
+            found.append(row)
+            until = row[0]
+            count += 1 if row[7] is None else len(row[7]) // 4
+            if count >= job.most:
+                return found, until
+    return found, job.until
+
+
+def readings_of_rows(rows: Sequence[JournalRow], rules: Rules) -> tuple[list[Reading], int]:
+    """Readings in the order of receipt, and of how many messages."""
+    found: list[Reading] = []
+    count = 0
+    for row in rows:
+        device, stream = row[1], row[2]
+        keeps = rules.keeps_payload(stream)
+        for received, payload, kept in messages(row):
+            count += 1
+            try:
+                readings = readable(payload, received, kept)
+            except CorruptRowError:
+                # It could be read when it was stored. What is left of it is kept, as it is.
+                found.append(Reading(device, stream, received, received, 0, None, _DAMAGED, {}, payload))
+                continue
+            for position, reading in enumerate(readings):
+                found.append(
+                    Reading(
+                        device,
+                        stream,
+                        reading.found_at,
+                        received,
+                        position,
+                        None if reading.plausible else reading.time,
+                        reading.marks,
+                        reading.fields,
+                        payload if keeps and not position else None,
+                    )
+                )
+    return found, count
+
+
+def remembered(rows: Sequence[JournalRow]) -> dict[str, bytes]:
+    """The last entries of each device that has sent anything with a packet id, oldest first."""
+    entries: dict[str, list[tuple[int, int, int, bytes]]] = {}
+    for row in rows:
+        packet_ids = row[10]
+        if packet_ids is None:
+            continue
+        device, stream, connection = row[1], row[2], row[9] or 0
+        mine = entries.setdefault(device, [])
+        for index, (received, payload, _) in enumerate(messages(row)):
+            number = int.from_bytes(packet_ids[2 * index : 2 * index + 2])
+            if number:
+                mine.append((received, connection, number, copy_digest(stream, payload)))
+    return {device: pack_entries(found) for device, found in entries.items() if found}
