@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ingester.history.model import RollupFile, SealedFile
@@ -11,7 +12,7 @@ from ingester.sqlite.quarantine import Statement
 from ingester.sqlite.remembered import merge_entries
 
 _COLUMNS = "path, stream, rows, messages, found_first, found_last, received_last, size_bytes, sha256, fields"
-_INSERT = f"INSERT INTO sealed_files ({_COLUMNS}, place) VALUES ({', '.join('?' * 11)})"
+_INSERT = f"INSERT INTO sealed_files ({_COLUMNS}, place, copied) VALUES ({', '.join('?' * 12)})"
 _ROLLUP_COLUMNS = "path, level, rows, found_first, found_last, size_bytes, sha256"
 _DEVICES = 500
 
@@ -23,8 +24,12 @@ class Catalogue:
         self._journal = journal
         self.files: tuple[SealedFile, ...] = ()
         """In the order of receipt. Another tuple after each change: who reads holds on to the one it has."""
-        self.until = 0
+        self.sealed = 0
         """Journal rows up to this id are in files."""
+        self.moved = 0
+        """Journal rows above `sealed`, and up to this id, are in another database."""
+        self.gate = ""
+        """Who this journal is there."""
         self.gone = 0
         """Where the last reading was found that was deleted for its age, or for want of room."""
         self.generation = 0
@@ -32,15 +37,20 @@ class Catalogue:
         self.rollups: tuple[RollupFile, ...] = ()
         """In the order of sealing."""
 
+    @property
+    def until(self) -> int:
+        """Journal rows up to this id are elsewhere too, and deleted bit by bit."""
+        return max(self.sealed, self.moved)
+
     async def load(self) -> None:
         """Read what is on disk. Whoever reads meanwhile sees all of what was before, or all of what is now."""
-        ((until, gone),) = await self._journal.read("SELECT until, gone FROM sealed")
+        ((sealed, gone, moved, gate),) = await self._journal.read("SELECT until, gone, moved, gate FROM sealed")
         found = await self._journal.read(
-            f"SELECT {_COLUMNS}, coalesce(place, id), id FROM sealed_files ORDER BY 11, 12"
+            f"SELECT {_COLUMNS}, coalesce(place, id), id, copied FROM sealed_files ORDER BY 11, 12"
         )
         files = await asyncio.to_thread(lambda: tuple(map(_file, found)))
         rollups = await self._journal.read(f"SELECT {_ROLLUP_COLUMNS}, id FROM rollup_files ORDER BY id")
-        self.until, self.gone, self.files = until, gone, files
+        self.sealed, self.gone, self.moved, self.gate, self.files = sealed, gone, moved, gate, files
         self.rollups = tuple(RollupFile(*row) for row in rollups)
         self.generation += 1
 
@@ -62,7 +72,9 @@ class Catalogue:
     async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
         """Other files count instead of some, in the place of the first of these."""
         place = min((file.place for file in gone), default=None)
-        await self._change([*map(_delete, gone), *(_insert(file, place) for file in files)])
+        copied = next((file.copied for file in gone), None)  # of one file only: such are not merged
+        made = (_insert(replace(file, copied=copied), place) for file in files)
+        await self._change([*map(_delete, gone), *made])
 
     async def drop(self, gone: Sequence[SealedFile]) -> None:
         """Files count no more; what they held is left in sums only."""
@@ -74,13 +86,23 @@ class Catalogue:
         deleted = [("DELETE FROM rollup_files WHERE id = ?", (file.id,)) for file in gone]
         await self._change([*deleted, *map(_insert_rollup, files)])
 
-    async def sweep(self, limit: int) -> int:
-        """Delete some of the journal rows that are in files: how many went."""
+    async def advance(self, moved: int) -> None:
+        """Journal rows up to this id are in another database."""
+        await self._journal.apply([("UPDATE sealed SET moved = ?", (moved,))])
+        self.moved = moved
+        self.generation += 1
+
+    async def mark_copied(self, file: SealedFile) -> None:
+        """It may be in another database from now on, under its path."""
+        await self._change([("UPDATE sealed_files SET copied = path WHERE id = ?", (file.id,))])
+
+    async def sweep(self, limit: int, until: int | None = None) -> int:
+        """Delete some of the journal rows that are in files, or of those up to `until`: how many went."""
         sql = "DELETE FROM journal WHERE id IN (SELECT id FROM journal WHERE id <= ? ORDER BY id LIMIT ?)"
-        return await self._journal.apply([(sql, (self.until, limit))])
+        return await self._journal.apply([(sql, (self.sealed if until is None else until, limit))])
 
     async def oldest(self) -> int | None:
-        """When the first journal row was received that is not sealed; None: there is none."""
+        """When the first journal row was received that is nowhere else; None: there is none."""
         found = await self._journal.read(
             "SELECT received_last FROM journal WHERE id > ? ORDER BY id LIMIT 1", (self.until,)
         )
@@ -113,15 +135,15 @@ def _merged(devices: Sequence[str], before: Mapping[str, bytes], after: Mapping[
 
 
 def _file(row: Sequence[Any]) -> SealedFile:
-    *columns, fields, place, number = row
-    values: list[Any] = [*columns, json.loads(fields), place, number]
+    *columns, fields, place, number, copied = row
+    values: list[Any] = [*columns, json.loads(fields), place, number, copied]
     return SealedFile(*values)
 
 
 def _insert(file: SealedFile, place: int | None) -> Statement:
     values: tuple[Any, ...] = (
         file.path, file.stream, file.rows, file.messages, file.first, file.last, file.received_last, file.size_bytes,
-        file.sha256, json.dumps(dict(file.fields)), place,
+        file.sha256, json.dumps(dict(file.fields)), place, file.copied,
     )  # fmt: skip
     return _INSERT, values
 

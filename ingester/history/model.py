@@ -56,6 +56,8 @@ class SealedFile:
     fields: Mapping[str, str] = field(default_factory=dict)
     place: int = 0
     id: int = 0
+    copied: str | None = None
+    """Under which path it was copied to another database, or may have been."""
 
 
 LEVELS: Mapping[str, int] = {"1m": 60_000_000, "1h": 3_600_000_000, "1d": DAY_US}

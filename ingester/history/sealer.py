@@ -74,7 +74,7 @@ class Sealer:
         for path in await asyncio.to_thread(self._store.unknown):
             log.warning("a file of the history that nothing refers to is deleted", path=str(path))
             await asyncio.to_thread(path.unlink)
-        if self._store.catalogue.until:
+        if self._store.catalogue.sealed:
             await self.sweep()
         return self
 
@@ -140,7 +140,7 @@ class Sealer:
     async def _merge_some(self) -> Sequence[SealedFile | RollupFile] | None:
         """Files that went into others, none where one of them is damaged; None: there is nothing to merge."""
         store = self._store
-        if group := self._mergeable(store.catalogue.files):
+        if group := self._mergeable(file for file in store.catalogue.files if not file.copied):
             job = Merge(store.folder, _name(group), group, self._rules())
             merged = await self._merged(f"{_HERE}.compact:merge", job)
             if merged is None:

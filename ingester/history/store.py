@@ -50,7 +50,7 @@ class TieredStore:
     """
 
     def __init__(self, folder: Path, rules: Callable[[], Rules] = Rules) -> None:
-        self._rules = rules
+        self.rules = rules
         self.journal = SqliteStore(folder)
         self.catalogue = Catalogue(self.journal)
         self.folder = folder / "history"
@@ -107,39 +107,48 @@ class TieredStore:
     async def newest(self, selection: Selection, limit: int) -> list[Row]:
         """See TelemetryStore.newest."""
         with self.reading() as snapshot:
-            # Of one time, what is sealed was received before what is not, and files have their places.
-            journal = await self.journal.newest(selection, limit, snapshot.until)
-            best = [(row.found_at, len(snapshot.files), row) for row in journal]
-            for place, file in _latest_first(snapshot, selection):
-                if len(best) == limit and file.last < best[0][0]:
-                    break
-                best += [(row.found_at, place, row) for row in await self._read(file, selection)]
-                self._check(snapshot)
-                best.sort(key=itemgetter(0, 1))
-                del best[:-limit]
-        return resolve_rows([row for _, _, row in best], self._rules())
+            return resolve_rows(await self.newest_of(snapshot, selection, limit), self.rules())
+
+    async def newest_of(self, snapshot: Snapshot, selection: Selection, limit: int) -> list[Row]:
+        """The newest readings of what is in a snapshot, oldest first."""
+        # Of one time, what is sealed was received before what is not, and files have their places.
+        journal = await self.journal.newest(selection, limit, snapshot.until)
+        best = [(row.found_at, len(snapshot.files), row) for row in journal]
+        for place, file in _latest_first(snapshot, selection):
+            if len(best) == limit and file.last < best[0][0]:
+                break
+            best += [(row.found_at, place, row) for row in await self._read(file, selection)]
+            self._check(snapshot)
+            best.sort(key=itemgetter(0, 1))
+            del best[:-limit]
+        return [row for _, _, row in best]
 
     async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
         """See TelemetryStore.rows."""
         with self.reading() as snapshot:
-            found = dict(_candidates(snapshot, selection))
-            index = [(file.first, (_HISTORY, place)) for place, file in found.items()]
-            journal = await self.journal.index(selection, snapshot.until)
-            index += [(first, (_JOURNAL, row_id)) for first, row_id in journal]
-
-            async def fetch(places: Sequence[tuple[int, int]]) -> list[Row]:
-                rows: list[Row] = []
-                for tier, number in places:
-                    if tier == _HISTORY:
-                        rows += await self._read(found[number], selection)
-                if ids := [number for tier, number in places if tier == _JOURNAL]:
-                    rows += await self.journal.fetch(selection, ids)
-                self._check(snapshot)
-                return rows
-
-            rules = self._rules()
-            async for rows in in_order(index, fetch, _AT_ONCE if found else _ROWS_AT_ONCE):
+            rules = self.rules()
+            async for rows in self.rows_of(snapshot, selection):
                 yield resolve_rows(rows, rules)
+
+    async def rows_of(self, snapshot: Snapshot, selection: Selection) -> AsyncIterator[list[Row]]:
+        """All readings of what is in a snapshot, oldest first, in chunks."""
+        found = dict(_candidates(snapshot, selection))
+        index = [(file.first, (_HISTORY, place)) for place, file in found.items()]
+        journal = await self.journal.index(selection, snapshot.until)
+        index += [(first, (_JOURNAL, row_id)) for first, row_id in journal]
+
+        async def fetch(places: Sequence[tuple[int, int]]) -> list[Row]:
+            rows: list[Row] = []
+            for tier, number in places:
+                if tier == _HISTORY:
+                    rows += await self._read(found[number], selection)
+            if ids := [number for tier, number in places if tier == _JOURNAL]:
+                rows += await self.journal.fetch(selection, ids)
+            self._check(snapshot)
+            return rows
+
+        async for rows in in_order(index, fetch, _AT_ONCE if found else _ROWS_AT_ONCE):
+            yield rows
 
     async def older_buckets(self, selection: Selection, field: str, width: int) -> list[Bucket]:
         """Buckets out of sums, as far back as readings were deleted; where some are left, both are there."""
@@ -195,14 +204,18 @@ class TieredStore:
     async def recent(self, limit: int) -> list[Row]:
         """See TelemetryStore.recent."""
         with self.reading() as snapshot:
-            found = await self.journal.recent(limit, snapshot.until)
-            for file in reversed(snapshot.files):
-                if len(found) >= limit:
-                    break
-                try:
-                    found = await asyncio.to_thread(on_demand.latest, self.folder, file, limit) + found
-                except DamagedError as error:
-                    self._note(error)
+            return await self.recent_of(snapshot, limit)
+
+    async def recent_of(self, snapshot: Snapshot, limit: int) -> list[Row]:
+        """What was stored last of what is in a snapshot."""
+        found = await self.journal.recent(limit, snapshot.until)
+        for file in reversed(snapshot.files):
+            if len(found) >= limit:
+                break
+            try:
+                found = await asyncio.to_thread(on_demand.latest, self.folder, file, limit) + found
+            except DamagedError as error:
+                self._note(error)
         return found[-limit:]
 
     async def quarantined(
@@ -221,7 +234,7 @@ class TieredStore:
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. A file goes when all of it is old enough."""
-        rules = self._rules()
+        rules = self.rules()
         gone = await self.drop(
             lambda files: [
                 file for file in files if file.received_last < cutoff and rules.of(file.stream).keep_days is None
@@ -273,7 +286,7 @@ class TieredStore:
 
     async def expire_by_rules(self, now: int) -> int:
         """Delete files of streams that have rules of their own for how long, or how much. Returns how many went."""
-        rules = self._rules()
+        rules = self.rules()
         gone = await self.drop(lambda files: list(_beyond_rules(files, rules, now)))
         async with self.changing:
             sums = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ingester.errors import StoreTooNew, StoreUnavailable
 
-VERSION = 5
+VERSION = 6
 _MIGRATIONS = {
     1: """
     -- A row holds the messages of one device and stream out of one batch, payloads joined. found_* and received_* bound
@@ -124,6 +124,14 @@ _MIGRATIONS = {
     INSERT INTO sealed VALUES (0, 0);
     -- What copies of messages are told by whose rows are gone; see sqlite.remembered.ENTRY.
     CREATE TABLE remembered (device TEXT PRIMARY KEY, entries BLOB NOT NULL) WITHOUT ROWID;
+    """,
+    6: """
+    -- gate: who this journal is to a database that many write to. moved: journal rows up to this id are there.
+    ALTER TABLE sealed ADD COLUMN moved INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sealed ADD COLUMN gate TEXT NOT NULL DEFAULT '';
+    UPDATE sealed SET gate = lower(hex(randomblob(8)));
+    -- The path that a file was copied to such a database under, as it may have been; it is not merged any more.
+    ALTER TABLE sealed_files ADD COLUMN copied TEXT;
     """,
 }
 

@@ -101,6 +101,11 @@ class SqliteStore:
         async with self._writing:
             await self._close_writer()
 
+    @property
+    def last_id(self) -> int:
+        """Id of the row that was written last."""
+        return self._next_row - 1
+
     async def write(self, batch: Batch, quarantined: Sequence[Quarantined], forget: Sequence[int] = ()) -> None:
         """See TelemetryStore.write."""
         async with self._writing:
@@ -299,7 +304,7 @@ class SqliteStore:
     async def _number_on(self, writer: aiosqlite.Connection) -> None:
         """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
         found = await writer.execute_fetchall(
-            "SELECT max((SELECT coalesce(max(id), 0) FROM journal), (SELECT until FROM sealed)),"
+            "SELECT max((SELECT coalesce(max(id), 0) FROM journal), (SELECT max(until, moved) FROM sealed)),"
             f" (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine'), {_INDEXED}"
         )
         ((row, quarantined, self._indexed),) = found

@@ -123,7 +123,7 @@ async def test_killed_at_each_step(tmp_path: Path, monkeypatch, step: str):
             if step == "swept in part":
                 real, swept = catalogue.sweep, []
 
-                async def sweep(_limit: int) -> int:
+                async def sweep(_limit: int, _until: int | None = None) -> int:
                     if swept:
                         raise Killed
                     swept.append(1)
@@ -377,7 +377,7 @@ async def test_sums(tmp_path: Path):
         assert {row[0] for row in await sums(store, "1m")} == {"a"}
         assert store.unknown() == []
         rules = Rules(keep_rollups_days={"1m": 1})
-        store._rules = lambda: rules
+        store.rules = lambda: rules
         await store.expire_by_rules(T + 10 * DAY)
         assert {file.level for file in store.catalogue.rollups} == {"1h", "1d"}
 
