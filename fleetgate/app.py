@@ -74,7 +74,9 @@ async def serving(
         core.metrics.register(stack.enter_context(Watchdog()))
         kept = settings.store
         await stack.enter_async_context(Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes))
-        if settings.history.seal and available():
+        if core.mover is not None:
+            core.mover.start()
+        elif settings.history.seal and available():
             core.sealer.start()
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -42,6 +43,7 @@ from fleet.streams import StreamDefinitions
 from fleetgate.errors import SettingsError
 from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
+from fleetgate.postgres import open_store
 from fleetgate.settings import Settings, configured_streams
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
@@ -57,6 +59,9 @@ from ingester.observer import Observer
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource
 from ingester.tail import Tail
+
+if TYPE_CHECKING:
+    from ingester.postgres.mover import Mover
 
 _PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
 
@@ -84,6 +89,7 @@ class Core:
     presence: Presence
     store: TieredStore
     sealer: Sealer
+    mover: "Mover | None"
     ledger: Ledger
     pipeline: Pipeline
     tail: Tail
@@ -118,7 +124,13 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             StreamDefinitions(registry, groups, configured_streams(settings), limits)
         )
         rules = partial(history_rules, streams, settings)
-        store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
+        metrics = CollectorRegistry()
+        store: TieredStore
+        mover: Mover | None = None
+        if url := settings.store.url.get_secret_value():
+            store, mover = await open_store(stack, state.telemetry, url, rules, metrics)
+        else:
+            store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
         if store.catalogue.files and not available():
             raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
@@ -169,7 +181,6 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         _follow(registry, policies, quotas, tls, broker.engine)
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
         sources: list[MqttSource] = []
-        metrics = CollectorRegistry()
         metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
         metrics.register(connects)
         metrics.register(HistoryCollector(store, sealer))
@@ -196,6 +207,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             presence,
             store,
             sealer,
+            mover,
             ledger,
             pipeline,
             tail,

@@ -12,6 +12,7 @@ import structlog
 from fleet.errors import FleetError, NotFoundError
 from fleetgate.errors import ArgumentError
 from ingester.clock import Clock, now_us
+from ingester.errors import IngestError
 
 log = structlog.get_logger("fleetgate.operations")
 
@@ -88,7 +89,7 @@ class Operations:
         try:
             operation.result = await work(operation)
             operation.state = OperationState.DONE
-        except FleetError as error:
+        except (FleetError, IngestError) as error:
             operation.problem, operation.state = str(error), OperationState.FAILED
         except Exception:
             # Supervision point: the traceback is for the log, not for the client.

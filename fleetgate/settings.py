@@ -174,6 +174,11 @@ class IngestSettings(_Section):
 class StoreSettings(_Section):
     """Telemetry on disk."""
 
+    url: SecretStr = Field(
+        SecretStr(""),
+        description="postgresql://user@host/database that telemetry goes to from the journal; empty: it stays in this"
+        " folder. Needs the extra `postgres`. Passwords are better kept in ~/.pgpass",
+    )
     keep_days: float = Field(90, ge=0, description="days telemetry is kept, from the time of receipt; 0 keeps all")
     quarantine_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="bytes of payload in quarantine; the oldest go first; 0: any number"

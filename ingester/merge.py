@@ -2,7 +2,10 @@
 
 import asyncio
 import heapq
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from math import inf
+from operator import attrgetter
 from typing import TypeVar
 
 from ingester.store import Row
@@ -10,6 +13,39 @@ from ingester.store import Row
 K = TypeVar("K")
 
 _CHUNK_READINGS = 2000
+
+
+async def merged(first: AsyncIterator[list[Row]], second: AsyncIterator[list[Row]]) -> AsyncIterator[list[Row]]:
+    """Readings of two sources, each in the order of time, in that order; of one time, those of the first come first.
+
+    All of one time are in one chunk.
+    """
+    sources = [first, second]
+    waiting: list[list[Row]] = [[], []]
+    ended = [False, False]
+    while not all(ended) or any(waiting):
+        for which, source in enumerate(sources):
+            if not ended[which] and (not waiting[which] or waiting[which][-1].found_at <= _reach(waiting, ended)):
+                chunk = await anext(source, None)
+                ended[which] = chunk is None
+                waiting[which] += chunk or []
+        until = _reach(waiting, ended)
+        ready = []
+        for which, rows in enumerate(waiting):
+            count = bisect_left(rows, until, key=attrgetter("found_at"))
+            ready += rows[:count]
+            waiting[which] = rows[count:]
+        if ready:
+            ready.sort(key=attrgetter("found_at"))
+            yield ready
+
+
+def _reach(waiting: list[list[Row]], ended: list[bool]) -> float:
+    """Before this time nothing more comes from any source."""
+    return min(
+        (rows[-1].found_at if rows else -inf for rows, over in zip(waiting, ended, strict=True) if not over),
+        default=inf,
+    )
 
 
 async def in_order(

@@ -6,10 +6,11 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Any, Self
 
+from ingester.errors import IngestError
 from ingester.worker import LENGTH
 
 
-class WorkerLostError(Exception):
+class WorkerLostError(IngestError):
     """The worker process ended in the middle of its work; nothing came of it."""
 
 

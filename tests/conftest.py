@@ -6,6 +6,8 @@ import shutil
 import pytest
 from hypothesis import settings
 
+from tests.postgres import PATH, Postgres
+
 settings.register_profile("machines are noisy", deadline=None)
 settings.load_profile("machines are noisy")
 
@@ -21,12 +23,26 @@ def long(request) -> bool:
 
 
 @pytest.fixture(scope="session")
+def postgres(need):
+    """A PostgreSQL of our own."""
+    need("initdb", "pg_ctl")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def new_database(postgres):
+    """Makes empty databases; gives their URLs."""
+    return postgres.new_database
+
+
+@pytest.fixture(scope="session")
 def need():
     """A check that a program is installed: without it a test skips at a desk and fails in CI."""
 
     def check(*programs: str) -> None:
         for program in programs:
-            if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin") is None:
+            if shutil.which(program, path=PATH) is None:
                 message = f"{program} is not installed"
                 if os.environ.get("CI") == "true":
                     pytest.fail(message)

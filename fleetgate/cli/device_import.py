@@ -1,6 +1,5 @@
 """`device import`: registers a list of devices, with a progress bar, and a report on the rows that are bad."""
 
-import asyncio
 import io
 import json
 import zipfile
@@ -9,18 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from fleet.authority import signing_request
 from fleet.files import write_private, write_public
 from fleet.provisioning.rows import Form, Row, decode, read
-from fleetgate.cli.output import print_json, print_table, progress_console, say
-from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.operations import finished, progress_bars
+from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
 
 _FORMS = {".csv": Form.CSV, ".ndjson": Form.JSON_LINES, ".jsonl": Form.JSON_LINES}
 _MEDIA_TYPES = {Form.CSV: "text/csv", Form.JSON_LINES: "application/x-ndjson"}
-_POLL_SECONDS = 0.1
 _NEW_KEYS = 20_000
 """Certificates that one operation answers with."""
 
@@ -61,8 +60,7 @@ def import_devices(
 
 
 async def _import(on: Target, data: bytes, form: Form, params: dict[str, bool], out: Path | None) -> dict[str, Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=progress_console, transient=True) as bars:
+    with progress_bars() as bars:
         async with api(on) as owner:
             if out is None:
                 return await _operate(owner, data, form, params, bars, bars.add_task("devices", total=None))
@@ -84,13 +82,7 @@ async def _operate(
 ) -> dict[str, Any]:
     headers = {"Content-Type": _MEDIA_TYPES[form]}
     operation = await owner.call("POST", "/device-imports", content=data, headers=headers, params=params, timeout=None)
-    while operation["state"] == "running":
-        bars.update(bar, completed=operation["done"], total=operation["total"])
-        await asyncio.sleep(_POLL_SECONDS)
-        operation = await owner.call("GET", f"/operations/{operation['id']}")
-    if operation["state"] == "failed":
-        raise CommandError(operation["problem"])
-    result: dict[str, Any] = operation["result"]
+    result = await finished(owner, operation, bars, bar)
     bars.update(bar, completed=result["rows"], total=result["rows"])
     return result
 

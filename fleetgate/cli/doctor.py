@@ -1,5 +1,6 @@
 """`doctor`: whether this machine and this state folder are fit to serve."""
 
+import asyncio
 import resource
 import shutil
 import socket
@@ -16,7 +17,10 @@ from fleet.errors import InvalidCertificateError
 from fleetgate.addresses import parse_bind
 from fleetgate.cli.output import print_json, print_table
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, target
+from fleetgate.errors import ArgumentError
 from fleetgate.history import available
+from fleetgate.postgres import reachable
+from ingester.errors import StoreError
 
 _CLOCK_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _FREE_BYTES = 1024**3
@@ -64,7 +68,10 @@ def _findings(on: Target) -> Iterator[Finding]:
     yield _database("registry", on.state.fleet_db)
     yield _database("sessions", on.state.mqtt_db)
     yield _database("telemetry", on.state.telemetry / "journal.db")
-    yield _history(on.settings.history.seal)
+    if url := on.settings.store.url.get_secret_value():
+        yield _postgres(url)
+    else:
+        yield _history(on.settings.history.seal)
 
 
 def _history(seal: bool) -> Finding:
@@ -73,6 +80,14 @@ def _history(seal: bool) -> Finding:
     if not available():
         return Finding("history", "warning", "nothing is sealed: install fleetgate[analytics]")
     return Finding("history", "ok", "the journal is sealed into files")
+
+
+def _postgres(url: str) -> Finding:
+    try:
+        detail = asyncio.run(reachable(url))
+    except (StoreError, ArgumentError) as error:
+        return Finding("postgres", "error", f"{error}; telemetry stays in the journal meanwhile")
+    return Finding("postgres", "warning" if "fsync is off" in detail else "ok", detail)
 
 
 def _port(scheme: str, bind: str, served: str | None) -> Finding:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from fleetgate.analytics.question import Bounds, Form
 from fleetgate.analytics.service import Analytics
 from fleetgate.core import Core
+from fleetgate.errors import ArgumentError
 from fleetgate.history import needs_analytics
 
 _MEDIA = {
@@ -37,6 +38,8 @@ def router(core: Core) -> APIRouter:
     @routes.post("/sql", summary="Answer one SELECT", response_class=Response)
     async def sql(query: Query) -> Response:
         needs_analytics()
+        if core.mover is not None:
+            raise ArgumentError("telemetry is in PostgreSQL: ask there, fleetgate.messages and fleetgate.readings")
         answer = await analytics.ask(query.sql, query.format, Bounds(query.seconds, query.memory_bytes, query.rows))
         return Response(answer.data, media_type=_MEDIA[query.format])
 

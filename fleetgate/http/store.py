@@ -1,16 +1,21 @@
 """The store: what is in which tier, sealing, and whether its files are sound."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from fleetgate.core import Core
+from fleetgate.errors import ArgumentError
 from fleetgate.history import needs_analytics
+from fleetgate.http.operations import OperationView, view
+from fleetgate.operations import Operation
+from fleetgate.postgres import migrate, needs_postgres
 from fleetgate.times import iso
 from ingester.history.model import DamagedError, SealedFile
 
 _FILES = 1000
+_SCHEMES = ("postgresql://", "postgres://")
 
 
 class FileView(BaseModel):
@@ -42,6 +47,13 @@ class SealResult(BaseModel):
 
     sealed: int
     merged: int
+
+
+class MigrationTarget(BaseModel):
+    """The database to copy to; empty: the one of store.url."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: SecretStr = SecretStr("")
 
 
 class DamageView(BaseModel):
@@ -76,8 +88,27 @@ def router(core: Core) -> APIRouter:
     @routes.post("/seal", summary="Seal what is in the journal now, and merge small files")
     async def seal() -> SealResult:
         needs_analytics()
+        if core.mover is not None:
+            raise ArgumentError("store.url is set: the journal goes into PostgreSQL, nothing is sealed")
         sealed = await core.sealer.seal(fresh_seconds=0)
         return SealResult(sealed=sealed, merged=await core.sealer.merge())
+
+    @routes.post("/migrate", status_code=202, summary="Copy the history into PostgreSQL")
+    async def migrate_store(target: MigrationTarget, response: Response) -> OperationView:
+        needs_postgres()
+        needs_analytics()
+        url = (target.url or core.settings.store.url).get_secret_value()
+        if not url.startswith(_SCHEMES):
+            raise ArgumentError("url: postgresql://user@host/database")
+
+        async def work(operation: Operation) -> dict[str, Any]:
+            if core.mover is None:
+                await core.sealer.seal(fresh_seconds=0)
+            return await migrate(core.store, url, operation)
+
+        operation = core.operations.start("store-migrate", len(core.store.catalogue.files), work)
+        response.headers["Location"] = f"/api/v1/operations/{operation.id}"
+        return view(operation)
 
     @routes.post("/scrub", summary="Read every file of the history, and say what is damaged")
     async def scrub() -> list[DamageView]:

@@ -108,6 +108,20 @@ class Catalogue:
         )
         return int(found[0][0]) if found else None
 
+    async def last_before(self, received: int) -> int:
+        """Id of the last row that is in another database, of those that were received before this; 0: there is none."""
+        ((found,),) = await self._journal.read(
+            "SELECT max(id) FROM journal WHERE id <= ? AND id < coalesce("
+            "(SELECT min(id) FROM journal WHERE received_last >= ?), id + 1)",
+            (self.moved, received),
+        )
+        return int(found or 0)
+
+    async def first_id(self) -> int:
+        """Id of the first row; 0: there is none."""
+        ((found,),) = await self._journal.read("SELECT min(id) FROM journal")
+        return int(found or 0)
+
     async def journal_bytes(self) -> int:
         """Bytes of the journal that are in use: the file does not shrink when rows go."""
         ((pages,),) = await self._journal.read("PRAGMA page_count")

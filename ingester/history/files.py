@@ -185,23 +185,32 @@ def read_all(folder: Path, file: SealedFile) -> Iterator[pa.Table]:
 
 def check(folder: Path, file: SealedFile | RollupFile) -> list[DamagedError]:
     """Everything that is wrong with a file: its checksum first, and then which rows."""
-    path = folder / file.path
-    found, row = [], 0
     try:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256:
+        if hashlib.sha256((folder / file.path).read_bytes()).hexdigest() == file.sha256:
             return []
+    except OSError as error:
+        return [DamagedError(file.path, (0, file.rows - 1), str(error))]
+    _, found = read_sound(folder, file)
+    return found or [DamagedError(file.path, (0, file.rows - 1), "its checksum is another, though each page reads")]
+
+
+def read_sound(folder: Path, file: SealedFile | RollupFile) -> tuple[list[pa.Table], list[DamagedError]]:
+    """All of a file that reads, and what does not."""
+    path = folder / file.path
+    try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
-        return [DamagedError(file.path, (0, file.rows - 1), str(error))]
+        return [], [DamagedError(file.path, (0, file.rows - 1), str(error))]
+    tables, damaged, row = [], [], 0
     for number in range(metadata.num_row_groups):
         rows = metadata.row_group(number).num_rows
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as opened:
-                opened.read_row_group(number, use_threads=False)
+                tables.append(opened.read_row_group(number, use_threads=False))
         except (OSError, pa.ArrowException) as error:
-            found.append(DamagedError(file.path, (row, row + rows - 1), str(error)))
+            damaged.append(DamagedError(file.path, (row, row + rows - 1), str(error)))
         row += rows
-    return found or [DamagedError(file.path, (0, file.rows - 1), "its checksum is another, though each page reads")]
+    return tables, damaged
 
 
 def latest(folder: Path, file: SealedFile, limit: int) -> list[Reading]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ingester.history.model import DamagedError, RollupFile, SealedFile, Sum, Without
+from ingester.history.model import DamagedError, Reading, RollupFile, SealedFile, Sum, Without
 from ingester.store import Row, Selection
 
 # Imports are inside of the functions because they are of the extra `analytics`.
@@ -22,6 +22,15 @@ def latest(folder: Path, file: SealedFile, limit: int) -> list[Row]:
     from ingester.history import columns, files
 
     return columns.rows_of(files.latest(folder, file, limit))
+
+
+def all_readings(folder: Path, file: SealedFile) -> tuple[list[Reading], list[DamagedError]]:
+    """Everything in a file that reads; and what is wrong with it."""
+    from ingester.history import columns, files
+
+    tables, _ = files.read_sound(folder, file)
+    readings = [reading for table in tables for reading in columns.readings_of(table, file.stream)]
+    return readings, files.check(folder, file)
 
 
 def without_device(folder: Path, file: SealedFile, device: str) -> Without | None:

@@ -41,6 +41,8 @@ class Snapshot:
     rollups: tuple[RollupFile, ...]
     until: int
     generation: int
+    sealed: int
+    """Journal rows above this id are in no file."""
 
 
 class TieredStore:
@@ -75,7 +77,7 @@ class TieredStore:
     def reading(self) -> Iterator[Snapshot]:
         """What counts now; for `_READ_SECONDS` none of it goes away before the end of the block."""
         catalogue = self.catalogue
-        snapshot = Snapshot(catalogue.files, catalogue.rollups, catalogue.until, catalogue.generation)
+        snapshot = Snapshot(catalogue.files, catalogue.rollups, catalogue.until, catalogue.generation, catalogue.sealed)
         self._readers[snapshot.generation] += 1
         try:
             yield snapshot

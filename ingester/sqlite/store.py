@@ -258,6 +258,14 @@ class SqliteStore:
         """See TelemetryStore.quarantine_summary."""
         return [QuarantineSummary(*row) for row in await self.read(quarantine.SUMMARY, ())]
 
+    async def set_aside(self, row_id: int, messages: Sequence[Quarantined]) -> None:
+        """Put the messages of a journal row into quarantine, all or nothing."""
+        first, self._next_quarantined = self._next_quarantined, self._next_quarantined + len(messages)
+        entries = quarantine.rows(messages, first)
+        await self.apply(
+            [*((quarantine.INSERT, entry) for entry in entries), ("DELETE FROM journal WHERE id = ?", (row_id,))]
+        )
+
     async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
         """See TelemetryStore.trim_quarantine."""
         return await self.apply(quarantine.trim(max_bytes, limit))

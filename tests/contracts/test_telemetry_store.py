@@ -11,6 +11,9 @@ from ingester.decode import Limits, scan, scan_batch
 from ingester.history.sealer import Sealer
 from ingester.history.store import TieredStore
 from ingester.memory import MemoryStore
+from ingester.postgres.migration import migrate
+from ingester.postgres.mover import Mover, Pace
+from ingester.postgres.store import PostgresStore
 from ingester.quarantine import replay
 from ingester.query import buckets
 from ingester.sqlite import SqliteStore
@@ -38,12 +41,53 @@ async def in_this_process(function, *arguments):
     return getattr(import_module(module), name)(*arguments)
 
 
+class Postgres(PostgresStore):
+    """Moves nothing."""
+
+    def __init__(self, folder, new_database):
+        super().__init__(folder, new_database())
+
+
+class Moving(Postgres):
+    """Moves after each write, partition by partition of a second, and keeps nothing back."""
+
+    async def __aenter__(self):
+        self.mover = Mover(self, Pace(keep_seconds=-DAY, keep_bytes=0, partition_us=SECOND))
+        await super().__aenter__()
+        return self
+
+    async def __aexit__(self, *exception):
+        await self.mover.__aexit__()
+        await super().__aexit__(*exception)
+
+    async def write(self, *arguments, **more) -> None:
+        await super().write(*arguments, **more)
+        await self.mover.move()
+        assert not self.mover.waiting
+        await self.mover.sweep()
+        assert await self.journal.recent(1) == []
+
+
+class Copying(Postgres):
+    """Seals after each write, and copies the files."""
+
+    async def write(self, *arguments, **more) -> None:
+        await super().write(*arguments, **more)
+        sealer = Sealer(self)
+        sealer._worker.call = in_this_process
+        await sealer.seal(fresh_seconds=-DAY / SECOND)
+        await migrate(self, self.url, width=SECOND)
+
+
 MADE = {
     "memory": lambda _: nullcontext(MemoryStore()),
     "sqlite": SqliteStore,
     "sqlite, in segments": SqliteStore,
     "tiered": TieredStore,
     "tiered, all sealed": Sealing,
+    "postgres, away from the journal": Postgres,
+    "postgres, all moved": Moving,
+    "postgres, all copied": Copying,
 }
 
 
@@ -52,7 +96,8 @@ async def store(request, tmp_path, monkeypatch):
     if request.param == "sqlite, in segments":
         monkeypatch.setattr("ingester.sqlite.store._TAIL_ROWS", 1)
         monkeypatch.setattr("ingester.sqlite.store._FIRST_SEGMENTS", 1)
-    async with MADE[request.param](tmp_path) as made:
+    more = [request.getfixturevalue("new_database")] if request.param.startswith("postgres") else []
+    async with MADE[request.param](tmp_path, *more) as made:
         yield made
 
 
@@ -182,7 +227,7 @@ async def test_expire_by_receipt_in_slices(store):
     while count := await store.expire(cutoff, 3):
         assert count <= 6
         gone += count
-    assert gone == 8
+    assert gone == (15 if isinstance(store, Copying) else 8)  # what was copied is in two places
     assert await values(store, Selection("a")) == [7, 8, 9]
     assert await store.quarantined() == []
 

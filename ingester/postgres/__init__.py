@@ -1,0 +1,1 @@
+"""Telemetry in PostgreSQL, behind the journal. Needs the extra `postgres`."""

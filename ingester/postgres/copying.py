@@ -1,0 +1,313 @@
+"""What the worker process does: journal rows and files into the database, each exactly once.
+
+What says how far it came is written in the transaction that writes the readings: a commit whose outcome is not known is
+looked up before anything else. Whoever writes holds the gate's row until the end of his transaction, so one that hangs
+is waited for.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from ingester.batch import Quarantined
+from ingester.errors import StoreError, StoreUnavailable
+from ingester.history import on_demand
+from ingester.history.duplicates import resolve_readings
+from ingester.history.journal import readings_of_rows, remembered, rows_of_job
+from ingester.history.model import DamagedError, Job, Reading, SealedFile
+from ingester.history.rules import Rules
+from ingester.postgres.connection import connect, errors_of, is_rejected, name_of
+from ingester.postgres.rows import COLUMNS, DIGEST, Series, digests, encode, key_of, storable
+from ingester.postgres.schema import PURGE_LOCK, Partition, add_partition, partitions
+from ingester.sqlite.rows import JournalRow, messages
+
+T = TypeVar("T")
+
+_KNOWN_SERIES = 1_000_000
+_SECONDS = 120
+"""For one round, most of all to wait for a server that hangs."""
+_ALL = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move journal rows above what the database has already, and above `sealed`: at most `most` messages."""
+
+    url: str
+    gate: str
+    journal: Path
+    sealed: int
+    last: int
+    """The last id there is."""
+    most: int
+    width: int
+    """Of a partition, in microseconds."""
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Rows up to `until` are in the database; `messages` of them went there now."""
+
+    until: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy a file of the history, which the database is to know as `name`."""
+
+    url: str
+    gate: str
+    folder: Path
+    file: SealedFile
+    name: str
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """Readings that were copied; `damaged` says what of the file no longer reads, and was not."""
+
+    rows: int
+    damaged: list[DamagedError]
+    new: bool = True
+    """False: the database had it before."""
+
+
+class RejectedRowError(StoreError):
+    """A journal row that the database refuses, with what is to be put into quarantine instead."""
+
+    def __init__(self, row_id: int, messages_of: list[Quarantined]) -> None:
+        super().__init__(f"journal row {row_id} is refused")
+        self.row_id = row_id
+        self.messages = messages_of
+
+    def __reduce__(self) -> tuple[type, tuple[int, list[Quarantined]]]:
+        return type(self), (self.row_id, self.messages)
+
+
+def move(job: Move) -> Moved:
+    """One round. Raises StoreUnavailable, RejectedRowError."""
+    return _run(_move(job))
+
+
+def copy_file(job: Copy) -> Copied:
+    """Copy a file, unless it is there. Raises StoreUnavailable, StoreRejected."""
+    return _run(_copy_file(job))
+
+
+def remembered_of(journal: Path, after: int, until: int) -> tuple[dict[str, bytes], int]:
+    """What copies are told by of messages in journal rows above `after`, as far as one round goes; and how far."""
+    rows, reached = rows_of_job(Job(journal, journal.parent, "", after, until, 100_000))
+    return remembered(rows), reached
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    if not _process.runner:
+        _process.runner.append(asyncio.Runner())
+    return _process.runner[0].run(coroutine)
+
+
+@dataclass(slots=True)
+class _Session:
+    """A connection, and what is known of the database as long as it lasts."""
+
+    connection: Any
+    job: Move | Copy
+    moved: int = 0
+    purges: int = -1
+    ids: dict[Series, int] = field(default_factory=dict)
+    partitions: list[Partition] = field(default_factory=list)
+
+    async def open(self, sealed: int) -> None:
+        """Find out how far this gate has come; one that is not known begins behind what is `sealed`."""
+        await self.connection.execute(
+            "INSERT INTO fleetgate.gates (gate, moved) VALUES ($1, $2) ON CONFLICT DO NOTHING", self.job.gate, sealed
+        )
+        self.moved = await self.connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self.job.gate)
+        self.partitions = await partitions(self.connection)
+
+    async def make_room(self, readings: Sequence[Reading], width: int) -> None:
+        """Make the partitions that these need."""
+        for received in {reading.received // width * width for reading in readings}:
+            if not any(part.first <= received < part.until for part in self.partitions):
+                await add_partition(self.connection, received, width)
+                self.partitions = await partitions(self.connection)
+
+    async def begin(self) -> None:
+        """First thing in a transaction: what is known of series holds until its end."""
+        await self.connection.execute("SELECT pg_advisory_xact_lock_shared($1)", PURGE_LOCK)
+        purges = await self.connection.fetchval("SELECT purges FROM fleetgate.version")
+        if purges != self.purges or len(self.ids) > _KNOWN_SERIES:
+            self.purges, self.ids = purges, {}
+
+    async def identify(self, readings: Sequence[Reading]) -> dict[Series, int]:
+        """The id of each series. Known from now on, unless the transaction fails; the session is then over."""
+        fresh = {(reading.device, reading.stream) for reading in readings} - self.ids.keys()
+        if fresh:
+            keys = {key_of(series): series for series in fresh}
+            rows = [(key, storable(device), storable(stream)) for key, (device, stream) in sorted(keys.items())]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            await self.connection.execute(
+                "INSERT INTO fleetgate.series (key, device, stream)"
+                " SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[]) AS one (key)"
+                " WHERE NOT EXISTS (SELECT FROM fleetgate.series WHERE series.key = one.key)"
+                " ON CONFLICT DO NOTHING",
+                *columns,
+            )
+            found = await self.connection.fetch("SELECT key, id FROM fleetgate.series WHERE key = ANY($1)", columns[0])
+            self.ids |= {keys[key]: number for key, number in found}
+        return self.ids
+
+    async def copy(self, table: str, readings: Sequence[Reading], place: int, schema: str | None) -> None:
+        """Write readings. What is sent is made while the database takes what was sent before."""
+
+        async def source() -> AsyncIterator[bytes]:
+            for block in encode(readings, self.ids, place):
+                yield block
+
+        await self.connection.copy_to_table(
+            table, schema_name=schema, columns=COLUMNS, format="binary", source=source()
+        )
+
+
+class _Process:
+    """What this process keeps between two rounds."""
+
+    def __init__(self) -> None:
+        self.runner: list[asyncio.Runner] = []
+        self.session: _Session | None = None
+
+
+_process = _Process()
+
+
+@asynccontextmanager
+async def _session(job: Move | Copy, sealed: int) -> AsyncIterator[_Session]:
+    """The one that is open, or a new one. After anything that goes wrong it is over."""
+    session, _process.session = _process.session, None
+    try:
+        with errors_of(job.url):
+            async with asyncio.timeout(_SECONDS):
+                if session is None or (session.job.url, session.job.gate) != (job.url, job.gate):
+                    if session is not None:
+                        session.connection.terminate()
+                    session = _Session(await connect(job.url), job)
+                    await session.open(sealed)
+                yield session
+    except BaseException:
+        if session is not None:
+            session.connection.terminate()
+        raise
+    _process.session = session
+
+
+async def _move(job: Move) -> Moved:
+    async with _session(job, job.sealed) as session:
+        start = max(session.moved, job.sealed)
+        if start > job.last:
+            raise StoreUnavailable(
+                f"{name_of(job.url)} has more of this gate than its journal has: the state folder was restored from"
+                " a backup, or is used twice"
+            )
+        rows, until = rows_of_job(Job(job.journal, job.journal.parent, "", start, _ALL, job.most, job.rules))
+        if not rows:
+            return Moved(start, 0)
+        until = rows[-1][0]
+        readings, count = readings_of_rows(rows, job.rules)
+        readings = resolve_readings(readings, job.rules)
+        await session.make_room(readings, job.width)
+        try:
+            await _write(session, readings, until)
+        except asyncpg.PostgresError as error:
+            if not is_rejected(error):
+                raise
+            await _find_rejected(session, rows, job.rules)
+            raise
+        session.moved = until
+        return Moved(until, count)
+
+
+async def _write(session: _Session, readings: Sequence[Reading], until: int) -> None:
+    connection = session.connection
+    async with connection.transaction():
+        await session.begin()
+        await session.identify(readings)
+        place = await connection.fetchval(
+            "UPDATE fleetgate.gates SET moved = $3, places = places + $4, latest = greatest(latest, $5)"
+            " WHERE gate = $1 AND moved = $2 RETURNING places - $4",
+            session.job.gate,
+            session.moved,
+            until,
+            len(readings),
+            max(reading.received for reading in readings),
+        )
+        if place is None:
+            raise StoreUnavailable(f"{name_of(session.job.url)}: another process has moved telemetry of this gate")
+        await session.copy("telemetry", readings, place, "fleetgate")
+
+
+async def _find_rejected(session: _Session, rows: Sequence[JournalRow], rules: Rules) -> None:
+    """Try the rows one by one, and undo all. Raises RejectedRowError for the first one that is refused."""
+    transaction = session.connection.transaction()
+    await transaction.start()
+    await session.begin()
+    for row in rows:
+        readings, _ = readings_of_rows([row], rules)
+        try:
+            async with session.connection.transaction():
+                await session.identify(readings)
+                await session.copy("telemetry", readings, 0, "fleetgate")
+        except asyncpg.PostgresError as error:
+            if not is_rejected(error):
+                raise
+            detail = str(error).splitlines()[0]
+            raise RejectedRowError(
+                row[0],
+                [
+                    Quarantined(received, row[1], row[2], "store", detail, payload)
+                    for received, payload, _ in messages(row)
+                ],
+            ) from error
+    await transaction.rollback()
+
+
+async def _copy_file(job: Copy) -> Copied:
+    readings, damaged = on_demand.all_readings(job.folder, job.file)
+    async with _session(job, 0) as session:
+        connection = session.connection
+        there = await connection.fetchval(
+            "SELECT rows FROM fleetgate.files WHERE gate = $1 AND path = $2", job.gate, job.name
+        )
+        if there is not None:
+            return Copied(0, damaged, new=False)
+        await session.make_room(readings, job.width)
+        async with connection.transaction():
+            await session.begin()
+            ids = await session.identify(readings)
+            place = await connection.fetchval(
+                "UPDATE fleetgate.gates SET places = places + $2, latest = greatest(latest, $3)"
+                " WHERE gate = $1 RETURNING places - $2",
+                job.gate,
+                len(readings),
+                job.file.received_last,
+            )
+            await connection.execute("CREATE TEMP TABLE copied (LIKE fleetgate.telemetry) ON COMMIT DROP")
+            await session.copy("copied", readings, place, None)
+            count, digest = await connection.fetchrow(f"SELECT count(*), {DIGEST} FROM copied")
+            if (count, int(digest or 0)) != (len(readings), digests(readings, ids)):
+                raise StoreUnavailable(f"{name_of(job.url)}: {job.file.path} did not arrive as it was sent")
+            await connection.execute(
+                f"INSERT INTO fleetgate.telemetry ({', '.join(COLUMNS)}) SELECT {', '.join(COLUMNS)} FROM copied"
+            )
+            await connection.execute(
+                "INSERT INTO fleetgate.files VALUES ($1, $2, $3, $4, $5)",
+                job.gate, job.name, job.file.sha256, count, digest or 0,
+            )  # fmt: skip
+    return Copied(len(readings), damaged)

@@ -1,0 +1,201 @@
+"""Moves the journal into the database as it grows, and catches up after the database was away."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+
+from ingester.clock import Clock, now_us
+from ingester.errors import StoreError
+from ingester.postgres.copying import Move, Moved, RejectedRowError
+from ingester.postgres.schema import DAY_US
+from ingester.postgres.store import PostgresStore
+from ingester.process import Worker, WorkerLostError
+
+log = structlog.get_logger("fleetgate.store")
+
+_HERE = "ingester.postgres.copying"
+_NICE = 5
+"""Ingest goes first, but what waits must not become more and more."""
+_SWEEP_ROWS = 500
+_EXPIRE_SECONDS = 600
+_SIZE_SECONDS = 60
+_LOOK_SECONDS = 1
+_FAILED = (StoreError, WorkerLostError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When and how much."""
+
+    look_seconds: float = 0.1
+    """Between two looks at a journal that had nothing to move."""
+    messages: int = 20_000
+    """Of one round; more rounds follow while there is more."""
+    again_seconds: float = 1.0
+    """After a round that failed."""
+    keep_seconds: float = 20 * 60
+    """How long rows stay in the journal that are in the database: what is sent again is told by them."""
+    keep_bytes: int = 256 * 1024 * 1024
+    """Of journal; beyond that they go at once."""
+    partition_us: int = DAY_US
+
+
+class Mover:
+    """Moves when it is told to, and by itself once it is started. An async context manager; leaving it ends a round in
+    the middle, which costs nothing.
+    """
+
+    def __init__(
+        self, store: PostgresStore, pace: Pace | None = None, clock: Clock = now_us, worker: Worker | None = None
+    ) -> None:
+        self._store = store
+        self._pace = pace or Pace()
+        self._clock = clock
+        self._worker = worker or Worker(_NICE)
+        self._task: asyncio.Task[None] | None = None
+        self._due: dict[Callable[[], object], float] = {}
+        self._oldest: int | None = None
+        self.moved_messages = 0
+        self.failures = 0
+        self.failing: str | None = None
+        """Why nothing can be moved now; None while it can."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._worker.stop()
+
+    def start(self) -> None:
+        """From now on, move by itself."""
+        self._task = asyncio.create_task(self._run(), name="mover")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the journal has something that the database has not."""
+        return self._store.journal.last_id > self._store.catalogue.until
+
+    def behind_seconds(self) -> float:
+        """For how long the oldest message waits that is in the journal only; 0: there was none lately."""
+        return 0.0 if self._oldest is None else max(0.0, (self._clock() - self._oldest) / 1e6)
+
+    async def move(self) -> int:
+        """Move all that is there now, round by round. Returns how many messages went. Raises StoreError."""
+        until, total = self._store.journal.last_id, 0
+        while self._store.catalogue.until < until:
+            total += await self._round()
+        return total
+
+    async def _round(self) -> int:
+        store, catalogue = self._store, self._store.catalogue
+        async with store.changing:
+            job = Move(
+                store.url,
+                catalogue.gate,
+                store.folder.parent / "journal.db",
+                catalogue.sealed,
+                store.journal.last_id,
+                self._pace.messages,
+                self._pace.partition_us,
+                store.rules(),
+            )
+            try:
+                moved: Moved = await self._worker.call(f"{_HERE}:move", job)
+            except RejectedRowError as error:
+                await self._set_aside(error)
+                return 0
+            if moved.until < catalogue.moved:
+                log.error(
+                    "the database has less than was moved there: it was restored from a backup, or is another one",
+                    journal_moved=catalogue.moved,
+                    database_moved=moved.until,
+                )
+            await catalogue.advance(moved.until)
+        self.moved_messages += moved.messages
+        return moved.messages
+
+    async def _set_aside(self, error: RejectedRowError) -> None:
+        """Put a row into quarantine that the database refuses; what is around it goes through."""
+        log.error("a message is refused by the database: in quarantine", detail=error.messages[0].detail)
+        await self._store.journal.set_aside(error.row_id, error.messages)
+
+    async def sweep(self) -> int:
+        """Delete journal rows that are in the database, of which nothing is asked any more. Returns how many went."""
+        store, catalogue = self._store, self._store.catalogue
+        if await catalogue.journal_bytes() > self._pace.keep_bytes:
+            until = catalogue.moved
+        else:
+            until = await catalogue.last_before(self._clock() - int(self._pace.keep_seconds * 1e6))
+        total, after = 0, await catalogue.first_id() - 1
+        while 0 <= after < until:
+            journal = store.folder.parent / "journal.db"
+            remembered, after = await self._worker.call(f"{_HERE}:remembered_of", journal, after, until)
+            await catalogue.remember(remembered)
+            await store.settled()
+            gone = _SWEEP_ROWS
+            while gone:
+                started = time.monotonic()
+                gone = await catalogue.sweep(_SWEEP_ROWS, after)
+                total += gone
+                await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
+        return total
+
+    async def _run(self) -> None:
+        while True:
+            wait = self._pace.look_seconds
+            try:
+                if self.waiting:
+                    await self._round()
+                    wait = 0.0 if self.waiting else wait
+                await self._now_and_then()
+                self._works()
+            except _FAILED as error:
+                wait = await self._fails(str(error))
+            except Exception as error:
+                # Supervision point: what can't be moved stays in the journal, where it is served from.
+                log.exception("not moved, again later")
+                wait = await self._fails(repr(error))
+            await asyncio.sleep(wait)
+
+    async def _now_and_then(self) -> None:
+        for work, seconds in (
+            (self._look_behind, _LOOK_SECONDS),
+            (self.sweep, _SIZE_SECONDS),
+            (self._look_at_size, _SIZE_SECONDS),
+            (self._expire, _EXPIRE_SECONDS),
+        ):
+            now = time.monotonic()
+            if now >= self._due.get(work, 0.0):
+                self._due[work] = now + seconds
+                await work()
+
+    async def _look_behind(self) -> None:
+        self._oldest = await self._store.catalogue.oldest()
+
+    async def _look_at_size(self) -> None:
+        self._store.remote_bytes = await self._store.remote.size_bytes()
+
+    async def _expire(self) -> None:
+        await self._store.expire_by_rules(self._clock())
+
+    def _works(self) -> None:
+        if self.failing is not None:
+            log.warning("the database is there again", waiting=self.waiting)
+            self.failing = None
+
+    async def _fails(self, why: str) -> float:
+        if self.failing is None:
+            log.error("the database is away: telemetry stays in the journal meanwhile", error=why)
+        self.failing = why
+        self.failures += 1
+        with suppress(StoreError):
+            await self._look_behind()
+        return self._pace.again_seconds

@@ -1,0 +1,111 @@
+"""PostgresStore: the journal, what was moved from it into the database, and files of before, as one TelemetryStore."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Self
+
+from ingester.history.duplicates import resolve_rows
+from ingester.history.rules import Rules
+from ingester.history.store import Snapshot, TieredStore
+from ingester.merge import merged
+from ingester.postgres.remote import Remote
+from ingester.postgres.remote import Snapshot as There
+from ingester.store import Row, Selection
+
+_SLICE = 1000
+
+
+class PostgresStore(TieredStore):
+    """TelemetryStore in `folder` and in the database at `url`. An async context manager.
+
+    Writing needs no database; asking does, and raises StoreUnavailable while it can't be reached. What one moment of
+    the database says is in it counts from there, and nowhere else: nothing is missing and nothing double, whatever is
+    being moved.
+    """
+
+    def __init__(self, folder: Path, url: str, rules: Callable[[], Rules] = Rules) -> None:
+        super().__init__(folder, rules)
+        self.url = url
+        self.remote = Remote(url, "")
+        self.remote_bytes = 0
+        """Bytes in the database, as last looked up."""
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.remote = Remote(self.url, self.catalogue.gate)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.remote.close()
+        await super().__aexit__(*exception)
+
+    async def newest(self, selection: Selection, limit: int) -> list[Row]:
+        """See TelemetryStore.newest."""
+        with self.reading() as snapshot:
+            async with self.remote.snapshot() as there:
+                rows = await there.newest(selection, limit)
+            rows += await self.newest_of(_left(snapshot, there), selection, limit)
+        rows.sort(key=attrgetter("found_at"))
+        return resolve_rows(rows[-limit:], self.rules())
+
+    async def rows(self, selection: Selection) -> AsyncIterator[list[Row]]:
+        """See TelemetryStore.rows."""
+        rules = self.rules()
+        with self.reading() as snapshot:
+            async with self.remote.snapshot(selection) as there:
+                left = self.rows_of(_left(snapshot, there), selection)
+                async for rows in merged(there.chunks(), left):
+                    yield resolve_rows(rows, rules)
+
+    async def last_values(self, device: str) -> list[Row]:
+        """See TelemetryStore.last_values."""
+        last = {row.stream: row for row in await super().last_values(device)}
+        async with self.remote.snapshot() as there:
+            for row in await there.last_values(device):
+                if row.stream not in last or last[row.stream].found_at < row.found_at:
+                    last[row.stream] = row
+        return [last[stream] for stream in sorted(last)]
+
+    async def has(self, device: str) -> bool:
+        """See TelemetryStore.has."""
+        return await super().has(device) or await self.remote.has(device)
+
+    async def recent(self, limit: int) -> list[Row]:
+        """See TelemetryStore.recent."""
+        found = await self.journal.recent(limit)  # what was moved lately is still there
+        if len(found) == limit:
+            return found
+        with self.reading() as snapshot:
+            async with self.remote.snapshot() as there:
+                rows = await there.recent(limit)
+            rows += await self.recent_of(_left(snapshot, there), limit)
+        return rows[-limit:]
+
+    async def expire(self, cutoff: int, limit: int) -> int:
+        """See TelemetryStore.expire. A partition of the database goes when all of it is old enough."""
+        return await super().expire(cutoff, limit) or await self.remote.expire(cutoff, limit, self.rules())
+
+    async def expire_by_rules(self, now: int) -> int:
+        """Delete what is older than the rules of its stream say. Returns how much went."""
+        gone = await super().expire_by_rules(now)
+        while some := await self.remote.expire_by_rules(now, _SLICE, self.rules()):
+            gone += some
+        return gone
+
+    async def purge(self, device: str, limit: int) -> int:
+        """See TelemetryStore.purge."""
+        gone = await super().purge(device, limit)
+        async with self.changing:
+            return gone or await self.remote.purge(device, limit)
+
+    def size_bytes(self) -> dict[str, int]:
+        """See TelemetryStore.size_bytes; `postgres` is as last looked up."""
+        return {**super().size_bytes(), "postgres": self.remote_bytes}
+
+
+def _left(snapshot: Snapshot, there: There) -> Snapshot:
+    """What is not in the database."""
+    files = tuple(file for file in snapshot.files if file.copied not in there.files)
+    return replace(snapshot, files=files, until=max(snapshot.sealed, there.moved))
