@@ -57,7 +57,7 @@ async def _measure(folder: Path) -> None:
         store = TieredStore(place, lambda rules=rules: rules)
         async with store, Sealer(store, Policy(), lambda rules=rules: rules) as sealer:
             count = MESSAGES if not payload else MESSAGES // 5
-            rates[name] = await _ingest(store, fleet, count)
+            rates[name] = await ingest_all(store, fleet, count)
             await store.journal.apply([])
             journal = await store.catalogue.journal_bytes() / count
             started = time.perf_counter()
@@ -104,7 +104,7 @@ class Fleet:
             yield batch
 
 
-async def _ingest(store: TieredStore, fleet: Fleet, count: int) -> float:
+async def ingest_all(store: TieredStore, fleet: Fleet, count: int) -> float:
     """Messages a second; what it takes to make them up is left out."""
     ledger, total = Ledger(), 0.0
     async with Pipeline(store, ledger) as pipeline:
@@ -112,13 +112,14 @@ async def _ingest(store: TieredStore, fleet: Fleet, count: int) -> float:
         for batch in fleet.batches(count):
             ready.append(batch)
             if len(ready) == 200:
-                total += await _offer(pipeline, ready)
+                total += await offer_all(pipeline, ready)
                 ready = []
-        total += await _offer(pipeline, ready)
+        total += await offer_all(pipeline, ready)
     return count / total
 
 
-async def _offer(pipeline: Pipeline, ready: list[Batch]) -> float:
+async def offer_all(pipeline: Pipeline, ready: list[Batch]) -> float:
+    """Seconds until all of it is committed."""
     started = time.perf_counter()
     for batch in ready:
         while not pipeline.offer(batch):
@@ -169,11 +170,11 @@ async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer) -> None:
     await ingesting
     for (name, *_), before, after in zip(asked, idle, during, strict=True):
         print(f"| {name} | {before:.1f} | {after:.1f} |", flush=True)
-    alone = statistics.median([await _ingest(store, fleet, 200_000) for _ in range(3)])
+    alone = statistics.median([await ingest_all(store, fleet, 200_000) for _ in range(3)])
     sealing = asyncio.create_task(sealer.seal(fresh_seconds=-1e6))
     beside = []
     while not sealing.done():
-        beside.append(await _ingest(store, fleet, 200_000))
+        beside.append(await ingest_all(store, fleet, 200_000))
     await sealing
     print(
         f"\ningest alone {alone:,.0f} messages/s, while the journal is sealed {statistics.median(beside):,.0f}"
@@ -183,7 +184,7 @@ async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer) -> None:
 
 async def _keep_ingesting(store: TieredStore, fleet: Fleet, stop: asyncio.Event, rates: list[float]) -> None:
     while not stop.is_set():
-        rates.append(await _ingest(store, fleet, 10_000))
+        rates.append(await ingest_all(store, fleet, 10_000))
         await asyncio.sleep(0.5)
 
 

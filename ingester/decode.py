@@ -248,7 +248,12 @@ def _decoded(received: int, time: int, fields: dict[str, Any], *marks: str) -> R
 
 def found_at(time: int, received: int) -> int:
     """Where a reading is filed: under the device's time, or where that can't be right under the time of receipt."""
-    return time if PLAUSIBLE_FROM <= time <= received + PLAUSIBLE_AHEAD else received
+    return time if is_plausible(time, received) else received
+
+
+def is_plausible(time: int, received: int) -> bool:
+    """Whether a device's time may be right."""
+    return PLAUSIBLE_FROM <= time <= received + PLAUSIBLE_AHEAD
 
 
 def time_us(ts: Any) -> int:

@@ -6,7 +6,7 @@ is waited for.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,12 @@ from ingester.errors import StoreError, StoreUnavailable
 from ingester.history import on_demand
 from ingester.history.duplicates import resolve_readings
 from ingester.history.journal import readings_of_rows, remembered, rows_of_job
-from ingester.history.model import DamagedError, Job, Reading, SealedFile
+from ingester.history.model import DamagedError, Job, SealedFile
 from ingester.history.rules import Rules
 from ingester.postgres.connection import connect, errors_of, is_rejected, name_of
-from ingester.postgres.rows import COLUMNS, DIGEST, Series, digests, encode, key_of, storable
+from ingester.postgres.rows import COLUMNS, DIGEST, HEADER, TRAILER, Rows, Series, digests, key_of, storable
 from ingester.postgres.schema import PURGE_LOCK, Partition, add_partition, partitions
-from ingester.sqlite.rows import JournalRow, messages
+from ingester.sqlite.rows import JournalRow, messages, received_of
 
 T = TypeVar("T")
 
@@ -133,9 +133,9 @@ class _Session:
         self.moved = await self.connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self.job.gate)
         self.partitions = await partitions(self.connection)
 
-    async def make_room(self, readings: Sequence[Reading], width: int) -> None:
-        """Make the partitions that these need."""
-        for received in {reading.received // width * width for reading in readings}:
+    async def make_room(self, times: set[int], width: int) -> None:
+        """Make the partitions that what was received at these times needs."""
+        for received in {time // width * width for time in times}:
             if not any(part.first <= received < part.until for part in self.partitions):
                 await add_partition(self.connection, received, width)
                 self.partitions = await partitions(self.connection)
@@ -147,11 +147,11 @@ class _Session:
         if purges != self.purges or len(self.ids) > _KNOWN_SERIES:
             self.purges, self.ids = purges, {}
 
-    async def identify(self, readings: Sequence[Reading]) -> dict[Series, int]:
+    async def identify(self, series: set[Series]) -> dict[Series, int]:
         """The id of each series. Known from now on, unless the transaction fails; the session is then over."""
-        fresh = {(reading.device, reading.stream) for reading in readings} - self.ids.keys()
+        fresh = series - self.ids.keys()
         if fresh:
-            keys = {key_of(series): series for series in fresh}
+            keys = {key_of(one): one for one in fresh}
             rows = [(key, storable(device), storable(stream)) for key, (device, stream) in sorted(keys.items())]
             columns = [list(column) for column in zip(*rows, strict=True)]
             await self.connection.execute(
@@ -165,12 +165,14 @@ class _Session:
             self.ids |= {keys[key]: number for key, number in found}
         return self.ids
 
-    async def copy(self, table: str, readings: Sequence[Reading], place: int, schema: str | None) -> None:
-        """Write readings. What is sent is made while the database takes what was sent before."""
+    async def copy(self, table: str, blocks: Iterable[bytes], schema: str | None) -> None:
+        """Write rows of COPY. What is sent is made while the database takes what was sent before."""
 
         async def source() -> AsyncIterator[bytes]:
-            for block in encode(readings, self.ids, place):
+            yield HEADER
+            for block in blocks:
                 yield block
+            yield TRAILER
 
         await self.connection.copy_to_table(
             table, schema_name=schema, columns=COLUMNS, format="binary", source=source()
@@ -220,37 +222,50 @@ async def _move(job: Move) -> Moved:
         if not rows:
             return Moved(start, 0)
         until = rows[-1][0]
-        readings, count = readings_of_rows(rows, job.rules)
-        readings = resolve_readings(readings, job.rules)
-        await session.make_room(readings, job.width)
+        await session.make_room(_received(rows, job.width), job.width)
         try:
-            await _write(session, readings, until)
+            await _write(session, rows, job.rules)
         except asyncpg.PostgresError as error:
             if not is_rejected(error):
                 raise
             await _find_rejected(session, rows, job.rules)
             raise
         session.moved = until
-        return Moved(until, count)
+        return Moved(until, sum(1 if row[7] is None else len(row[7]) // 4 for row in rows))
 
 
-async def _write(session: _Session, readings: Sequence[Reading], until: int) -> None:
-    connection = session.connection
+def _received(rows: Sequence[JournalRow], width: int) -> set[int]:
+    """When messages were received: at least one time in each partition."""
+    times = {row[5] // width * width for row in rows}
+    for row in rows:
+        if row[6] is not None:
+            times.update(received // width * width for received in received_of(row))
+    return times
+
+
+async def _write(session: _Session, rows: Sequence[JournalRow], rules: Rules) -> None:
+    connection, gate = session.connection, session.job.gate
     async with connection.transaction():
         await session.begin()
-        await session.identify(readings)
+        await session.identify({(row[1], row[2]) for row in rows})
         place = await connection.fetchval(
-            "UPDATE fleetgate.gates SET moved = $3, places = places + $4, latest = greatest(latest, $5)"
-            " WHERE gate = $1 AND moved = $2 RETURNING places - $4",
-            session.job.gate,
-            session.moved,
-            until,
-            len(readings),
-            max(reading.received for reading in readings),
+            "SELECT places FROM fleetgate.gates WHERE gate = $1 AND moved = $2 FOR UPDATE", gate, session.moved
         )
         if place is None:
             raise StoreUnavailable(f"{name_of(session.job.url)}: another process has moved telemetry of this gate")
-        await session.copy("telemetry", readings, place, "fleetgate")
+        made = Rows(session.ids, place)
+        if rules.resolves:
+            blocks = made.of_readings(resolve_readings(readings_of_rows(rows, rules)[0], rules))
+        else:
+            blocks = made.of_journal(rows, rules)
+        await session.copy("telemetry", blocks, "fleetgate")
+        await connection.execute(
+            "UPDATE fleetgate.gates SET moved = $2, places = $3, latest = greatest(latest, $4) WHERE gate = $1",
+            gate,
+            rows[-1][0],
+            made.place,
+            max(row[5] for row in rows),
+        )
 
 
 async def _find_rejected(session: _Session, rows: Sequence[JournalRow], rules: Rules) -> None:
@@ -259,11 +274,10 @@ async def _find_rejected(session: _Session, rows: Sequence[JournalRow], rules: R
     await transaction.start()
     await session.begin()
     for row in rows:
-        readings, _ = readings_of_rows([row], rules)
         try:
             async with session.connection.transaction():
-                await session.identify(readings)
-                await session.copy("telemetry", readings, 0, "fleetgate")
+                await session.identify({(row[1], row[2])})
+                await session.copy("telemetry", Rows(session.ids, 0).of_journal([row], rules), "fleetgate")
         except asyncpg.PostgresError as error:
             if not is_rejected(error):
                 raise
@@ -287,10 +301,10 @@ async def _copy_file(job: Copy) -> Copied:
         )
         if there is not None:
             return Copied(0, damaged, new=False)
-        await session.make_room(readings, job.width)
+        await session.make_room({reading.received for reading in readings}, job.width)
         async with connection.transaction():
             await session.begin()
-            ids = await session.identify(readings)
+            ids = await session.identify({(reading.device, reading.stream) for reading in readings})
             place = await connection.fetchval(
                 "UPDATE fleetgate.gates SET places = places + $2, latest = greatest(latest, $3)"
                 " WHERE gate = $1 RETURNING places - $2",
@@ -299,7 +313,7 @@ async def _copy_file(job: Copy) -> Copied:
                 job.file.received_last,
             )
             await connection.execute("CREATE TEMP TABLE copied (LIKE fleetgate.telemetry) ON COMMIT DROP")
-            await session.copy("copied", readings, place, None)
+            await session.copy("copied", Rows(ids, place).of_readings(readings), None)
             count, digest = await connection.fetchrow(f"SELECT count(*), {DIGEST} FROM copied")
             if (count, int(digest or 0)) != (len(readings), digests(readings, ids)):
                 raise StoreUnavailable(f"{name_of(job.url)}: {job.file.path} did not arrive as it was sent")

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -21,9 +20,10 @@ log = structlog.get_logger("fleetgate.store")
 _HERE = "ingester.postgres.copying"
 _NICE = 5
 """Ingest goes first, but what waits must not become more and more."""
+_LOWEST = 19
 _SWEEP_ROWS = 500
 _EXPIRE_SECONDS = 600
-_SIZE_SECONDS = 60
+_TIDY_SECONDS = 20
 _LOOK_SECONDS = 1
 _FAILED = (StoreError, WorkerLostError, OSError)
 
@@ -57,8 +57,8 @@ class Mover:
         self._pace = pace or Pace()
         self._clock = clock
         self._worker = worker or Worker(_NICE)
-        self._task: asyncio.Task[None] | None = None
-        self._due: dict[Callable[[], object], float] = {}
+        self._sweeper = Worker(_LOWEST)
+        self._tasks: list[asyncio.Task[None]] = []
         self._oldest: int | None = None
         self.moved_messages = 0
         self.failures = 0
@@ -69,14 +69,19 @@ class Mover:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._worker.stop()
+        await self._sweeper.stop()
 
     def start(self) -> None:
         """From now on, move by itself."""
-        self._task = asyncio.create_task(self._run(), name="mover")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="mover"),
+            asyncio.create_task(self._tidy(), name="mover-tidy"),
+        ]
 
     @property
     def waiting(self) -> bool:
@@ -137,7 +142,7 @@ class Mover:
         total, after = 0, await catalogue.first_id() - 1
         while 0 <= after < until:
             journal = store.folder.parent / "journal.db"
-            remembered, after = await self._worker.call(f"{_HERE}:remembered_of", journal, after, until)
+            remembered, after = await self._sweeper.call(f"{_HERE}:remembered_of", journal, after, until)
             await catalogue.remember(remembered)
             await store.settled()
             gone = _SWEEP_ROWS
@@ -149,14 +154,17 @@ class Mover:
         return total
 
     async def _run(self) -> None:
+        look_at = 0.0
         while True:
             wait = self._pace.look_seconds
             try:
-                if self.waiting:
+                if self.waiting or self.failing is not None:
                     await self._round()
                     wait = 0.0 if self.waiting else wait
-                await self._now_and_then()
-                self._works()
+                    self._works()
+                if time.monotonic() >= look_at:
+                    look_at = time.monotonic() + _LOOK_SECONDS
+                    self._oldest = await self._store.catalogue.oldest()
             except _FAILED as error:
                 wait = await self._fails(str(error))
             except Exception as error:
@@ -165,26 +173,19 @@ class Mover:
                 wait = await self._fails(repr(error))
             await asyncio.sleep(wait)
 
-    async def _now_and_then(self) -> None:
-        for work, seconds in (
-            (self._look_behind, _LOOK_SECONDS),
-            (self.sweep, _SIZE_SECONDS),
-            (self._look_at_size, _SIZE_SECONDS),
-            (self._expire, _EXPIRE_SECONDS),
-        ):
-            now = time.monotonic()
-            if now >= self._due.get(work, 0.0):
-                self._due[work] = now + seconds
-                await work()
-
-    async def _look_behind(self) -> None:
-        self._oldest = await self._store.catalogue.oldest()
-
-    async def _look_at_size(self) -> None:
-        self._store.remote_bytes = await self._store.remote.size_bytes()
-
-    async def _expire(self) -> None:
-        await self._store.expire_by_rules(self._clock())
+    async def _tidy(self) -> None:
+        """Now and then: what is in the database leaves the journal, what is too old leaves both."""
+        expire_at = 0.0
+        while True:
+            try:
+                await self.sweep()
+                self._store.remote_bytes = await self._store.remote.size_bytes()
+                if time.monotonic() >= expire_at:
+                    expire_at = time.monotonic() + _EXPIRE_SECONDS
+                    await self._store.expire_by_rules(self._clock())
+            except _FAILED as error:
+                log.warning("not tidied, again later", error=str(error))
+            await asyncio.sleep(_TIDY_SECONDS)
 
     def _works(self) -> None:
         if self.failing is not None:
@@ -197,5 +198,5 @@ class Mover:
         self.failing = why
         self.failures += 1
         with suppress(StoreError):
-            await self._look_behind()
+            self._oldest = await self._store.catalogue.oldest()
         return self._pace.again_seconds

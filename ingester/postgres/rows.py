@@ -7,7 +7,11 @@ from typing import Any
 
 import orjson
 
+from ingester.decode import is_plausible
+from ingester.history.journal import readings_of_rows
 from ingester.history.model import Reading
+from ingester.history.rules import Rules
+from ingester.sqlite.rows import JournalRow, lengths_of, received_of
 from ingester.store import Row
 
 EPOCH_US = 946_684_800_000_000
@@ -21,6 +25,8 @@ _TIMES = struct.Struct(">iqiq")
 _SERIES = struct.Struct(">iiii")
 _LENGTH = struct.Struct(">i")
 _TIME = struct.Struct(">iq")
+_PLAIN = struct.Struct(">hiqiqiqiiiiiii")
+_NO_PAYLOAD = Rules()
 _NULL = _LENGTH.pack(-1)
 _BLOCK = 500
 _MASK = 2**60 - 1
@@ -50,16 +56,71 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def encode(readings: Iterable[Reading], ids: Mapping[Series, int], place: int) -> Iterator[bytes]:
-    """Rows of COPY in its binary format, in blocks; HEADER comes before all, TRAILER behind. Places count from here."""
-    block: list[bytes] = [HEADER]
-    for number, (times, rest) in enumerate(_rows(readings, ids), place):
-        block += (_COUNT, times, _PLACE.pack(8, number), rest)
-        if len(block) > 4 * _BLOCK:
-            yield b"".join(block)
-            block = []
-    block.append(TRAILER)
-    yield b"".join(block)
+class Rows:
+    """Rows of COPY in its binary format, between HEADER and TRAILER, in blocks. Places count from `place`."""
+
+    def __init__(self, ids: Mapping[Series, int], place: int) -> None:
+        self._ids = ids
+        self.place = place
+        """Of the next row."""
+
+    def of_readings(self, readings: Iterable[Reading]) -> Iterator[bytes]:
+        """A row for each reading."""
+        block: list[bytes] = []
+        for times, rest in _rows(readings, self._ids):
+            block += (_COUNT, times, _PLACE.pack(8, self.place), rest)
+            self.place += 1
+            if len(block) > 4 * _BLOCK:
+                yield b"".join(block)
+                block = []
+        yield b"".join(block)
+
+    def of_journal(self, rows: Iterable[JournalRow], rules: Rules) -> Iterator[bytes]:
+        """A row for each reading in journal rows."""
+        block: list[bytes] = []
+        for row in rows:
+            if row[11] is None and not rules.keeps_payload(row[2]):
+                self._add_plain(row, block)
+            else:
+                block += self.of_readings(readings_of_rows([row], rules)[0])
+            if len(block) > 3 * _BLOCK:
+                yield b"".join(block)
+                block = []
+        yield b"".join(block)
+
+    def _add_plain(self, row: JournalRow, block: list[bytes]) -> None:
+        """Messages of plain JSON. Most are one flat object that begins with its time in milliseconds, or has none: of
+        these the text is kept as it came, without what it begins with.
+        """
+        pack, add = _PLAIN.pack, block.append
+        series, place = self._ids[row[1], row[2]], self.place
+        lengths, payloads = lengths_of(row), row[8]
+        flat = payloads.count(b"{") == len(lengths) and b"[" not in payloads
+        start = 0
+        for received, length in zip(received_of(row), lengths, strict=True):
+            payload = payloads[start : start + length]
+            start += length
+            if flat:
+                time = -1
+                if payload.startswith(b'{"ts":'):
+                    if payload[6:19].isdigit() and payload[19:20] == b",":
+                        time = int(payload[6:19]) * 1000
+                        payload = b"{" + payload[20:]
+                elif b'"ts"' not in payload and b"\\" not in payload:
+                    time = received
+                if is_plausible(time, received):
+                    at, came = time - EPOCH_US, received - EPOCH_US
+                    add(pack(9, 8, at, 8, came, 8, place, 4, series, 4, 0, -1, -1, len(payload)))
+                    add(payload)
+                    add(_NULL)
+                    place += 1
+                    continue
+                payload = payloads[start - length : start]
+            self.place = place
+            one = (*row[:5], received, None, None, payload, *row[9:])
+            block += self.of_readings(readings_of_rows([one], _NO_PAYLOAD)[0])
+            place = self.place
+        self.place = place
 
 
 def digests(readings: Iterable[Reading], ids: Mapping[Series, int]) -> int:

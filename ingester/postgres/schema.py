@@ -91,11 +91,15 @@ async def prepare(connection: Any) -> None:
     """Make the tables, unless they are there. Raises StoreTooNew."""
     found = await _version(connection)
     if found is None:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        # Not inside of a transaction: one that has begun may not see a table that somebody made meanwhile.
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        try:
             if (found := await _version(connection)) is None:
-                await connection.execute(_TABLES)
+                async with connection.transaction():
+                    await connection.execute(_TABLES)
                 found = VERSION
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
     if found > VERSION:
         raise StoreTooNew(f"the database has telemetry schema {found}; this fleetgate knows up to {VERSION}")
 

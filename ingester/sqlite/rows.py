@@ -2,7 +2,7 @@
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress, count, pairwise, repeat, starmap
 from operator import ne
 from typing import Any, TypeVar
@@ -98,6 +98,16 @@ def messages(row: JournalRow) -> Iterator[tuple[int, bytes, bytes | None]]:
     if row[11] is not None and row[12] is not None:
         decoded = (part or None for part in _parts(row[11], _from_bytes("I", row[12])))
     yield from zip(arrived, _parts(payloads, sizes), decoded, strict=False)
+
+
+def received_of(row: JournalRow) -> Sequence[int]:
+    """When each message of a row was received."""
+    return [row[5]] * len(lengths_of(row)) if row[6] is None else _from_bytes("q", row[6])
+
+
+def lengths_of(row: JournalRow) -> Sequence[int]:
+    """How long the payload of each message of a row is."""
+    return [len(row[8])] if row[7] is None else _from_bytes("I", row[7])
 
 
 def _parts(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
