@@ -23,7 +23,7 @@ from ingester.history.model import DamagedError, Job, SealedFile
 from ingester.history.rules import Rules
 from ingester.postgres.connection import connect, errors_of, is_rejected, name_of
 from ingester.postgres.rows import COLUMNS, DIGEST, HEADER, TRAILER, Rows, Series, digests, key_of, storable
-from ingester.postgres.schema import PURGE_LOCK, Partition, add_partition, partitions
+from ingester.postgres.schema import PURGE_LOCK, add_partition, partitions
 from ingester.sqlite.rows import JournalRow, messages, received_of
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ T = TypeVar("T")
 _KNOWN_SERIES = 1_000_000
 _SECONDS = 120
 """For one round, most of all to wait for a server that hangs."""
-_ALL = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,6 @@ class _Session:
     moved: int = 0
     purges: int = -1
     ids: dict[Series, int] = field(default_factory=dict)
-    partitions: list[Partition] = field(default_factory=list)
 
     async def open(self, sealed: int) -> None:
         """Find out how far this gate has come; one that is not known begins behind what is `sealed`."""
@@ -131,21 +129,18 @@ class _Session:
             "INSERT INTO fleetgate.gates (gate, moved) VALUES ($1, $2) ON CONFLICT DO NOTHING", self.job.gate, sealed
         )
         self.moved = await self.connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self.job.gate)
-        self.partitions = await partitions(self.connection)
 
-    async def make_room(self, times: set[int], width: int) -> None:
-        """Make the partitions that what was received at these times needs."""
-        for received in {time // width * width for time in times}:
-            if not any(part.first <= received < part.until for part in self.partitions):
-                await add_partition(self.connection, received, width)
-                self.partitions = await partitions(self.connection)
+    async def begin(self, times: set[int]) -> set[int]:
+        """First thing in a transaction: what is known of series and partitions holds until its end.
 
-    async def begin(self) -> None:
-        """First thing in a transaction: what is known of series holds until its end."""
+        Gives those of the times of receipt that there is no partition for.
+        """
         await self.connection.execute("SELECT pg_advisory_xact_lock_shared($1)", PURGE_LOCK)
         purges = await self.connection.fetchval("SELECT purges FROM fleetgate.version")
         if purges != self.purges or len(self.ids) > _KNOWN_SERIES:
             self.purges, self.ids = purges, {}
+        there = await partitions(self.connection)
+        return {time for time in times if not any(part.first <= time < part.until for part in there)}
 
     async def identify(self, series: set[Series]) -> dict[Series, int]:
         """The id of each series. Known from now on, unless the transaction fails; the session is then over."""
@@ -218,13 +213,13 @@ async def _move(job: Move) -> Moved:
                 f"{name_of(job.url)} has more of this gate than its journal has: the state folder was restored from"
                 " a backup, or is used twice"
             )
-        rows, until = rows_of_job(Job(job.journal, job.journal.parent, "", start, _ALL, job.most, job.rules))
+        rows, until = rows_of_job(Job(job.journal, job.journal.parent, "", start, job.last, job.most, job.rules))
         if not rows:
-            return Moved(start, 0)
-        until = rows[-1][0]
-        await session.make_room(_received(rows, job.width), job.width)
+            return Moved(until, 0)
         try:
-            await _write(session, rows, job.rules)
+            while missing := await _write(session, rows, until, job):
+                for received in missing:
+                    await add_partition(session.connection, received, job.width)
         except asyncpg.PostgresError as error:
             if not is_rejected(error):
                 raise
@@ -243,10 +238,12 @@ def _received(rows: Sequence[JournalRow], width: int) -> set[int]:
     return times
 
 
-async def _write(session: _Session, rows: Sequence[JournalRow], rules: Rules) -> None:
-    connection, gate = session.connection, session.job.gate
+async def _write(session: _Session, rows: Sequence[JournalRow], until: int, job: Move) -> set[int]:
+    """Write rows, unless partitions are missing for what was received at these times."""
+    connection, gate, rules = session.connection, job.gate, job.rules
     async with connection.transaction():
-        await session.begin()
+        if missing := await session.begin(_received(rows, job.width)):
+            return missing
         await session.identify({(row[1], row[2]) for row in rows})
         place = await connection.fetchval(
             "SELECT places FROM fleetgate.gates WHERE gate = $1 AND moved = $2 FOR UPDATE", gate, session.moved
@@ -262,17 +259,18 @@ async def _write(session: _Session, rows: Sequence[JournalRow], rules: Rules) ->
         await connection.execute(
             "UPDATE fleetgate.gates SET moved = $2, places = $3, latest = greatest(latest, $4) WHERE gate = $1",
             gate,
-            rows[-1][0],
+            until,
             made.place,
             max(row[5] for row in rows),
         )
+    return set()
 
 
 async def _find_rejected(session: _Session, rows: Sequence[JournalRow], rules: Rules) -> None:
     """Try the rows one by one, and undo all. Raises RejectedRowError for the first one that is refused."""
     transaction = session.connection.transaction()
     await transaction.start()
-    await session.begin()
+    await session.begin(set())
     for row in rows:
         try:
             async with session.connection.transaction():
@@ -301,9 +299,12 @@ async def _copy_file(job: Copy) -> Copied:
         )
         if there is not None:
             return Copied(0, damaged, new=False)
-        await session.make_room({reading.received for reading in readings}, job.width)
+        times = {reading.received // job.width * job.width for reading in readings}
+        for received in times:
+            await add_partition(connection, received, job.width)
         async with connection.transaction():
-            await session.begin()
+            if await session.begin(times):
+                raise StoreUnavailable(f"{name_of(job.url)}: partitions go as soon as they are made, for their age")
             ids = await session.identify({(reading.device, reading.stream) for reading in readings})
             place = await connection.fetchval(
                 "UPDATE fleetgate.gates SET places = places + $2, latest = greatest(latest, $3)"

@@ -138,6 +138,7 @@ async def drop_partition(connection: Any, name: str) -> None:
     """Delete all that is in one. Waits for who reads, at most two seconds: others wait behind it."""
     async with connection.transaction():
         await connection.execute("SET LOCAL lock_timeout = '2s'")
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
         await connection.execute("DELETE FROM fleetgate.partitions WHERE name = $1", name)
         await connection.execute(f'DROP TABLE fleetgate."{name}"')
 
