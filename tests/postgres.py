@@ -37,9 +37,8 @@ class Postgres:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.pid():
-            self.resume()
-            self.stop()
+        self.resume()
+        self.stop()
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
@@ -55,7 +54,9 @@ class Postgres:
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Let them go on; start it where it is stopped."""
+        if self.pid() is None:
+            self.start()
         self._signal(signal.SIGCONT)
 
     def pid(self) -> int | None:

@@ -18,6 +18,18 @@ def stream(chunks: AsyncIterator[Iterable[Any]], accept: str | None) -> Streamin
     return StreamingResponse(_array(chunks), media_type="application/json")
 
 
+async def begun(chunks: AsyncIterator[Iterable[Any]]) -> AsyncIterator[Iterable[Any]]:
+    """The same, with the first chunk looked up: what can't be asked is known while an answer can still say so."""
+    first = await anext(chunks, ())
+
+    async def whole() -> AsyncIterator[Iterable[Any]]:
+        yield first
+        async for chunk in chunks:
+            yield chunk
+
+    return whole()
+
+
 async def _lines(chunks: AsyncIterator[Iterable[Any]]) -> AsyncIterator[bytes]:
     async for chunk in _sliced(chunks):
         yield b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in chunk)

@@ -10,7 +10,7 @@ from fleet.identity import Kind
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.names import Name
-from fleetgate.http.streams import NDJSON, stream
+from fleetgate.http.streams import NDJSON, begun, stream
 from fleetgate.times import iso, parse_duration, parse_time
 from ingester.clock import now_us
 from ingester.query import buckets, fewer, fuller, summary_of, with_field
@@ -54,7 +54,7 @@ def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
         if points is not None and field is not None:
             chosen = await fewer(core.store, selection, field, points)
             return stream(_once([_value(row, field) for row in chosen]), accept)
-        return stream(_rows(core, selection, field, None if start is not None else limit), accept)
+        return stream(await begun(_rows(core, selection, field, None if start is not None else limit)), accept)
 
     @routes.get("/devices/{name}/telemetry/last", summary="The newest reading of each stream")
     async def last(name: Name) -> list[dict[str, Any]]:

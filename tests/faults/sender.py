@@ -13,6 +13,7 @@ from fleet.state import StateFolder
 from fleetgate.core import open_core
 from fleetgate.settings import Settings
 from ingester.history.store import TieredStore
+from ingester.postgres.store import PostgresStore
 from ingester.store import Selection
 from tests.system.gate import Gate
 
@@ -169,10 +170,14 @@ async def sending(senders: Iterable[Sender]) -> AsyncIterator[None]:
             sender.stop()
 
 
-async def check(state: Path, senders: Iterable[Sender]) -> int:
-    """What was acknowledged is stored, once, in order; how many messages are stored. The gate must be stopped."""
+async def check(state: Path, senders: Iterable[Sender], url: str = "") -> int:
+    """What was acknowledged is stored, once, in order; how many messages are stored. The gate must be stopped.
+
+    `url` is that of the database it was moved to.
+    """
     total = 0
-    async with TieredStore(state / "telemetry") as store:
+    folder = state / "telemetry"
+    async with PostgresStore(folder, url) if url else TieredStore(folder) as store:
         for sender in senders:
             rows = store.rows(Selection(sender.name))
             stored = [row.fields["n"] async for chunk in rows for row in chunk]
