@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from broker_plugins.auth import owner_of
 from fleet.authority import read_certificate, read_request
 from fleet.authority.chain import pem_of
-from fleet.errors import InvalidCertificateError
+from fleet.errors import InvalidCertificateError, NotFoundError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
 from fleet.registry import Certificate, CertificateStatus, Member, State
@@ -257,7 +257,11 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
 
     @routes.delete(f"/{plural}/{{name}}", summary="Take it out of the fleet", name=f"delete_{plural}")
     async def delete(name: Name, *, purge: bool = False) -> Deleted:
-        await registry.delete(kind, name)
+        try:
+            await registry.delete(kind, name)
+        except NotFoundError:
+            if not (purge and await core.store.has(name)):  # what was left when the store could not be reached
+                raise
         purged = 0
         while purge and (gone := await core.store.purge(name, _PURGE_ROWS)):
             purged += gone

@@ -1,0 +1,119 @@
+"""PostgreSQL as operators meet it: telemetry goes there by itself, a history is moved there, and everything says where
+it is.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import Postgres
+from tests.system.gate import FLEETGATE, ROOT, Gate
+from tests.waiting import wait_until
+
+COUNT = "SELECT count(*) FROM fleetgate.messages"
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.new_database()
+
+
+def simulated(gate: Gate) -> int:
+    """Messages of a small fleet; how many were stored since the start."""
+    before = gate.total("fleetgate_messages_stored_total")
+    subprocess.run(
+        [*FLEETGATE, "simulate", "--state", str(gate.state), "--devices", "3", "--rate", "100", "--duration", "2"],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    return int(gate.total("fleetgate_messages_stored_total") - before)
+
+
+def test_telemetry_goes_there(tmp_path: Path, postgres: Postgres, url: str):
+    """Within a second of its acknowledgement, while queries see it at once; metrics and doctor say so."""
+    with Gate(tmp_path, environment={"FLEETGATE__STORE__URL": url}) as gate:
+        stored = simulated(gate)
+        wait_until(lambda: postgres.ask(COUNT, url) == [(stored,)])
+        assert gate.total("fleetgate_moved_messages_total") == stored
+        assert gate.total("fleetgate_postgres_available") == 1
+        assert gate.total("fleetgate_move_failures_total") == 0
+        readme = (ROOT / "README.md").read_text()
+        for name in ("moved_messages_total", "move_failures_total", "postgres_available", "postgres_behind_seconds"):
+            assert f"fleetgate_{name}" in gate.metrics()
+            assert name in readme
+        devices = [device["name"] for device in gate.json("device", "list")]
+        rows = {device: gate.json("query", device, "--from", "-1h") for device in devices}
+        assert sum(map(len, rows.values())) == stored
+        sums = "SELECT device, count(*), avg((fields ->> 'temperature')::float8) FROM fleetgate.telemetry" \
+            " JOIN fleetgate.series ON series.id = series GROUP BY device"  # fmt: skip
+        for device, count, mean in postgres.ask(sums, url):
+            (bucket,) = gate.json("query", device, "--from", "-1h", "--field", "temperature", "--bucket", "1d")
+            assert (bucket["count"], bucket["avg"]) == (count, pytest.approx(mean))
+            assert count == len(rows[device])
+        for arguments, said in (
+            (("sql", "SELECT 1"), "ask there, fleetgate.messages"),
+            (("store", "seal"), "goes into PostgreSQL"),
+        ):
+            refused = gate.run(*arguments, check=False)
+            assert refused.returncode == 1
+            assert said in refused.stderr
+        found = {entry["check"]: entry for entry in gate.json("doctor")}
+        assert found["postgres"]["status"] == "ok", found
+        gate.run("device", "delete", devices[0], "--purge")
+        wait_until(lambda: postgres.ask(COUNT, url) == [(stored - len(rows[devices[0]]),)])
+    assert gate.json("query", devices[1], "--from", "-1h") == rows[devices[1]]
+    assert "Traceback" not in gate.errors(), gate.errors()
+
+
+def test_a_history_is_moved_there(tmp_path: Path, postgres: Postgres, url: str):
+    """While the server runs, then the switch; nothing is missing or double, and moving once more changes nothing."""
+    gate = Gate(tmp_path)
+    with gate:
+        stored = simulated(gate)
+        moved = gate.json("store", "migrate", "--to", url)
+        assert (moved["rows"], moved["before"], moved["damaged"]) == (stored, 0, [])
+        more = simulated(gate)
+        device = gate.json("device", "list")[0]["name"]
+        rows = gate.json("query", device, "--from", "-1h")
+    again = gate.json("store", "migrate", "--to", url)
+    assert (again["rows"], again["before"]) == (more, moved["files"])
+    assert postgres.ask(COUNT, url) == [(stored + more,)]
+    gate.environment = {"FLEETGATE__STORE__URL": url}
+    with gate:
+        assert gate.json("query", device, "--from", "-1h") == rows
+        last = simulated(gate)
+        wait_until(lambda: postgres.ask(COUNT, url) == [(stored + more + last,)])
+        assert gate.json("store", "migrate")["files"] == 0
+    bad = gate.run("store", "migrate", "--to", "mysql://x", check=False)
+    assert bad.returncode == 1
+    assert "fleetgate: url: postgresql://user@host/database" in bad.stderr
+    away = gate.run("store", "migrate", "--to", "postgresql://me:secret@127.0.0.1:1/x", check=False)
+    assert away.returncode == 1
+    assert "PostgreSQL 127.0.0.1/x" in away.stderr
+    assert "secret" not in away.stderr
+
+
+def test_without_the_extra(tmp_path: Path):
+    """It says what is missing."""
+    hide = "import importlib.util, sys; sys.modules['asyncpg'] = None; real = importlib.util.find_spec;" \
+        " importlib.util.find_spec = lambda name, *more: None if name == 'asyncpg' else real(name, *more);" \
+        " from fleetgate.cli import main; main()"  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", hide, "--state", str(tmp_path), "store", "migrate", "--to", "postgresql://x/y"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert "pip install fleetgate[postgres]" in done.stderr
+    assert json.loads(
+        subprocess.run(
+            [sys.executable, "-c", hide, "--state", str(tmp_path), "store", "show", "--json"],
+            capture_output=True, text=True, check=True, cwd=ROOT,
+        ).stdout
+    )["files"] == 0  # fmt: skip
