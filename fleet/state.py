@@ -40,6 +40,11 @@ class StateFolder:
         return self.path / "telemetry"
 
     @property
+    def datasets(self) -> Path:
+        """Results of questions on a schedule."""
+        return self.path / "datasets"
+
+    @property
     def log(self) -> Path:
         """The ingest log."""
         return self.path / "logs" / "ingest.log"

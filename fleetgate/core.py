@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,8 @@ from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.revoked import RevokedList
 from fleet.state import StateFolder, StateLock
 from fleet.streams import StreamDefinitions
+from fleetgate.analytics.service import Analytics
+from fleetgate.datasets import Datasets
 from fleetgate.errors import SettingsError
 from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
@@ -63,6 +65,8 @@ from ingester.tail import Tail
 if TYPE_CHECKING:
     from ingester.postgres.mover import Mover
 
+_STAMPED_US = 1_000_000
+"""Between the moment when a message is stamped and that when it is on its way to the store: at most."""
 _PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
 
 
@@ -94,6 +98,8 @@ class Core:
     pipeline: Pipeline
     tail: Tail
     observer: Observer
+    analytics: Analytics
+    datasets: Datasets
     connects: Connects
     broker: Broker
     tls: DeviceTls
@@ -103,6 +109,10 @@ class Core:
     sources: list[MqttSource]
     operations: Operations
     revoked: RevokedList
+
+    async def settled(self) -> int:
+        """A time up to which everything that was received is committed."""
+        return await _settled(self.broker.engine)
 
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
@@ -125,12 +135,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
         rules = partial(history_rules, streams, settings)
         metrics = CollectorRegistry()
-        store: TieredStore
-        mover: Mover | None = None
-        if url := settings.store.url.get_secret_value():
-            store, mover = await open_store(stack, state.telemetry, url, rules, metrics)
-        else:
-            store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
+        store, mover = await _telemetry(stack, settings, state, rules, metrics)
         if store.catalogue.files and not available():
             raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
@@ -179,6 +184,10 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             )
         )
         _follow(registry, policies, quotas, tls, broker.engine)
+        analytics = Analytics(store, registry, inventory, presence, elsewhere=mover is not None)
+        datasets = await stack.enter_async_context(
+            Datasets(registry.database, analytics, state.datasets, partial(_settled, broker.engine))
+        )
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
         sources: list[MqttSource] = []
         metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
@@ -212,6 +221,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             pipeline,
             tail,
             observer,
+            analytics,
+            datasets,
             connects,
             broker,
             tls,
@@ -222,6 +233,26 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             await stack.enter_async_context(Operations()),
             RevokedList(authority, registry),
         )
+
+
+async def _telemetry(
+    stack: AsyncExitStack,
+    settings: Settings,
+    state: StateFolder,
+    rules: Callable[[], HistoryRules],
+    metrics: CollectorRegistry,
+) -> "tuple[TieredStore, Mover | None]":
+    """Where telemetry goes, and what moves it into a database where one is set."""
+    if url := settings.store.url.get_secret_value():
+        return await open_store(stack, state.telemetry, url, rules, metrics)
+    return await stack.enter_async_context(TieredStore(state.telemetry, rules)), None
+
+
+async def _settled(engine: Engine) -> int:
+    """A time up to which everything that was received is committed."""
+    now = engine.clock()
+    await engine.settled()
+    return now - _STAMPED_US
 
 
 def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceTls, engine: Engine) -> None:

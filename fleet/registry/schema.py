@@ -153,6 +153,34 @@ streams = Table(
     Column("updated", BigInteger, nullable=False),
 )
 
+# Questions on a schedule; telemetry received up to `watermark` is in their results. Those are files.
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("watermark", BigInteger, nullable=False),
+    Column("ran", BigInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+)
+
+dataset_versions = Table(
+    "dataset_versions",
+    metadata,
+    Column("dataset", String(128), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("format", String(16), nullable=False),
+    Column("delivered", BigInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+)
+
 authorities = Table(
     "authorities",
     metadata,

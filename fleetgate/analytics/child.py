@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
 
 import duckdb
@@ -27,6 +28,7 @@ _CONFIG: dict[str, Any] = {
     "temp_directory": "",
     "threads": "2",
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOWEST = 10
 _BATCH = 10_000
 _ADDRESSES_BEYOND = 6 * 1024**3
@@ -66,7 +68,8 @@ def _answer(question: Question) -> Answer:
         statements = connection.extract_statements(question.sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             return Answer(error="one SELECT is answered, and nothing else")
-        reader: Any = connection.execute(statements[0]).to_arrow_reader(_BATCH)
+        given = _window(question, statements[0].named_parameters)
+        reader: Any = connection.execute(statements[0], given).to_arrow_reader(_BATCH)
         batches, count = [], 0
         for batch in reader:
             batches.append(batch)
@@ -74,6 +77,14 @@ def _answer(question: Question) -> Answer:
             if count > bounds.rows:
                 return Answer(error=f"more than {bounds.rows} rows: add a LIMIT, or raise the limit of rows")
         return Answer(_written(pa.Table.from_batches(batches, reader.schema), question.form), count)
+
+
+def _window(question: Question, names: set[str]) -> dict[str, datetime]:
+    """Values of the parameters that the statement has, of those that there are."""
+    if question.window is None:
+        return {}
+    since, until = (_EPOCH + timedelta(microseconds=time) for time in question.window)
+    return {name: value for name, value in (("since", since), ("until", until)) if name in names}
 
 
 def _written(table: pa.Table, form: Form) -> bytes:

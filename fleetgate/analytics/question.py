@@ -18,6 +18,14 @@ class Form(StrEnum):
     ARROW = "arrow"
 
 
+MEDIA_TYPES = {
+    Form.JSON: "application/json",
+    Form.CSV: "text/csv",
+    Form.PARQUET: "application/vnd.apache.parquet",
+    Form.ARROW: "application/vnd.apache.arrow.stream",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """How much one question may take."""
@@ -42,6 +50,8 @@ class Question:
     files: Sequence[SealedFile] = ()
     rollups: Sequence[RollupFile] = ()
     devices: dict[str, list[Any]] = field(default_factory=dict)
+    window: tuple[int, int] | None = None
+    """What $since and $until stand for, in microseconds since 1970-01-01 UTC."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,27 @@ class QuestionError(ArgumentError):
 class Analytics:
     """SQL of people and programs. At most two questions are answered at a time; others wait for their turn."""
 
-    def __init__(self, store: TieredStore, registry: Registry, inventory: Inventory, presence: Presence) -> None:
+    def __init__(
+        self,
+        store: TieredStore,
+        registry: Registry,
+        inventory: Inventory,
+        presence: Presence,
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        self._elsewhere = elsewhere
+        """Whether telemetry is in a database that is asked itself."""
         self._store = store
         self._registry = registry
         self._inventory = inventory
         self._presence = presence
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(self, sql: str, form: Form, bounds: Bounds) -> Answer:
-        """The answer to one SELECT. Raises QuestionError."""
+    async def ask(self, sql: str, form: Form, bounds: Bounds, window: tuple[int, int] | None = None) -> Answer:
+        """The answer to one SELECT; `window` is what $since and $until stand for in it. Raises QuestionError."""
+        if self._elsewhere:
+            raise QuestionError("telemetry is in PostgreSQL: ask there, fleetgate.messages and fleetgate.readings")
         async with self._turns:
             with self._store.reading() as snapshot:
                 question = Question(
@@ -52,6 +64,7 @@ class Analytics:
                     snapshot.files,
                     snapshot.rollups,
                     await self._devices() if _DEVICES in sql.lower() else {name: [] for name in _COLUMNS},
+                    window,
                 )
                 answer = await ask_process(question)
         if answer.error:

@@ -106,11 +106,15 @@ class Api:
         return orjson.loads(await self.fetch(method, path, **arguments))
 
     async def fetch(self, method: str, path: str, **arguments: Any) -> bytes:
-        """Call and return the answer as it came. Raises CommandError as `call` does."""
+        """Call and return the answer's body as it came. Raises CommandError as `call` does."""
+        return (await self.answer(method, path, **arguments)).content
+
+    async def answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Call and return the answer. Raises CommandError as `call` does."""
         response = await self._client.request(method, f"/api/v1{path}", **arguments)
         if response.is_error:
             raise CommandError(_detail(response))
-        return response.content
+        return response
 
     async def lines(self, path: str, params: dict[str, Any]) -> AsyncIterator[str]:
         """Stream an answer of JSON lines."""

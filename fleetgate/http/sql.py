@@ -4,18 +4,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from fleetgate.analytics.question import Bounds, Form
-from fleetgate.analytics.service import Analytics
+from fleetgate.analytics.question import MEDIA_TYPES, Bounds, Form
 from fleetgate.core import Core
-from fleetgate.errors import ArgumentError
 from fleetgate.history import needs_analytics
 
-_MEDIA = {
-    Form.JSON: "application/json",
-    Form.CSV: "text/csv",
-    Form.PARQUET: "application/vnd.apache.parquet",
-    Form.ARROW: "application/vnd.apache.arrow.stream",
-}
 _DEFAULT = Bounds()
 
 
@@ -33,14 +25,14 @@ class Query(BaseModel):
 def router(core: Core) -> APIRouter:
     """Build the routes of this feature."""
     routes = APIRouter()
-    analytics = Analytics(core.store, core.registry, core.inventory, core.presence)
 
     @routes.post("/sql", summary="Answer one SELECT", response_class=Response)
     async def sql(query: Query) -> Response:
         needs_analytics()
-        if core.mover is not None:
-            raise ArgumentError("telemetry is in PostgreSQL: ask there, fleetgate.messages and fleetgate.readings")
-        answer = await analytics.ask(query.sql, query.format, Bounds(query.seconds, query.memory_bytes, query.rows))
-        return Response(answer.data, media_type=_MEDIA[query.format])
+        answer = await core.analytics.ask(
+            query.sql, query.format, Bounds(query.seconds, query.memory_bytes, query.rows)
+        )
+        headers = {"Fleetgate-Rows": str(answer.rows)}
+        return Response(answer.data, media_type=MEDIA_TYPES[query.format], headers=headers)
 
     return routes

@@ -73,6 +73,10 @@ def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
     async def recent(limit: Annotated[int, Query(ge=1, le=1000)] = 10) -> list[dict[str, Any]]:
         return [_reading(row) for row in await core.store.recent(limit)]
 
+    @routes.get("/telemetry/settled", summary="A time up to which all that was received is stored")
+    async def settled() -> dict[str, str]:
+        return {"until": iso(await core.settled())}
+
     @routes.get("/tail", summary="What is committed and refused, live, as JSON lines")
     async def tail(device: str | None = None) -> Response:
         async def lines() -> AsyncIterator[list[dict[str, Any]]]:

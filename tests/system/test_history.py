@@ -1,5 +1,6 @@
 """The history as operators meet it: sealed, asked in SQL, read by other tools, scrubbed, named when it is damaged."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from tests.system.gate import FLEETGATE, Gate
+from tests.waiting import wait_until
 
 
 def test_sealed_and_asked(gate: Gate, tmp_path: Path):
@@ -68,3 +70,69 @@ def test_without_the_extra(tmp_path: Path):
     assert "fleetgate[analytics]" in run("sql", "SELECT 1").stderr
     (found,) = [one for one in json.loads(run("doctor", "--json").stdout) if one["check"] == "history"]
     assert (found["status"], "fleetgate[analytics]" in found["detail"]) == ("warning", True)
+
+
+def test_exported(tmp_path: Path):
+    """A file a day; with a watermark each reading once, over runs that were stopped, and later ones from before."""
+    gate, out = Gate(tmp_path), tmp_path / "files"
+    with gate:
+        gate.add("d1")
+
+        def send(*payloads: str) -> None:
+            for payload in payloads:
+                subprocess.run(
+                    gate.mosquitto("d1", "-t", "devices/d1/telemetry", "-q", "1", "-m", payload), check=True, timeout=20
+                )
+
+        def exported(*arguments: str) -> list[tuple[str, int]]:
+            found = gate.json("export", "--out", str(out), *arguments)
+            return [(Path(one["file"]).name, one["rows"]) for one in found]
+
+        def settled() -> bool:
+            last = max(row["received"] for row in gate.json("query", "d1"))
+            return last <= json.loads(gate.get("/api/v1/telemetry/settled"))["until"]
+
+        send('{"ts": "2026-11-20T05:00:00Z", "v": 1}', '{"ts": "2026-11-21T05:00:00Z", "v": 2}')
+        wait_until(settled)
+        mark = ("--watermark", str(tmp_path / "mark"), "--format", "csv")
+        first = exported(*mark)
+        assert first == [
+            ("default-2026-11-20-after-19700101T000000Z.csv", 1),
+            ("default-2026-11-21-after-19700101T000000Z.csv", 1),
+        ]
+        assert exported(*mark) == []
+        kept = (tmp_path / "mark").read_text()
+        send('{"ts": "2026-11-20T06:00:00Z", "v": 3}')
+        wait_until(settled)
+        second = exported(*mark)
+        assert [rows for _, rows in second] == [1]
+        (tmp_path / "mark").write_text(kept)  # as if it had been stopped before its end
+        send('{"ts": "2026-11-20T07:00:00Z", "v": 4}')
+        wait_until(settled)
+        assert exported(*mark) == [(second[0][0], 2)]
+        gate.json("store", "seal")
+        assert exported() == [("default-2026-11-20.parquet", 3), ("default-2026-11-21.parquet", 1)]
+        assert exported("--from", "2026-11-20T06:00:00Z", "--to", "2026-11-20T23:00:00Z", "--format", "json") == [
+            ("default-2026-11-20.json", 2)
+        ]
+        bad = gate.run("export", "--out", str(out), "--stream", "nope", check=False)
+        assert bad.returncode == 1
+        assert "nope" in bad.stderr
+        (tmp_path / "mark").write_text("soon")
+        bad = gate.run("export", "--out", str(out), *mark, check=False)
+        assert (bad.returncode, "soon" in bad.stderr) == (1, True)
+        (tmp_path / "d.json").write_text('{"sql": "SELECT count(*) AS n FROM messages", "format": "json"}')
+        gate.run("dataset", "set", "all", str(tmp_path / "d.json"))
+        wait_until(lambda: gate.json("dataset", "results", "all"))
+        assert json.loads(gate.run("dataset", "get", "all").stdout) == [{"n": 4}]
+        assert gate.json("dataset", "run", "all")["number"] == 2
+        bad = gate.run("dataset", "set", "bad", str(tmp_path / "mark"), check=False)
+        assert (bad.returncode, bad.stderr) == (1, "fleetgate: dataset: an object is wanted\n")
+        gate.run("dataset", "delete", "all")
+        assert gate.json("dataset", "list") == []
+    values = [
+        row["v"] for path in sorted(out.glob("*-after-*")) for row in csv.DictReader(path.read_text().splitlines())
+    ]
+    assert sorted(values) == ["1", "2", "3", "4"]
+    assert duckdb.sql(f"SELECT v FROM '{out}/*.parquet' ORDER BY v").fetchall() == [(1,), (2,), (3,), (4,)]
+    assert "Traceback" not in gate.errors(), gate.errors()
