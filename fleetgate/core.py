@@ -55,6 +55,7 @@ from ingester.history.rules import Rules as HistoryRules
 from ingester.history.sealer import Sealer
 from ingester.history.store import TieredStore
 from ingester.ingest_log import IngestLog
+from ingester.last_values import LastValues
 from ingester.ledger import Ledger
 from ingester.metrics import Exposition, IngestCollector
 from ingester.observer import Observer
@@ -98,6 +99,7 @@ class Core:
     pipeline: Pipeline
     tail: Tail
     observer: Observer
+    last_values: LastValues
     analytics: Analytics
     datasets: Datasets
     connects: Connects
@@ -141,8 +143,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
         ledger, tail = Ledger(), Tail(limits)
         presence = await stack.enter_async_context(Presence(registry, ledger))
-        observer = Observer()
-        taps = [IngestLog().committed, tail.committed, observer.committed]
+        observer, last_values = Observer(), LastValues(store)
+        taps = [IngestLog().committed, tail.committed, observer.committed, last_values.committed]
         pipeline = await stack.enter_async_context(
             Pipeline(store, ledger, bounds=_bounds(settings), limits=limits, taps=taps)
         )
@@ -221,6 +223,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             pipeline,
             tail,
             observer,
+            last_values,
             analytics,
             datasets,
             connects,

@@ -52,6 +52,8 @@ class Question:
     devices: dict[str, list[Any]] = field(default_factory=dict)
     window: tuple[int, int] | None = None
     """What $since and $until stand for, in microseconds since 1970-01-01 UTC."""
+    chosen: list[str] = field(default_factory=list)
+    """Names in the table `chosen`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -48,8 +49,17 @@ class Analytics:
         self._presence = presence
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(self, sql: str, form: Form, bounds: Bounds, window: tuple[int, int] | None = None) -> Answer:
-        """The answer to one SELECT; `window` is what $since and $until stand for in it. Raises QuestionError."""
+    async def ask(
+        self,
+        sql: str,
+        form: Form,
+        bounds: Bounds,
+        window: tuple[int, int] | None = None,
+        chosen: Sequence[str] = (),
+    ) -> Answer:
+        """The answer to one SELECT; `window` is what $since and $until stand for in it, `chosen` are the names in a
+        table that is called so. Raises QuestionError.
+        """
         if self._elsewhere:
             raise QuestionError("telemetry is in PostgreSQL: ask there, fleetgate.messages and fleetgate.readings")
         async with self._turns:
@@ -65,6 +75,7 @@ class Analytics:
                     snapshot.rollups,
                     await self._devices() if _DEVICES in sql.lower() else {name: [] for name in _COLUMNS},
                     window,
+                    list(chosen),
                 )
                 answer = await ask_process(question)
         if answer.error:

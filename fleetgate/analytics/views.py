@@ -57,7 +57,8 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
     connection.execute(f"CREATE VIEW messages AS {' UNION ALL '.join(map(_messages, parts))}")
     connection.execute(f"CREATE VIEW readings AS {' UNION ALL '.join(_readings(parts))}")
     connection.execute(f"CREATE VIEW rollups AS {_rollups(connection, question)}")
-    connection.register("devices_now", pa.table(question.devices))
+    connection.register("chosen", pa.table({"name": pa.array(question.chosen, pa.string())}))
+    connection.register("devices_now", _typed(pa.table(question.devices)))
     connection.execute("CREATE VIEW devices AS SELECT * FROM devices_now")
     connection.execute("CREATE SCHEMA streams")
     for stream in sorted({part.stream for part in parts} - {MIXED}):
@@ -65,6 +66,14 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
         connection.execute(f"CREATE VIEW streams.{_name(stream)} AS {sql}")
         if stream.lower() not in _RESERVED and not stream.lower().startswith("part_"):
             connection.execute(f"CREATE VIEW IF NOT EXISTS main.{_name(stream)} AS {sql}")
+
+
+def _typed(devices: pa.Table) -> pa.Table:
+    """Times as times: they come as microseconds."""
+    for name in ("last_seen", "created"):
+        if (at := devices.schema.get_field_index(name)) >= 0:
+            devices = devices.set_column(at, name, devices.column(at).cast(pa.int64()).cast(_TIME))
+    return devices
 
 
 def _files(connection: "duckdb.DuckDBPyConnection", folder: Path, files: Sequence[SealedFile]) -> Iterator[_Part]:

@@ -10,11 +10,13 @@ import typer
 
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import Format, Rows, say
-from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
+from fleetgate.errors import ArgumentError
 
 _READING = ("device", "stream", "time", "received", "fields")
 _FIELD = ("time", "received", "stream", "field", "value")
 _HEAD = ("time", "client_id", "direction", "packet")
+_FLEET = ("time", "count", "min", "max", "avg", "devices")
 _BUCKET = ("time", "count", "min", "max", "avg", "last")
 
 
@@ -26,7 +28,13 @@ def register(app: typer.Typer) -> None:
 
 def query(
     context: typer.Context,
-    device: Annotated[str, typer.Argument(help="Name of the device.")],
+    device: Annotated[str | None, typer.Argument(help="Name of the device.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Instead: a fleet query, or '' for all; with --field and --bucket.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="With --devices: apart by device, type, site, state, attributes.KEY.")
+    ] = None,
     stream: Annotated[str | None, typer.Option(help="One stream only.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="ISO 8601 or -1h; without it the newest 100.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="ISO 8601 or -1h.")] = None,
@@ -41,14 +49,32 @@ def query(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Print a device's readings, oldest first, by the device's time."""
+    """Print a device's readings, oldest first, by the device's time; or one field of many devices in buckets."""
     on = target(context, state, config)
+    if (device is None) == (devices is None):
+        raise ArgumentError("either the name of a device or --devices is needed")
+    if devices is not None and (field is None or bucket is None or stats or fill or points):
+        raise ArgumentError("--devices: needs --field and --bucket, and takes no --stats, --fill or --points")
+    if by is not None and devices is None:
+        raise ArgumentError("--by: needs --devices")
     given = given_only(stream=stream, to=end, field=field, bucket=bucket, stats=stats, fill=fill, points=points)
     if start is not None:
         given["from"] = start
     columns: tuple[str, ...] = _BUCKET if bucket is not None else _FIELD if field is not None else _READING
     columns += tuple(stats.split(",")) if stats else ()
-    run(_query(on, device, given, columns, Format.JSON if json else form))
+    form = Format.JSON if json else form
+    if devices is not None:
+        columns = _FLEET if by is None else (_FLEET[0], "by", *_FLEET[1:])
+        run(_buckets(on, {**given, **given_only(query=devices, by=by)}, columns, form))
+    elif device is not None:
+        run(_query(on, device, given, columns, form))
+
+
+async def _buckets(on: Target, params: dict[str, str], columns: tuple[str, ...], form: Format) -> None:
+    found = await call(on, "GET", "/telemetry/buckets", params=params, timeout=None)
+    with Rows(columns, form) as rows:
+        for row in found:
+            rows.add(row)
 
 
 async def _query(on: Target, device: str, params: dict[str, str], columns: tuple[str, ...], form: Format) -> None:

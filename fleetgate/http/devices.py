@@ -265,6 +265,7 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
         purged = 0
         while purge and (gone := await core.store.purge(name, _PURGE_ROWS)):
             purged += gone
+        core.last_values.forget(name)
         return Deleted(name=name, purged=purged)
 
 

@@ -1,14 +1,22 @@
-"""SQL: one SELECT over messages, readings, streams and devices."""
+"""SQL: one SELECT over messages, readings, streams and devices; and one field of many devices over time."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
 
 from fastapi import APIRouter
+from fastapi import Query as Param
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from fleetgate.analytics.buckets import Asked, sql_of
 from fleetgate.analytics.question import MEDIA_TYPES, Bounds, Form
 from fleetgate.core import Core
 from fleetgate.history import needs_analytics
+from fleetgate.times import parse_duration, parse_time
+from ingester.clock import now_us
 
 _DEFAULT = Bounds()
+_PAGE = 5000
 
 
 class Query(BaseModel):
@@ -35,4 +43,37 @@ def router(core: Core) -> APIRouter:
         headers = {"Fleetgate-Rows": str(answer.rows)}
         return Response(answer.data, media_type=MEDIA_TYPES[query.format], headers=headers)
 
+    @routes.get("/telemetry/buckets", summary="One field of many devices over time", response_class=Response)
+    async def buckets(
+        field: str,
+        bucket: str,
+        query: Annotated[str, Param(description="fleet query; empty: all devices, also those of before")] = "",
+        by: Annotated[str, Param(description="apart by device, type, site, state or attributes.KEY")] = "",
+        stream: str | None = None,
+        start: Annotated[str | None, Param(alias="from", description="ISO 8601 or -1h")] = None,
+        end: Annotated[str | None, Param(alias="to", description="ISO 8601 or -1h")] = None,
+    ) -> Response:
+        needs_analytics()
+        now = now_us()
+        asked = Asked(
+            field,
+            parse_duration(bucket, "bucket"),
+            stream,
+            None if start is None else parse_time(start, "from", now),
+            None if end is None else parse_time(end, "to", now),
+            by,
+        )
+        sql = sql_of(asked, chosen=bool(query))
+        chosen = [name async for name in _found(core, query)] if query else []
+        answer = await core.analytics.ask(sql, Form.JSON, _DEFAULT, chosen=chosen)
+        return Response(answer.data, media_type=MEDIA_TYPES[Form.JSON])
+
     return routes
+
+
+async def _found(core: Core, query: str) -> AsyncIterator[str]:
+    after = ""
+    while names := await core.inventory.find(query, after, _PAGE):
+        for name in names:
+            yield name
+        after = names[-1]

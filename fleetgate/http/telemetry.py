@@ -59,7 +59,7 @@ def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
     @routes.get("/devices/{name}/telemetry/last", summary="The newest reading of each stream")
     async def last(name: Name) -> list[dict[str, Any]]:
         await _known(core, name)
-        return [_reading(row) for row in await core.store.last_values(name)]
+        return [_reading(row) for row in await core.last_values.of(name)]
 
     @routes.get("/devices/{name}/clock", summary="How far the clock of a device is off")
     async def clock(name: Name) -> dict[str, Any]:

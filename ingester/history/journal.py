@@ -18,7 +18,7 @@ _DAMAGED = ("damaged",)
 
 def journal_readings(journal: Path, above: int, rules: Rules) -> list[Reading]:
     """Readings of all journal rows with ids above this, in the order of receipt."""
-    rows, _ = rows_of_job(Job(journal, journal.parent, "", above, _ALL, _ALL))
+    rows, _ = rows_of_job(Job(journal, journal.parent, "", above, _ALL, _ALL, most_bytes=_ALL))
     return readings_of_rows(rows, rules)[0]
 
 
@@ -26,7 +26,7 @@ def rows_of_job(job: Job) -> tuple[list[JournalRow], int]:
     """As many rows as a job takes, and the id up to which these are all."""
     with closing(sqlite3.connect(f"file:{job.journal}?mode=ro", uri=True, timeout=30)) as connection:
         found: list[JournalRow] = []
-        count, until = 0, job.after
+        count, size, until = 0, 0, job.after
         cursor = connection.execute(
             f"SELECT {COLUMNS} FROM journal WHERE id > ? AND id <= ? ORDER BY id", (job.after, job.until)
         )
@@ -34,7 +34,8 @@ def rows_of_job(job: Job) -> tuple[list[JournalRow], int]:
             found.append(row)
             until = row[0]
             count += 1 if row[7] is None else len(row[7]) // 4
-            if count >= job.most:
+            size += len(row[8])
+            if count >= job.most or size >= job.most_bytes:
                 return found, until
     return found, job.until
 

@@ -84,7 +84,8 @@ class RollupFile:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Seal journal rows with ids above `after` and at most `until`: as many of them as have `most` messages.
+    """Seal journal rows with ids above `after` and at most `until`: as many of them as have `most` messages, or
+    `most_bytes` of payload.
 
     `name` is a part of the files' names; nothing else is called so.
     """
@@ -96,6 +97,7 @@ class Job:
     until: int
     most: int
     rules: Rules = field(default_factory=Rules)
+    most_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

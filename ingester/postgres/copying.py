@@ -51,8 +51,9 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Rows up to `until` are in the database; `messages` of them went there now."""
+    """Rows up to `start` were in the database, and are up to `until`; `messages` of them went there now."""
 
+    start: int
     until: int
     messages: int
 
@@ -129,6 +130,13 @@ class _Session:
             "INSERT INTO fleetgate.gates (gate, moved) VALUES ($1, $2) ON CONFLICT DO NOTHING", self.job.gate, sealed
         )
         self.moved = await self.connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self.job.gate)
+
+    async def pass_over(self, until: int) -> None:
+        """There are no rows up to this id."""
+        await self.connection.execute(
+            "UPDATE fleetgate.gates SET moved = greatest(moved, $2) WHERE gate = $1", self.job.gate, until
+        )
+        self.moved = until
 
     async def begin(self, times: set[int]) -> set[int]:
         """First thing in a transaction: what is known of series and partitions holds until its end.
@@ -214,8 +222,9 @@ async def _move(job: Move) -> Moved:
                 " a backup, or is used twice"
             )
         rows, until = rows_of_job(Job(job.journal, job.journal.parent, "", start, job.last, job.most, job.rules))
-        if not rows:
-            return Moved(until, 0)
+        if not rows:  # they were deleted before they were moved
+            await session.pass_over(until)
+            return Moved(start, until, 0)
         try:
             while missing := await _write(session, rows, until, job):
                 for received in missing:
@@ -226,7 +235,7 @@ async def _move(job: Move) -> Moved:
             await _find_rejected(session, rows, job.rules)
             raise
         session.moved = until
-        return Moved(until, sum(1 if row[7] is None else len(row[7]) // 4 for row in rows))
+        return Moved(start, until, sum(1 if row[7] is None else len(row[7]) // 4 for row in rows))
 
 
 def _received(rows: Sequence[JournalRow], width: int) -> set[int]:

@@ -117,11 +117,11 @@ class Mover:
             except RejectedRowError as error:
                 await self._set_aside(error)
                 return 0
-            if moved.until < catalogue.moved:
+            if moved.start < catalogue.moved:
                 log.error(
                     "the database has less than was moved there: it was restored from a backup, or is another one",
                     journal_moved=catalogue.moved,
-                    database_moved=moved.until,
+                    database_moved=moved.start,
                 )
             await catalogue.advance(moved.until)
         self.moved_messages += moved.messages

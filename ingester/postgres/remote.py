@@ -105,12 +105,16 @@ class Snapshot:
 
 
 class Remote:
-    """The database at `url`, as the gate of this name sees it. Connects when it is asked for something."""
+    """The database at `url`, as the gate of this name sees it. Once open, connects when it is asked for something."""
 
     def __init__(self, url: str, gate: str) -> None:
         self._url = url
         self._gate = gate
         self._pool: Any = None
+
+    async def open(self) -> None:
+        """Nothing is connected yet."""
+        self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=_CONNECTIONS, init=made_ready, **OPTIONS)
 
     async def close(self) -> None:
         """End all connections, whatever they do."""
@@ -206,10 +210,7 @@ class Remote:
     async def _connection(self) -> AsyncIterator[Any]:
         with errors_of(self._url):
             if self._pool is None:
-                self._pool = asyncpg.create_pool(
-                    self._url, min_size=0, max_size=_CONNECTIONS, init=made_ready, **OPTIONS
-                )
-                await self._pool
+                raise StoreUnavailable("closed")
             try:
                 connection = await self._pool.acquire(timeout=_WAIT_SECONDS)
             except TimeoutError:

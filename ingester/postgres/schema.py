@@ -139,8 +139,8 @@ async def drop_partition(connection: Any, name: str) -> None:
     async with connection.transaction():
         await connection.execute("SET LOCAL lock_timeout = '2s'")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
-        await connection.execute("DELETE FROM fleetgate.partitions WHERE name = $1", name)
-        await connection.execute(f'DROP TABLE fleetgate."{name}"')
+        if await connection.execute("DELETE FROM fleetgate.partitions WHERE name = $1", name) != "DELETE 0":
+            await connection.execute(f'DROP TABLE fleetgate."{name}"')
 
 
 def _text(microseconds: int) -> str:

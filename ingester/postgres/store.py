@@ -35,6 +35,7 @@ class PostgresStore(TieredStore):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self.remote = Remote(self.url, self.catalogue.gate)
+        await self.remote.open()
         return self
 
     async def __aexit__(self, *exception: object) -> None:

@@ -58,7 +58,7 @@ def test_streams_of_the_settings(tmp_path):
     [
         ("[stor]", "unknown key 'stor', did you mean 'store'"),
         ("[store]\nkeepdays = 1", "unknown key 'store.keepdays', did you mean 'keep_days'"),
-        ("[store]\nzzz = 1", "known are keep_days"),
+        ("[store]\nzzz = 1", "known are url"),
         ("[store]\nkeep_days = -1", "store.keep_days"),
         ("[store]\nkeep_days = 'x'", "store.keep_days"),
         ("[mqtt]\nbind = '8883'", "mqtt.bind"),

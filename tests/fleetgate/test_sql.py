@@ -65,6 +65,10 @@ async def test_the_views(filled):
     assert await rows(filled, 'SELECT count(*) AS n, max(t) AS most FROM "default"') == [{"n": 6, "most": 5.5}]
     assert await rows(filled, 'SELECT rssi FROM streams."radio/x"') == [{"rssi": -70}]
     assert await rows(filled, "SELECT v FROM streams.messages") == [{"v": 1}]
+    (times,) = await rows(
+        filled, "SELECT typeof(last_seen) AS seen, created > TIMESTAMPTZ '2026-01-01' AS created FROM devices"
+    )
+    assert times == {"seen": "TIMESTAMP WITH TIME ZONE", "created": True}
     (device,) = await rows(filled, "SELECT * EXCLUDE (created, last_seen) FROM devices")
     assert device == {
         "name": "a", "display_name": "", "type": "", "site": "hall", "state": "registered", "tags": ["x"],
@@ -184,3 +188,40 @@ async def test_without_anything(client):
     assert await rows(client, "SELECT * FROM messages") == []
     assert await rows(client, "SELECT * FROM readings") == []
     assert await rows(client, "SELECT count(*) AS n FROM devices") == [{"n": 0}]
+
+
+async def test_one_field_of_many_devices(filled, core):
+    """Of all, or those that a fleet query finds; all together, or apart by what is known of them."""
+    await add(filled, "b", type="", site="hall", attributes={"fw": "2"})
+    await add(filled, "c", type="", site="yard")
+    await store(core, "c", "default", b'{"t": 7}', b'{"t": 9, "ts": 1795395600000}', b'{"t": 9, "ts": 1795395600001}')
+
+    async def asked(**params):
+        answer = await filled.get("/api/v1/telemetry/buckets", params={"bucket": "1h", **params}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return [tuple(row.values()) for row in answer.json()]
+
+    first, second = "2026-11-23T00:00:00Z", "2026-11-23T01:00:00Z"
+    everything = [(first, 6, 1, 7, pytest.approx(22.5 / 6), 2), (second, 2, 9, 9, 9, 1)]
+    assert await asked(field="t") == everything
+    assert await asked(field="t", query="") == everything
+    assert await asked(field="t", query="site:hall") == [(first, 5, 1, 5.5, pytest.approx(3.1), 1)]
+    assert await asked(field="t", to=first) == [(first, 2, 1, 7, 4, 2)]
+    assert await asked(field="t", **{"from": second}) == [everything[1]]
+    assert await asked(field="t", stream="radio/x") == []
+    assert await asked(field="t", by="site", to="2026-11-23T00:30:00Z") == [
+        (first, "hall", 5, 1, 5.5, pytest.approx(3.1), 1),
+        (first, "yard", 1, 7, 7, 7, 1),
+    ]
+    assert await asked(field="rssi", by="attributes.fw") == [(first, "2", 1, -70, -70, -70, 1)]
+    assert [row[1] for row in await asked(field="t", by="device", query="state:registered")] == ["a", "c", "c"]
+    assert await asked(field="it's") == []
+    for params, said in (
+        ({"field": "t", "bucket": "soon"}, "bucket"),
+        ({"field": "t", "by": "colour"}, "by: 'colour'"),
+        ({"field": "t", "query": "nope:"}, "column"),
+        ({"field": "t", "from": "then"}, "from"),
+    ):
+        answer = await filled.get("/api/v1/telemetry/buckets", params={"bucket": "1h", **params})
+        assert answer.status_code == 422
+        assert said in answer.text

@@ -44,6 +44,14 @@ def payloads(draw) -> bytes:
     )
 
 
+@st.composite
+def plain(draw) -> bytes:
+    """As most devices send them: flat, with the time in front or none."""
+    fields = draw(st.dictionaries(st.sampled_from(["a", "b", "c{", "ts2"]), scalars, max_size=3))
+    ts = draw(st.sampled_from([None, T // 1000, T // 1000 + 1, T // 1000 * 2, 10**12]))
+    return orjson.dumps(fields if ts is None else {"ts": ts, **fields})
+
+
 def journal_rows(made: Batch) -> list[tuple]:
     """As the journal gives them back."""
     return [(*row, *(None,) * (COLUMNS.count(",") - PLAIN_COLUMNS.count(","))) for row in pack(made, 1)]
@@ -79,7 +87,12 @@ def as_row(values: tuple) -> tuple:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("de"), payloads(), st.integers(0, 3)), min_size=1, max_size=12), st.booleans()
+    st.lists(
+        st.tuples(st.sampled_from("de"), st.one_of(payloads(), plain(), plain(), plain()), st.integers(0, 3)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.booleans(),
 )
 def test_rows_of_the_journal(messages, keeps):
     """The quick way, from the text, gives what readings give."""
@@ -159,3 +172,20 @@ async def test_merged(first, second, one, other):
     assert flat == sorted(flat)
     assert len(flat) == len(first) + len(second)
     assert all(before[-1].found_at < after[0].found_at for before, after in pairwise(found))
+
+
+def test_the_text_as_it_came():
+    """Without the time in front, and byte by byte otherwise; what only looks so is read."""
+    made = Batch()
+    for payload in (
+        b'{"ts":1795392000000,"a": 1.50}',
+        b'{"a":1E2}',
+        b'{"ts":1795392000000}',
+        b'{"ts":17953920000000,"a":1}',
+    ):
+        made.append("d", "s", T + 10**9, payload)
+    made.times, made.ends, bad = scan(made.payloads, made.received, Limits())
+    assert not bad
+    rows = sent(Rows(IDS, 0).of_journal(journal_rows(made), Rules()))
+    assert [row[7] for row in rows] == [b'{"a": 1.50}', b'{"a":1E2}', b"{}", b'{"a":1}']
+    assert [as_row(row)[3][2] for row in rows] == [T, T + 10**9, T, T + 10**9]
