@@ -49,7 +49,8 @@ async def _measure(folder: Path) -> None:
     print("| tier | bytes a message |")
     print("|---|---|")
     fleet = Fleet(DEVICES)
-    print(f"| one table with an index, yardstick | {_naive(folder / 'naive.db', MESSAGES // 10):.1f} |")
+    size, rate = _naive(folder / "naive.db", MESSAGES)
+    print(f"| one table with an index, yardstick, written at {rate:,.0f} messages/s | {size:.1f} |")
     rates = {}
     for name, payload in (("dropped", False), ("kept", True)):
         rules = Rules(keep_payload=payload)
@@ -77,7 +78,7 @@ async def _measure(folder: Path) -> None:
                     f" {store.size_bytes()['history'] / count:.2f} bytes a message",
                     flush=True,
                 )
-                await _queries(store, fleet, sealer)
+                await _queries(store, fleet, sealer, folder / "naive.db")
 
 
 class Fleet:
@@ -130,7 +131,7 @@ async def offer_all(pipeline: Pipeline, ready: list[Batch]) -> float:
     return time.perf_counter() - started
 
 
-async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer) -> None:
+async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer, naive: Path) -> None:
     chance = random.Random(2)
     end = int(fleet.now * 1e6)
 
@@ -155,21 +156,22 @@ async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer) -> None:
             )
             assert not (answer := await ask_process(question)).error, answer
 
-    print("\n| query | idle, ms | during ingest, ms |")
-    print("|---|---|---|")
+    print("\n| query | idle, ms | during ingest, ms | yardstick, idle, ms |")
+    print("|---|---|---|---|")
     asked: tuple[tuple[str, Callable[[], Awaitable[None]], int], ...] = (
         ("one device, 24 h", day, _TRIES), ("one device, 24 h by the hour", hours, _TRIES),
         ("one device, newest 100", newest, _TRIES), ("all, hourly average, SQL", fleet_wide, 5),
     )  # fmt: skip
     idle = [await _median(ask, tries) for _, ask, tries in asked]
+    yardstick = await asyncio.to_thread(_naive_queries, naive, chance, fleet.names, end)
     stop = asyncio.Event()
     rates: list[float] = []
     ingesting = asyncio.create_task(_keep_ingesting(store, fleet, stop, rates))
     during = [await _median(ask, tries) for _, ask, tries in asked]
     stop.set()
     await ingesting
-    for (name, *_), before, after in zip(asked, idle, during, strict=True):
-        print(f"| {name} | {before:.1f} | {after:.1f} |", flush=True)
+    for (name, *_), before, after, other in zip(asked, idle, during, yardstick, strict=True):
+        print(f"| {name} | {before:.1f} | {after:.1f} | {other:.1f} |", flush=True)
     alone = statistics.median([await ingest_all(store, fleet, 200_000) for _ in range(3)])
     sealing = asyncio.create_task(sealer.seal(fresh_seconds=-1e6))
     beside = []
@@ -198,7 +200,39 @@ async def _median(ask: Callable[[], Awaitable[None]], tries: int) -> float:
     return statistics.median(took)
 
 
-def _naive(path: Path, count: int) -> float:
+def _naive_queries(path: Path, chance: random.Random, names: list[str], end: int) -> list[float]:
+    """The same questions of the one table, with what SQLite has for JSON."""
+    since = end - 86_400_000_000
+    hour = (
+        "SELECT time / 3600000000, count(*), min(v), max(v), avg(v) FROM ("
+        "SELECT time, json_extract(CAST(payload AS TEXT), '$.temperature') AS v FROM m WHERE {}) GROUP BY 1"
+    )
+    mine = "device = ? AND time BETWEEN ? AND ?"
+    asked: tuple[tuple[str, bool, int], ...] = (
+        (f"SELECT * FROM m WHERE {mine} ORDER BY time", True, _TRIES),
+        (hour.format(mine), True, _TRIES),
+        (f"SELECT * FROM m WHERE {mine} ORDER BY time DESC LIMIT 100", True, _TRIES),
+        (hour.format("true"), False, 3),
+    )
+    medians = []
+    with closing(sqlite3.connect(path)) as connection:
+        for sql, of_one, tries in asked:
+            took = []
+            for _ in range(tries):
+                values = (chance.choice(names), since, end) if of_one else ()
+                started = time.perf_counter()
+                found = connection.execute(sql, values).fetchall()
+                if not sql.startswith("SELECT time"):
+                    found = [orjson.loads(row[4]) for row in found]
+                took.append((time.perf_counter() - started) * 1000)
+                assert found
+            medians.append(statistics.median(took))
+    return medians
+
+
+def _naive(path: Path, count: int) -> tuple[float, float]:
+    """Bytes a message, and messages a second, what it takes to make them up left out."""
+    took = 0.0
     fleet = Fleet(DEVICES)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -211,8 +245,10 @@ def _naive(path: Path, count: int) -> float:
             ):
                 rows.append((device, stream, orjson.loads(payload)["ts"] * 1000, received, payload))
             if len(rows) == 5000:
+                started = time.perf_counter()
                 connection.executemany("INSERT INTO m VALUES (?, ?, ?, ?, ?)", rows)
                 connection.commit()
+                took += time.perf_counter() - started
                 rows = []
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return path.stat().st_size / count
+    return path.stat().st_size / count, count / took
