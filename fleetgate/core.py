@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -114,7 +114,7 @@ class Core:
 
     async def settled(self) -> int:
         """A time up to which everything that was received is committed."""
-        return await _settled(self.broker.engine)
+        return await _settled(self.broker.engine, self.sources)
 
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
@@ -186,12 +186,12 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             )
         )
         _follow(registry, policies, quotas, tls, broker.engine)
+        sources: list[MqttSource] = []
         analytics = Analytics(store, registry, inventory, presence, elsewhere=mover is not None)
         datasets = await stack.enter_async_context(
-            Datasets(registry.database, analytics, state.datasets, partial(_settled, broker.engine))
+            Datasets(registry.database, analytics, state.datasets, partial(_settled, broker.engine, sources))
         )
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
-        sources: list[MqttSource] = []
         metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
         metrics.register(connects)
         metrics.register(HistoryCollector(store, sealer))
@@ -251,11 +251,12 @@ async def _telemetry(
     return await stack.enter_async_context(TieredStore(state.telemetry, rules)), None
 
 
-async def _settled(engine: Engine) -> int:
+async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
     """A time up to which everything that was received is committed."""
     now = engine.clock()
+    held = [since for source in sources if (since := source.held_since) is not None]
     await engine.settled()
-    return now - _STAMPED_US
+    return min([now - _STAMPED_US, *(since - 1 for since in held)])
 
 
 def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceTls, engine: Engine) -> None:

@@ -131,6 +131,14 @@ class MqttSource:
         self.reconnects = 0
 
     @property
+    def held_since(self) -> int | None:
+        """When the oldest message was received that the pipeline has not taken yet; None: it has all."""
+        for gathered in (*self._held, self._open):
+            if gathered.messages:
+                return gathered.messages[0][2]
+        return None
+
+    @property
     def name(self) -> str:
         """The broker's address."""
         return self._config.name

@@ -1,7 +1,9 @@
 """Datasets: asked in time, each telemetry once, kept and brought, and what is wrong is said."""
 
+import asyncio
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -13,6 +15,8 @@ from fleetgate.analytics.question import Answer, Form
 from fleetgate.analytics.service import QuestionError
 from fleetgate.datasets import Dataset, Datasets, Definition
 from ingester.errors import StoreUnavailable
+from ingester.ledger import Ledger
+from ingester.source_mqtt import MqttSource, SourceConfig
 from tests.fleetgate.test_http import client, core
 from tests.fleetgate.test_sql import SECOND, T, store
 from tests.waiting import until
@@ -232,3 +236,39 @@ async def test_over_http(client, core, tmp_path: Path):
     assert stale.status_code == 409
     assert (await client.delete(url)).status_code == 200
     assert (await client.get(url)).status_code == 404
+
+
+async def test_what_a_source_still_holds_is_not_settled(core):
+    """Neither what the engine took and the store has not yet."""
+    now = core.broker.engine.clock()
+    assert now - 2 * SECOND < await core.settled() <= core.broker.engine.clock() - SECOND
+    core.sources.extend([SimpleNamespace(held_since=None), SimpleNamespace(held_since=now - 60 * SECOND)])
+    assert await core.settled() == now - 60 * SECOND - 1
+    core.sources.clear()
+
+
+async def test_since_when_a_source_holds_messages():
+    """From their receipt until the pipeline has taken them."""
+
+    class Refusing:
+        taken = False
+
+        def offer(self, batch) -> bool:
+            return self.taken
+
+        async def room(self) -> None:
+            await asyncio.sleep(0)
+
+    pipeline, times = Refusing(), iter((5, 6, 7))
+    config = SourceConfig("mqtt://x", ("#",), ("devices/{device}/telemetry",))
+    source = MqttSource(config, pipeline, Ledger(), clock=lambda: next(times))
+    assert source.held_since is None
+    sender = SimpleNamespace(_client=SimpleNamespace(ack=print))
+    for _ in range(3):
+        topic = SimpleNamespace(value="devices/a/telemetry")
+        source._gather(sender, SimpleNamespace(topic=topic, qos=1, payload=b"{}", properties=None, mid=1))
+    assert source.held_since == 5
+    await until(lambda: source._held)
+    assert source.held_since == 5
+    pipeline.taken = True
+    await until(lambda: source.held_since is None)
