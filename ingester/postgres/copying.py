@@ -300,14 +300,14 @@ async def _find_rejected(session: _Session, rows: Sequence[JournalRow], rules: R
 
 
 async def _copy_file(job: Copy) -> Copied:
-    readings, damaged = on_demand.all_readings(job.folder, job.file)
     async with _session(job, 0) as session:
         connection = session.connection
         there = await connection.fetchval(
             "SELECT rows FROM fleetgate.files WHERE gate = $1 AND path = $2", job.gate, job.name
         )
         if there is not None:
-            return Copied(0, damaged, new=False)
+            return Copied(0, [], new=False)
+        readings, damaged = on_demand.all_readings(job.folder, job.file)
         times = {reading.received // job.width * job.width for reading in readings}
         for received in times:
             await add_partition(connection, received, job.width)
