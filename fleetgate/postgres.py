@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ingester.postgres.mover import Mover
     from ingester.postgres.store import PostgresStore
 
+_SCHEMES = ("postgresql://", "postgres://")
+
 # Imports are inside of the functions because they are of an optional extra.
 
 
@@ -26,11 +28,19 @@ def needs_postgres() -> None:
         raise ArgumentError("this needs the extra postgres: pip install fleetgate[postgres]")
 
 
+def checked_url(url: str) -> str:
+    """Raises ArgumentError for what is no URL of PostgreSQL; does not show it."""
+    if not url.startswith(_SCHEMES):
+        raise ArgumentError("url: postgresql://user@host/database")
+    return url
+
+
 async def open_store(
     stack: AsyncExitStack, folder: Path, url: str, rules: Callable[[], Rules], metrics: CollectorRegistry
 ) -> "tuple[PostgresStore, Mover]":
     """The journal in `folder` with the database behind it, and what moves it there, which is not started yet."""
     needs_postgres()
+    checked_url(url)
     from ingester.postgres.metrics import MoverCollector
     from ingester.postgres.mover import Mover
     from ingester.postgres.store import PostgresStore

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fleetgate.analytics.quoting import quoted_path, quoted_text
 from fleetgate.errors import ArgumentError
 
 COLUMNS = ("type", "site", "state")
@@ -30,9 +31,9 @@ def sql_of(asked: Asked, *, chosen: bool) -> str:
     `chosen`: only devices of the table `chosen`. Raises ArgumentError.
     """
     start = f"make_timestamptz(epoch_us(time) // {asked.width} * {asked.width})"
-    where = [f"field = {_text(asked.name)}", "value IS NOT NULL"]
+    where = [f"field = {quoted_text(asked.name)}", "value IS NOT NULL"]
     if asked.stream is not None:
-        where.append(f"stream = {_text(asked.stream)}")
+        where.append(f"stream = {quoted_text(asked.stream)}")
     where += [
         f"time {sign} make_timestamptz({bound})"
         for sign, bound in ((">=", asked.start), ("<=", asked.end))
@@ -54,11 +55,5 @@ def _by(by: str) -> str:
     if by in {"", "device", *COLUMNS}:
         return by
     if by.startswith(ATTRIBUTES):
-        key = by[len(ATTRIBUTES) :].replace("\\", "\\\\").replace('"', '\\"')
-        path = _text(f'$."{key}"')
-        return f"json_extract_string(attributes, {path})"
+        return f"json_extract_string(attributes, {quoted_path(by[len(ATTRIBUTES) :])})"
     raise ArgumentError(f"by: {by[:80]!r} is none of device, {', '.join(COLUMNS)}, {ATTRIBUTES}KEY")
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from fleetgate.analytics.question import Question
+from fleetgate.analytics.quoting import quoted_name, quoted_path, quoted_text
 from ingester.history.columns import table_of
 from ingester.history.journal import journal_readings
 from ingester.history.model import LEVELS, MIXED, Reading, SealedFile
@@ -46,7 +47,7 @@ class _Part:
     @property
     def of_stream(self) -> str:
         """SQL of the stream of a row."""
-        return "stream" if self.stream == MIXED else _text(self.stream)
+        return "stream" if self.stream == MIXED else quoted_text(self.stream)
 
 
 def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
@@ -63,9 +64,9 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
     connection.execute("CREATE SCHEMA streams")
     for stream in sorted({part.stream for part in parts} - {MIXED}):
         sql = _stream(stream, parts)
-        connection.execute(f"CREATE VIEW streams.{_name(stream)} AS {sql}")
+        connection.execute(f"CREATE VIEW streams.{quoted_name(stream)} AS {sql}")
         if stream.lower() not in _RESERVED and not stream.lower().startswith("part_"):
-            connection.execute(f"CREATE VIEW IF NOT EXISTS main.{_name(stream)} AS {sql}")
+            connection.execute(f"CREATE VIEW IF NOT EXISTS main.{quoted_name(stream)} AS {sql}")
 
 
 def _typed(devices: pa.Table) -> pa.Table:
@@ -122,11 +123,11 @@ def _readings(parts: Iterable[_Part]) -> Iterator[str]:
     for part in parts:
         head = f"SELECT device, {part.of_stream} AS stream, time"
         for field, kind in part.fields.items():
-            column = _name(field)
+            column = quoted_name(field)
             value, text = ("NULL", column) if kind == "text" else (f"CAST({column} AS DOUBLE)", "NULL")
             yield (
-                f"{head}, {_text(field)} AS field, CAST({value} AS DOUBLE) AS value, CAST({text} AS VARCHAR) AS text"
-                f" FROM {part.name} WHERE {column} IS NOT NULL"
+                f"{head}, {quoted_text(field)} AS field, CAST({value} AS DOUBLE) AS value,"
+                f" CAST({text} AS VARCHAR) AS text FROM {part.name} WHERE {column} IS NOT NULL"
             )
         yield (
             f"{head}, more_.key, CASE WHEN more_.type = 'BOOLEAN' THEN CAST(more_.value = 'true' AS DOUBLE)"
@@ -148,12 +149,12 @@ def _stream(stream: str, parts: Iterable[_Part]) -> str:
     selects = []
     for part in (*mine, *shared):
         columns = [
-            f"CAST({_name(field)} AS {kind}) AS {_name(field)}"
+            f"CAST({quoted_name(field)} AS {kind}) AS {quoted_name(field)}"
             if field in part.fields
-            else f"TRY_CAST(json_extract_string(more, {_path(field)}) AS {kind}) AS {_name(field)}"
+            else f"TRY_CAST(json_extract_string(more, {quoted_path(field)}) AS {kind}) AS {quoted_name(field)}"
             for field, kind in wide.items()
         ]
-        where = f" WHERE stream = {_text(stream)}" if part.stream == MIXED else ""
+        where = f" WHERE stream = {quoted_text(stream)}" if part.stream == MIXED else ""
         selects.append(f"SELECT {', '.join((*_OWN, *columns, 'more', 'payload'))} FROM {part.name}{where}")
     return " UNION ALL ".join(selects)
 
@@ -162,18 +163,6 @@ def _wide(kinds: set[str]) -> str:
     if len(kinds) == 1:
         return next(iter(kinds))
     return "number" if kinds <= {"integer", "number"} else "text"
-
-
-def _name(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _path(field: str) -> str:
-    return _text('$."' + field.replace("\\", "\\\\").replace('"', '\\"') + '"')
 
 
 def json_value(value: Any) -> Any:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import typer
 
 from fleet.files import write_private
+from fleetgate.analytics.quoting import quoted_name
 from fleetgate.cli.operations import progress_bars
 from fleetgate.cli.output import print_list
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
@@ -79,7 +80,7 @@ async def _export(
             until = (await owner.call("GET", "/telemetry/settled", timeout=None))["until"]
             where = [*where, f"received > {_literal(since)}", f"received <= '{until}'"]
             marked = f"-after-{iso(since).replace(':', '').replace('-', '')}"
-        view = f"streams.{_name(stream)}"
+        view = f"streams.{quoted_name(stream)}"
         days = await _ask(owner, f"SELECT epoch_us(date_trunc('day', time)) AS day, count(*) AS rows FROM {view}"
                           f"{_where(where)} GROUP BY 1 ORDER BY 1")  # fmt: skip
         with progress_bars() as bars:
@@ -137,7 +138,3 @@ def _where(conditions: list[str]) -> str:
 
 def _literal(microseconds: int) -> str:
     return f"make_timestamptz({microseconds})"
-
-
-def _name(stream: str) -> str:
-    return '"' + stream.replace('"', '""') + '"'

@@ -48,6 +48,8 @@ class Datasets:
         self._settled = settled
         self._clock = clock
         self._found: dict[str, Dataset] = {}
+        self._undelivered = True
+        """Whether there may be results that were not brought yet."""
         self._again: dict[str, int] = {}
         """When a delivery is tried again."""
         self._busy = asyncio.Lock()
@@ -139,13 +141,16 @@ class Datasets:
             )
             await asyncio.to_thread(self._write, version, answer.data)
             await self._note(replace(dataset, watermark=until, ran=self._clock(), problem=""), version)
+            self._undelivered = True
             log.info("dataset made", dataset=name, number=version.number, rows=version.rows)
             return version
 
     async def deliver(self) -> int:
         """Bring what was not brought yet, the oldest first: how many came to their ends."""
         done = 0
+        self._undelivered = False  # from here on whoever makes one says so
         for version in await self._versions(versions_table.c.delivered == 0):
+            self._undelivered = True
             dataset = self._found.get(version.dataset)
             if dataset is None or self._again.get(version.dataset, 0) > self._clock():
                 continue
@@ -168,7 +173,8 @@ class Datasets:
                 for dataset in self.all():
                     if dataset.due(self._clock()):
                         await self._run_due(dataset.name)
-                await self.deliver()
+                if self._undelivered:
+                    await self.deliver()
             except Exception:
                 # Supervision point: what can't be asked or brought now is asked and brought later.
                 log.exception("datasets: again later")

@@ -10,12 +10,11 @@ from fleetgate.errors import ArgumentError
 from fleetgate.history import needs_analytics
 from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
-from fleetgate.postgres import migrate, needs_postgres
+from fleetgate.postgres import checked_url, migrate, needs_postgres
 from fleetgate.times import iso
 from ingester.history.model import DamagedError, SealedFile
 
 _FILES = 1000
-_SCHEMES = ("postgresql://", "postgres://")
 
 
 class FileView(BaseModel):
@@ -97,9 +96,7 @@ def router(core: Core) -> APIRouter:
     async def migrate_store(target: MigrationTarget, response: Response) -> OperationView:
         needs_postgres()
         needs_analytics()
-        url = (target.url or core.settings.store.url).get_secret_value()
-        if not url.startswith(_SCHEMES):
-            raise ArgumentError("url: postgresql://user@host/database")
+        url = checked_url((target.url or core.settings.store.url).get_secret_value())
 
         async def work(operation: Operation) -> dict[str, Any]:
             if core.mover is None:

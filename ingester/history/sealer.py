@@ -22,7 +22,6 @@ log = structlog.get_logger("fleetgate.store")
 
 _HERE = "ingester.history"
 _LOWEST = 19
-_SWEEP_ROWS = 500
 _EXPIRE_SECONDS = 600
 
 
@@ -75,7 +74,7 @@ class Sealer:
             log.warning("a file of the history that nothing refers to is deleted", path=str(path))
             await asyncio.to_thread(path.unlink)
         if self._store.catalogue.sealed:
-            await self.sweep()
+            await self._store.sweep()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -113,7 +112,7 @@ class Sealer:
         while store.catalogue.until < until:
             async with store.changing:
                 total += await self._round(until)
-            await self.sweep()
+            await self._store.sweep()
         return total
 
     async def scrub(self) -> list[DamagedError]:
@@ -164,15 +163,6 @@ class Sealer:
             self._left_alone.add(error.path)
             log.error("a damaged file is not merged", path=error.path, rows=error.rows, detail=error.detail)
             return None
-
-    async def sweep(self) -> None:
-        """Delete journal rows that are in files, once nobody reads them any more."""
-        await self._store.settled()
-        gone = _SWEEP_ROWS
-        while gone:
-            started = time.monotonic()
-            gone = await self._store.catalogue.sweep(_SWEEP_ROWS)
-            await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
 
     async def _round(self, until: int) -> int:
         """Seal as much as one round takes, unless another has been there already."""

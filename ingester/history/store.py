@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ log = structlog.get_logger("fleetgate.store")
 _HISTORY, _JOURNAL = 0, 1
 _NOTHING = Rule("*")
 _READ_SECONDS = 600
+_SWEEP_ROWS = 500
 _AT_ONCE, _ROWS_AT_ONCE = 8, 500
 """Files, and journal rows, that are read together at most."""
 
@@ -270,6 +272,17 @@ class TieredStore:
                 await self.catalogue.replace_rollups([rollup], left)
                 return rollup, 1
         return None, 0
+
+    async def sweep(self, until: int | None = None) -> int:
+        """Delete journal rows that are in files, or those up to `until`, once nobody reads them: how many went."""
+        await self.settled()
+        total, gone = 0, _SWEEP_ROWS
+        while gone:
+            started = time.monotonic()
+            gone = await self.catalogue.sweep(_SWEEP_ROWS, until)
+            total += gone
+            await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
+        return total
 
     async def drop(self, chosen: Callable[[Sequence[SealedFile]], Sequence[SealedFile]]) -> int:
         """Delete those of the files that are `chosen`, once nobody reads them. Returns how many went."""

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ingester.history.model import DamagedError
+from ingester.history.model import DAY_US, DamagedError
 from ingester.history.store import TieredStore
 from ingester.postgres.copying import Copied, Copy
-from ingester.postgres.schema import DAY_US
 from ingester.process import Worker
 
 _LOWEST = 19

@@ -10,8 +10,8 @@ import structlog
 
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreError
+from ingester.history.model import DAY_US
 from ingester.postgres.copying import Move, Moved, RejectedRowError
-from ingester.postgres.schema import DAY_US
 from ingester.postgres.store import PostgresStore
 from ingester.process import Worker, WorkerLostError
 
@@ -21,7 +21,6 @@ _HERE = "ingester.postgres.copying"
 _NICE = 5
 """Ingest goes first, but what waits must not become more and more."""
 _LOWEST = 19
-_SWEEP_ROWS = 500
 _EXPIRE_SECONDS = 600
 _TIDY_SECONDS = 20
 _LOOK_SECONDS = 1
@@ -144,13 +143,7 @@ class Mover:
             journal = store.folder.parent / "journal.db"
             remembered, after = await self._sweeper.call(f"{_HERE}:remembered_of", journal, after, until)
             await catalogue.remember(remembered)
-            await store.settled()
-            gone = _SWEEP_ROWS
-            while gone:
-                started = time.monotonic()
-                gone = await catalogue.sweep(_SWEEP_ROWS, after)
-                total += gone
-                await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
+            total += await store.sweep(after)
         return total
 
     async def _run(self) -> None:
@@ -185,6 +178,9 @@ class Mover:
                     await self._store.expire_by_rules(self._clock())
             except _FAILED as error:
                 log.warning("not tidied, again later", error=str(error))
+            except Exception:
+                # Supervision point: without it the journal would grow for ever.
+                log.exception("not tidied, again later")
             await asyncio.sleep(_TIDY_SECONDS)
 
     def _works(self) -> None:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ingester.errors import StoreTooNew
+from ingester.history.model import DAY_US
 
-DAY_US = 86_400_000_000
 VERSION = 1
 _LOCK, PURGE_LOCK = 0x666C6565, 0x67617465
 """Advisory locks: held while tables are made; shared by who writes, and held alone by who deletes a device."""

@@ -91,6 +91,10 @@ def test_a_history_is_moved_there(tmp_path: Path, postgres: Postgres, url: str):
     bad = gate.run("store", "migrate", "--to", "mysql://x", check=False)
     assert bad.returncode == 1
     assert "fleetgate: url: postgresql://user@host/database" in bad.stderr
+    gate.environment = {"FLEETGATE__STORE__URL": "mysql://me:secret@x"}
+    bad = gate.run("store", "show", check=False)
+    assert (bad.returncode, bad.stderr) == (1, "fleetgate: url: postgresql://user@host/database\n")
+    gate.environment = {}
     away = gate.run("store", "migrate", "--to", "postgresql://me:secret@127.0.0.1:1/x", check=False)
     assert away.returncode == 1
     assert "PostgreSQL 127.0.0.1/x" in away.stderr
