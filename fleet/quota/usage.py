@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.quota.model import DAY_US, Used
 from fleet.registry.database import Database
@@ -78,15 +77,13 @@ class Usage:
 
     async def of(self, device: str, days: int) -> list[tuple[int, int, int]]:
         """(day since 1970-01-01, messages, bytes) of a device, the latest first."""
-        today = self._clock() // DAY_US
-        statement = (
-            usage.select()
-            .where(usage.c.device == device, usage.c.day > today - days, usage.c.day < today)
-            .order_by(usage.c.day.desc())
-        )
+        today, used = self._clock() // DAY_US, self.today(device)
+        first = today - days + 1
+        ended = {day: (messages, size) for name, day, messages, size in self._ended if name == device and day >= first}
+        statement = usage.select().where(usage.c.device == device, usage.c.day >= first, usage.c.day < today)
         async with self._database.reading() as connection:
-            before = [(row.day, row.messages, row.bytes) for row in await connection.execute(statement)]
-        return [(today, *self.today(device)), *before]
+            written = {row.day: (row.messages, row.bytes) for row in await connection.execute(statement)}
+        return [(day, *of_day) for day, of_day in sorted(({today: used} | written | ended).items(), reverse=True)]
 
     def forget(self, device: str) -> None:
         """A device is gone: who has its name next begins with nothing."""
@@ -100,12 +97,9 @@ class Usage:
             names = self._ledger.opened[start : start + _SLICE]
             await self._write([row for name in names if (row := self._news(name)) is not None])
             await asyncio.sleep(0)
-        ended, self._ended = self._ended, []
-        try:
-            await self._write(ended)
-        except SQLAlchemyError:
-            self._ended += ended
-            raise
+        ended = set(self._ended)
+        await self._write(sorted(ended))
+        self._ended = [row for row in self._ended if row not in ended]
         today = self._clock() // DAY_US
         if today != self._cleaned:
             async with self._database.transaction() as connection:

@@ -115,8 +115,11 @@ async def test_usage_is_written_by_day(tmp_path):
             now[0] += DAY_US
             assert usage.today("a") == (0, 0)
             ledger.received("a", 1, 7, now[0])
+            for _ in range(50):
+                days = await usage.of("a", 30)
+                assert days == [(11, 1, 7), (10, 7, 70)], "what this ledger had, and what was written or will be"
             await until(lambda: not usage._ended)
-            assert await usage.of("a", 30) == [(11, 1, 7), (10, 7, 70)], "what this ledger had, and what was written"
+            assert await usage.of("a", 30) == days
             assert await usage.of("a", 1) == [(11, 1, 7)]
         now[0] += 500 * DAY_US
         async with Usage(registry.database, Ledger(), lambda: now[0], write_seconds=0.01) as usage:
