@@ -33,5 +33,9 @@ class StateInUseError(StateError):
     """Another process owns the state folder."""
 
 
+class RegistryUnavailableError(FleetError):
+    """The database of the registry can't be reached or can't write now: nothing was changed, ask again later."""
+
+
 class StaleError(ConflictError):
     """What is to be changed was changed by somebody else meanwhile."""

@@ -45,7 +45,7 @@ from fleetgate.datasets import Datasets
 from fleetgate.errors import SettingsError
 from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
-from fleetgate.postgres import open_store
+from fleetgate.postgres import open_store, registry_database
 from fleetgate.settings import Settings, configured_streams
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
@@ -128,7 +128,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
     async with AsyncExitStack() as stack:
         stack.enter_context(StateLock(state))
         authority = await asyncio.to_thread(make_authority, settings, state)
-        registry = await stack.enter_async_context(Registry(state.fleet_db))
+        database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
+        registry = await stack.enter_async_context(Registry(database))
         types = await stack.enter_async_context(Types(registry.database))
         groups = await stack.enter_async_context(Groups(registry))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)

@@ -1,4 +1,4 @@
-"""Telemetry in PostgreSQL, loaded when it is asked for: it is of the extra `postgres`."""
+"""Telemetry and the registry in PostgreSQL, loaded when it is asked for: it is of the extra `postgres`."""
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.registry import CollectorRegistry
 
+from fleet.registry.database import Database
 from fleetgate.errors import ArgumentError
 from fleetgate.operations import Operation
 from ingester.history.rules import Rules
@@ -51,6 +52,16 @@ async def open_store(
     return store, mover
 
 
+def registry_database(url: str, path: Path) -> Database:
+    """Where devices are: fleet.db at `path`, or the database at `url`."""
+    if not url:
+        return Database(path)
+    needs_postgres()
+    from fleet.registry.postgres import PostgresDatabase
+
+    return PostgresDatabase(path, checked_url(url))
+
+
 async def migrate(store: TieredStore, url: str, operation: Operation) -> dict[str, Any]:
     """Copy the history into a database, telling the operation how far it is. Returns what came of it."""
     from ingester.postgres import migration
@@ -72,7 +83,7 @@ async def migrate(store: TieredStore, url: str, operation: Operation) -> dict[st
 
 
 async def reachable(url: str) -> str:
-    """Which server answers at `url`, and takes telemetry. Raises StoreUnavailable."""
+    """Which server answers at `url`, and can be used. Raises StoreUnavailable."""
     needs_postgres()
     from ingester.postgres.connection import connect, errors_of, name_of
 

@@ -185,6 +185,16 @@ class StoreSettings(_Section):
     )
 
 
+class RegistrySettings(_Section):
+    """Devices, certificates, policies and what else is known of the fleet."""
+
+    url: SecretStr = Field(
+        SecretStr(""),
+        description="postgresql://user@host/database that has them, in its schema fleet, and takes fleet.db over at the"
+        " first start; empty: fleet.db in this folder. Needs the extra `postgres`",
+    )
+
+
 class HistorySettings(_Section):
     """Telemetry that is sealed into Parquet files, below telemetry/history; needs the extra `analytics`."""
 
@@ -283,6 +293,7 @@ class Settings(BaseSettings):
     decisions: DecisionsSettings = DecisionsSettings()
     ingest: IngestSettings = IngestSettings()
     store: StoreSettings = StoreSettings()
+    registry: RegistrySettings = RegistrySettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()

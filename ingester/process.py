@@ -55,11 +55,11 @@ class Worker:
 
     async def stop(self) -> None:
         """End the process; a call that is going on fails."""
-        process, self._process = self._process, None
-        if process is not None:
+        if (process := self._process) is not None:
             if process.returncode is None:
                 process.kill()
-            await process.wait()
+            await process.wait()  # whoever is cancelled here leaves it to the next one
+            self._process = None
 
     async def _start(self) -> Process:
         self._process = await asyncio.create_subprocess_exec(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sqlalchemy import and_, bindparam
-from sqlalchemy.dialects.sqlite import insert
 
 from fleet.policy.compiled import Caller, Compiled, Decision
 from fleet.policy.document import Action
@@ -186,7 +185,7 @@ class Decisions:
                 if gone := [_key_row(key) for key, entry in found.items() if entry is None]:
                     await connection.execute(_delete, gone)
                 if rows := [_row(entry) for entry in found.values() if entry is not None]:
-                    await connection.execute(_upsert, rows)
+                    await connection.execute(self._database.upsert(decisions), rows)
         except BaseException:
             self._unwritten = {**found, **self._unwritten}
             raise
@@ -197,10 +196,6 @@ class Decisions:
 
 _KEYS = ("device", "action", "resource", "reason")
 _delete = decisions.delete().where(and_(*(decisions.c[name] == bindparam(f"the_{name}") for name in _KEYS)))
-_insert = insert(decisions)
-_upsert = _insert.on_conflict_do_update(
-    set_={column.name: _insert.excluded[column.name] for column in decisions.c if column.name not in _KEYS}
-)
 
 
 def _key_row(key: Key) -> dict[str, str]:

@@ -12,10 +12,10 @@ from typing import Self
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.identity import Kind
+from fleet.registry.database import FAILURES
 from fleet.registry.details import Value
 from fleet.registry.group_service import Groups
 from fleet.registry.model import Member
@@ -162,7 +162,7 @@ class Subjects:
                 del self._stale[name]
             try:
                 found = await self.read(names, self._needs)
-            except SQLAlchemyError as error:
+            except FAILURES as error:
                 log.warning("devices are not looked up for policies, again later", error=str(error))
                 self._stale.update(dict.fromkeys(names))
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -188,7 +188,7 @@ class Subjects:
             try:
                 async with self._registry.database.reading() as connection:
                     having = await self._groups_of(connection, None, self._needs.groups)
-            except SQLAlchemyError as error:
+            except FAILURES as error:
                 log.warning("groups are not looked up for policies, again later", error=str(error))
                 continue
             rest = max(_LIVE_SECONDS, (time.monotonic() - began) * _LIVE_SHARE)

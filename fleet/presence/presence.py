@@ -1,9 +1,8 @@
 """Presence: who is connected, by the ledger of this run, and when a device was seen last, by former runs too."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Self
-
-from sqlalchemy.dialects.sqlite import insert
 
 from fleet.identity import Kind
 from fleet.registry.model import Member
@@ -52,10 +51,13 @@ class Presence:
             return account.last_seen
         return self._before.get(device)
 
+    def names(self) -> Iterable[str]:
+        """Who has or had a connection."""
+        return self._ledger.accounts.keys() | self._before.keys()
+
     async def write(self) -> None:
         """Write down who was seen since the last time."""
-        statement = insert(seen)
-        statement = statement.on_conflict_do_update(set_={"last_seen": statement.excluded.last_seen})
+        statement = self._registry.database.upsert(seen)
         for start in range(0, len(self._ledger.opened), _SLICE):
             names = self._ledger.opened[start : start + _SLICE]
             if any(self._news(name) is not None for name in names):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import ConflictError, NotFoundError
@@ -26,7 +26,7 @@ class Enrolments:
 
     async def lists(self) -> list[tuple[str, ListKind, int, int]]:
         """Name, kind, how many are on it, and how many of them have come."""
-        used = func.sum(enrolments.c.device != "")
+        used = func.count(case((enrolments.c.device != "", 1)))
         statement = (
             select(enrolment_lists.c.name, enrolment_lists.c.kind, func.count(enrolments.c.value), used)
             .select_from(enrolment_lists.outerjoin(enrolments, enrolments.c.list == enrolment_lists.c.name))
@@ -35,7 +35,7 @@ class Enrolments:
         )
         async with self._database.reading() as connection:
             found = await connection.execute(statement)
-            return [(str(name), ListKind(kind), int(count), int(come or 0)) for name, kind, count, come in found]
+            return [(str(name), ListKind(kind), int(count), int(come)) for name, kind, count, come in found]
 
     async def entries(self, name: str, after: str, limit: int) -> list[Entry]:
         """What is on a list, in order, the first `limit` behind `after`. Raises NotFoundError."""

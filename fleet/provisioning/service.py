@@ -12,7 +12,6 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.authority.chain import pem_of
@@ -357,7 +356,7 @@ class Provisioning:
         for group in filled.groups:
             self._groups.static(group)
         if rows := [{"device": filled.device, "group": group} for group in filled.groups]:
-            await connection.execute(insert(group_devices).on_conflict_do_nothing(), rows)
+            await connection.execute(self._registry.database.insert_new(group_devices), rows)
         if entry is not None and template.enrolment is not None:
             await self.enrolments.use(connection, template.enrolment.name, entry, filled.device)
 

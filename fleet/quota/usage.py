@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from sqlalchemy.dialects.sqlite import insert
-
 from fleet.quota.model import DAY_US, Used
 from fleet.registry.database import Database
 from fleet.registry.schema import usage
@@ -111,7 +109,7 @@ class Usage:
             return
         async with self._database.transaction() as connection:
             values = [dict(zip(("device", "day", "messages", "bytes"), row, strict=True)) for row in rows]
-            await connection.execute(_upsert, values)
+            await connection.execute(self._database.upsert(usage), values)
         for name, day, messages, _size in rows:
             if self._days[name].day == day:
                 self._days[name].written = messages
@@ -124,7 +122,3 @@ class Usage:
 
 def _total(known: _Day, messages: int, size: int) -> Used:
     return known.messages + messages - known.messages_at, known.size + size - known.bytes_at
-
-
-_insert = insert(usage)
-_upsert = _insert.on_conflict_do_update(set_={"messages": _insert.excluded.messages, "bytes": _insert.excluded.bytes})

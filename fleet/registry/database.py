@@ -1,16 +1,22 @@
 """fleet.db: one writer at a time, readers beside it, and facts of this moment that its queries may ask for."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
-from sqlalchemy import event
+from sqlalchemy import Table, event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from fleet.errors import RegistryUnavailableError, StateError
 from fleet.registry.query.statement import CONNECTED, LAST_SEEN
-from fleet.registry.schema import READING, migrate, transactional
+from fleet.registry.schema import READING, facts, migrate, transactional
+
+FAILURES = (RegistryUnavailableError, SQLAlchemyError)
+"""What writing in the background may fail with, to be tried again later."""
 
 
 class Live(Protocol):
@@ -24,6 +30,10 @@ class Live(Protocol):
         """Microseconds since 1970-01-01 UTC of its last message or connect; None: never."""
         ...
 
+    def names(self) -> Iterable[str]:
+        """Whom it knows."""
+        ...
+
 
 class _Unknown:
     def connected(self, _device: str) -> bool:
@@ -32,9 +42,18 @@ class _Unknown:
     def last_seen(self, _device: str) -> int | None:
         return None
 
+    def names(self) -> Iterable[str]:
+        return ()
+
 
 class Database:
-    """fleet.db at `path`, brought up to date. An async context manager."""
+    """fleet.db at `path`, brought up to date. An async context manager.
+
+    `transaction`, `begin` and `reading` raise RegistryUnavailableError while it can't be read or written.
+    """
+
+    unavailable: ClassVar[tuple[type[Exception], ...]] = (OperationalError,)
+    """What the driver raises then."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +67,30 @@ class Database:
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}")
         transactional(self._engine.sync_engine)
         event.listen(self._engine.sync_engine, "connect", self._define)
+        async with self.reading() as connection:
+            moved = (await connection.execute(select(facts.c.value).where(facts.c.name == "moved"))).scalar()
+        if moved is not None:
+            await self._engine.dispose()
+            raise StateError(f"{self._path} was moved to {moved}: say in registry.url where that is")
         return self
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def upsert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT whose rows replace those with the same primary key."""
+        statement, keys = self._insert(table)
+        rest = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+        return statement.on_conflict_do_update(index_elements=keys, set_=rest)
+
+    def insert_new(self, table: Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that leaves out the rows whose primary key is there already."""
+        statement, keys = self._insert(table)
+        return statement.on_conflict_do_nothing(index_elements=keys)
+
+    def _insert(self, table: Table) -> tuple[sqlite.Insert | postgresql.Insert, list[str]]:
+        insert = postgresql.insert if self._opened.dialect.name == "postgresql" else sqlite.insert
+        return insert(table), [column.name for column in table.primary_key]
 
     async def __aexit__(self, *_: object) -> None:
         if self._engine is not None:
@@ -63,14 +105,28 @@ class Database:
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """Write as `transaction` does, for who holds `writing`."""
-        async with self._opened.begin() as connection:
-            yield connection
+        with self.said():
+            async with self._opened.begin() as connection:
+                yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Read one state of everything."""
-        async with self._opened.execution_options(**{READING: True}).begin() as connection:
-            yield connection
+        with self.said():
+            async with self._opened.execution_options(**{READING: True}).begin() as connection:
+                yield connection
+
+    @contextmanager
+    def said(self) -> Iterator[None]:
+        """Raises RegistryUnavailableError for what the driver raises while the database can't be used."""
+        try:
+            yield
+        except self.unavailable as error:
+            theirs = getattr(error, "filename", None) is not None  # an OSError of somebody's file
+            if theirs or isinstance(error, (IntegrityError, ProgrammingError, DataError)):
+                raise
+            detail = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            raise RegistryUnavailableError(f"the registry, {self}: {detail or type(error).__name__}") from error
 
     @property
     def _opened(self) -> AsyncEngine:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Self
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
 from fleet.errors import ConflictError, NotFoundError
 from fleet.identity import Kind
@@ -121,7 +120,7 @@ class Groups:
             self.static(name)
             rows = [{"device": self._registry.get(Kind.DEVICE, device).name, "group": name} for device in found]
             if rows:
-                await connection.execute(insert(group_devices).on_conflict_do_nothing(), rows)
+                await connection.execute(self._database.insert_new(group_devices), rows)
         self._tell(found)
 
     async def take_out(self, name: str, devices: Iterable[str]) -> None:

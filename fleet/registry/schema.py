@@ -318,6 +318,15 @@ usage = Table(
     Index("usage_by_day", "day"),
 )
 
+# Facts of the registry itself. `moved` (SQLite): which database has it now; `owner` (PostgreSQL): which process writes,
+# and how often it did; `origin` (PostgreSQL): the digest of the fleet.db that it was taken from.
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 
 def migrate(path: Path) -> None:
     """Make fleet.db, or bring an older one up to date: all of it in one transaction, or nothing.
@@ -326,17 +335,22 @@ def migrate(path: Path) -> None:
     """
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5})
     transactional(engine)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     try:
         with engine.begin() as connection:
-            _check_version(path, config, connection)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            upgrade(connection, str(path))
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise StateError(f"{path}: {getattr(error, 'orig', None) or error}") from error
     finally:
         engine.dispose()
+
+
+def upgrade(connection: Connection, where: str) -> None:
+    """Bring tables up to date in the connection's transaction. Raises StateError for those of a newer version."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    _check_version(where, config, connection)
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def transactional(engine: Engine) -> None:
@@ -356,10 +370,10 @@ def transactional(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
-def _check_version(path: Path, config: Config, connection: Connection) -> None:
+def _check_version(where: str, config: Config, connection: Connection) -> None:
     if not connection.dialect.has_table(connection, "alembic_version"):
         return
     found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
-        raise StateError(f"{path} has schema {found}, which this fleetgate does not know: it was made by a newer one")
+        raise StateError(f"{where} has schema {found}, which this fleetgate does not know: it was made by a newer one")

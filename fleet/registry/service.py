@@ -17,13 +17,12 @@ from typing import Any, Self
 import structlog
 from cryptography import x509
 from sqlalchemy import Update, bindparam
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import ConflictError, NotFoundError
 from fleet.identity import Identity, Kind
 from fleet.registry.adding import Adding, New, check_key, check_new, entry_of
-from fleet.registry.database import Database
+from fleet.registry.database import FAILURES, Database
 from fleet.registry.details import NOTHING, Details
 from fleet.registry.model import (
     CERTIFICATE_TRANSITIONS,
@@ -53,10 +52,10 @@ That a device became active by its first connection is not told.
 
 
 class Registry:
-    """Devices and applications. An async context manager around fleet.db at `path`."""
+    """Devices and applications. An async context manager around their database: fleet.db where it is a path."""
 
-    def __init__(self, path: Path, clock: Clock = now_us) -> None:
-        self.database = Database(path)
+    def __init__(self, database: Database | Path, clock: Clock = now_us) -> None:
+        self.database = Database(database) if isinstance(database, Path) else database
         self._clock = clock
         self._members: dict[tuple[Kind, str], Member] = {}
         self._certificates: dict[str, Certificate] = {}
@@ -312,7 +311,7 @@ class Registry:
                 self._woken.set()
             try:
                 await self._activated(names)
-            except SQLAlchemyError as error:
+            except FAILURES as error:
                 log.warning("first connects are not written down, again later", error=str(error))
                 self._first_connects.update(names)
                 self._woken.set()

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Self
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+
+from fleet.registry.database import FAILURES
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -40,5 +41,5 @@ class WriteBehind:
     async def _try(self) -> None:
         try:
             await self._write()
-        except SQLAlchemyError as error:
+        except FAILURES as error:
             log.warning("not written down, again later", what=self._what, error=str(error))

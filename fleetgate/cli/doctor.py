@@ -65,11 +65,14 @@ def _findings(on: Target) -> Iterator[Finding]:
     yield from _certificates(on.state.pki)
     yield _disk(on.state.path)
     yield _files()
-    yield _database("registry", on.state.fleet_db)
+    if url := on.settings.registry.url.get_secret_value():
+        yield _postgres(url, "registry in postgres", "devices that are known go on")
+    else:
+        yield _database("registry", on.state.fleet_db)
     yield _database("sessions", on.state.mqtt_db)
     yield _database("telemetry", on.state.telemetry / "journal.db")
     if url := on.settings.store.url.get_secret_value():
-        yield _postgres(url)
+        yield _postgres(url, "telemetry in postgres", "telemetry stays in the journal meanwhile")
     else:
         yield _history(on.settings.history.seal)
 
@@ -82,12 +85,12 @@ def _history(seal: bool) -> Finding:
     return Finding("history", "ok", "the journal is sealed into files")
 
 
-def _postgres(url: str) -> Finding:
+def _postgres(url: str, check: str, meanwhile: str) -> Finding:
     try:
         detail = asyncio.run(reachable(url))
     except (StoreError, ArgumentError) as error:
-        return Finding("postgres", "error", f"{error}; telemetry stays in the journal meanwhile")
-    return Finding("postgres", "warning" if "fsync is off" in detail else "ok", detail)
+        return Finding(check, "error", f"{error}; {meanwhile}")
+    return Finding(check, "warning" if "fsync is off" in detail else "ok", detail)
 
 
 def _port(scheme: str, bind: str, served: str | None) -> Finding:

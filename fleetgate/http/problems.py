@@ -17,7 +17,9 @@ from fleet.errors import (
     InvalidNameError,
     KeyInUseError,
     NotFoundError,
+    RegistryUnavailableError,
     StaleError,
+    StateInUseError,
 )
 from fleet.hook import HookError
 from fleet.policy.compiled import UndecidedError
@@ -44,6 +46,8 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     ArgumentError: (422, "invalid"),
     QueryError: (422, "invalid_query"),
     StoreError: (503, "store"),
+    RegistryUnavailableError: (503, "registry"),
+    StateInUseError: (503, "registry_taken_over"),
     TlsReloadError: (409, "tls_files"),
     StreamError: (422, "invalid_stream"),
 }

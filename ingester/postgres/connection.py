@@ -54,7 +54,7 @@ async def connect(url: str) -> Any:
 
 
 async def made_ready(connection: Any) -> None:
-    """What each connection needs before it is used: times are microseconds since 1970-01-01 UTC."""
+    """What each connection for telemetry needs before it is used: times are microseconds since 1970-01-01 UTC."""
     await connection.set_type_codec(
         "timestamptz",
         schema="pg_catalog",
@@ -62,6 +62,12 @@ async def made_ready(connection: Any) -> None:
         decoder=lambda time: time[0] + EPOCH_US,
         format="tuple",
     )
+    await check_server(connection)
+    await prepare(connection)
+
+
+async def check_server(connection: Any) -> None:
+    """What is committed is on the disk there. Raises StoreUnavailable for a server or a database that won't do."""
     version, encoding, synchronous = await connection.fetchrow(
         "SELECT current_setting('server_version_num')::integer / 10000, getdatabaseencoding()::text,"
         " current_setting('synchronous_commit')"
@@ -72,7 +78,6 @@ async def made_ready(connection: Any) -> None:
         raise StoreUnavailable(f"the database has encoding {encoding}: UTF8 is needed")
     if synchronous == "off":  # what is moved is deleted here: it has to be on the disk there
         await connection.execute("SET synchronous_commit = on")
-    await prepare(connection)
 
 
 OPTIONS: dict[str, Any] = {

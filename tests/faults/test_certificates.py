@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from sqlalchemy.exc import SQLAlchemyError
 
+from fleet.errors import RegistryUnavailableError
 from fleet.identity import IdentityError, Kind, check_key
 from fleet.registry import State
 from tests.broker_plugins.engine.client import V5, Client, Served, served
@@ -142,7 +142,7 @@ async def test_the_registry_file_is_locked(tmp_path):
             await client.publish("devices/pump/telemetry")
         async with await gate.open("stranger") as client:
             assert (await client.connect("pump")).reason != 0
-        with pytest.raises(SQLAlchemyError):
+        with pytest.raises(RegistryUnavailableError, match="database is locked"):
             await gate.core.registry.set_state(Kind.DEVICE, "pump", State.SUSPENDED)
         async with await gate.client("pump") as client:
             await client.silent()

@@ -21,6 +21,8 @@ from ingester.ledger import Ledger
 from tests.fleet.pki import certificate
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 NOW = 1_795_392_000_000_000
 
 

@@ -1,8 +1,7 @@
 """Policies as they are kept and attached, and whom a change concerns."""
 
 import asyncio
-import sqlite3
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -18,10 +17,13 @@ from fleet.policy.text import read_text
 from fleet.registry import Groups, Inventory, Registry, Types
 from fleet.registry.details import Details, InvalidDetailsError
 from fleet.registry.groups import Group
+from fleet.registry.schema import decisions as table
 from fleet.registry.types import DeviceType
 from tests.fleet.pki import certificate
 from tests.fleet.policies import OWN_BRANCH
 from tests.waiting import until
+
+pytestmark = pytest.mark.usefixtures("both_databases")
 
 A = Caller("a", "a", "10.0.0.1", "TLSv1.3", "mqtts", "f" * 64)
 ALL = Target(TargetKind.ALL)
@@ -202,6 +204,9 @@ async def test_groups_that_change_by_themselves(fleet: World):
         def last_seen(self, device: str) -> None:
             return None
 
+        def names(self) -> list[str]:
+            return ["a"]
+
     live = fleet.registry.database.live = Live()
     await fleet.groups.put(Group("on", query="connected:true"))
     await fleet.put("p", "- {allow: publish, to: x}", Target(TargetKind.GROUP, "on"))
@@ -274,8 +279,8 @@ async def test_decisions_are_kept(tmp_path):
                 True, "allowed", "p", 2, "s"
             )
             now[0] += 200
-        with closing(sqlite3.connect(path)) as file:
-            assert file.execute("SELECT count(*) FROM decisions").fetchone() == (0,)
+        async with registry.database.reading() as connection:
+            assert (await connection.execute(table.select())).all() == []
         async with decisions(registry) as kept:
             assert kept.of(None, refused_only=False) == []
 

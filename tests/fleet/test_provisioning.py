@@ -31,6 +31,8 @@ from fleet.registry.groups import Group
 from fleet.registry.types import DeviceType
 from tests.fleet.pki import NOW, certificate, der, key
 
+pytestmark = pytest.mark.usefixtures("both_databases")
+
 T0 = 1_795_392_000_000_000
 HERE = "192.0.2.1"
 

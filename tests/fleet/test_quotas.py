@@ -100,6 +100,7 @@ def test_quotas_that_are_none(quota: Quota, message: str):
         check_quota(quota)
 
 
+@pytest.mark.usefixtures("both_databases")
 async def test_usage_is_written_by_day(tmp_path):
     """Over midnight and a restart, and at the end; other devices' days stay apart."""
     now = [10 * DAY_US]
@@ -134,6 +135,7 @@ async def test_usage_is_written_by_day(tmp_path):
             assert await gone()
 
 
+@pytest.mark.usefixtures("both_databases")
 async def test_quotas_are_kept(tmp_path):
     """One for all, others for single devices, which count instead; they go with the device."""
     async with Registry(tmp_path / "fleet.db") as registry:

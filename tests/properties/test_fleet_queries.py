@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from fleet.identity import Kind
 from fleet.registry import Groups, Inventory, Registry, Types
+from fleet.registry.database import Database
 from fleet.registry.details import Details, Value
 from fleet.registry.groups import Group
+from fleet.registry.postgres import PostgresDatabase
 from fleet.registry.query import QueryError, parse, sort_key
 from fleet.registry.query.model import And, Not, Op, Or, Query, Term
 from fleet.registry.types import DeviceType
@@ -70,6 +72,9 @@ class _Live:
 
     def last_seen(self, device: str) -> int | None:
         return BY_NAME[device].last_seen
+
+    def names(self) -> Iterable[str]:
+        return BY_NAME
 
 
 def found_by(query: Query, device: Device) -> bool:
@@ -173,10 +178,14 @@ def runner() -> Iterator[asyncio.Runner]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def inventory(runner: asyncio.Runner, tmp_path_factory) -> Iterator[Inventory]:
-    """The devices, in a real fleet.db."""
-    registry = Registry(tmp_path_factory.mktemp("fleet") / "fleet.db", lambda: NOW)
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def inventory(request, runner: asyncio.Runner, tmp_path_factory) -> Iterator[Inventory]:
+    """The devices, in a real fleet.db and in a real PostgreSQL."""
+    database = Database(tmp_path_factory.mktemp("fleet") / "fleet.db")
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").new_database()
+        database = PostgresDatabase(tmp_path_factory.mktemp("fleet") / "fleet.db", url)
+    registry = Registry(database, lambda: NOW)
     types, groups = Types(registry.database), Groups(registry, lambda: NOW)
 
     async def fill() -> Inventory:

@@ -62,7 +62,7 @@ def test_telemetry_goes_there(tmp_path: Path, postgres: Postgres, url: str):
             assert refused.returncode == 1
             assert said in refused.stderr
         found = {entry["check"]: entry for entry in gate.json("doctor")}
-        assert found["postgres"]["status"] == "ok", found
+        assert found["telemetry in postgres"]["status"] == "ok", found
         gate.run("device", "delete", devices[0], "--purge")
         wait_until(lambda: postgres.ask(COUNT, url) == [(stored - len(rows[devices[0]]),)])
     assert gate.json("query", devices[1], "--from", "-1h") == rows[devices[1]]
@@ -99,6 +99,45 @@ def test_a_history_is_moved_there(tmp_path: Path, postgres: Postgres, url: str):
     assert away.returncode == 1
     assert "PostgreSQL 127.0.0.1/x" in away.stderr
     assert "secret" not in away.stderr
+
+
+async def test_the_registry_goes_there(tmp_path: Path, postgres: Postgres, url: str):
+    """With all that it has; devices connect while the database is away, and are revoked when it is back."""
+    gate = Gate(tmp_path)
+    with gate:
+        gate.run("device", "add", "pump-1", "--out", str(gate.out))
+        gate.run("device", "set", "pump-1", "--site", "hall-2", "--attribute", "fw=1.4.2")
+        gate.run("group", "set", "pumps", "--query", 'site:"hall-2"')
+        before = gate.json("device", "show", "pump-1")
+    gate.environment = {"FLEETGATE__REGISTRY__URL": url}
+    assert gate.json("device", "show", "pump-1") == before, "without a server too"
+    with gate:
+        assert gate.json("device", "list", "--query", "group:pumps AND connected:false") != []
+        async with gate.client("pump-1") as client:
+            await client.publish("devices/pump-1/telemetry", b'{"a": 1}', qos=1)
+            wait_until(lambda: gate.json("device", "list", "--query", "group:pumps AND connected:true") != [])
+        assert postgres.ask("SELECT site, state FROM fleet.members WHERE kind = 'device'", url) == [
+            ("hall-2", "active")
+        ]
+        found = {entry["check"]: entry for entry in gate.json("doctor")}
+        assert found["registry in postgres"]["status"] == "ok", found
+        second = Gate(tmp_path / "second", environment=gate.environment)
+        refused = second.run("device", "list", check=False)
+        assert (refused.returncode, "another fleetgate owns it" in refused.stderr) == (1, True), refused.stderr
+        postgres.stop()
+        try:
+            refused = gate.run("device", "revoke", "pump-1", check=False)
+            assert (refused.returncode, "the registry, PostgreSQL 127.0.0.1" in refused.stderr) == (1, True)
+            async with gate.client("pump-1") as client:
+                await client.publish("devices/pump-1/telemetry", b'{"a": 2}', qos=1)
+        finally:
+            postgres.start()
+        gate.run("device", "revoke", "pump-1")
+        assert [row["fields"] for row in gate.json("query", "pump-1", "--from", "-1h")] == [{"a": 1}, {"a": 2}]
+    gate.environment = {}
+    refused = gate.run("device", "list", check=False)
+    assert (refused.returncode, "say in registry.url where that is" in refused.stderr) == (1, True), refused.stderr
+    assert "Traceback" not in gate.errors(), gate.errors()
 
 
 def test_without_the_extra(tmp_path: Path):

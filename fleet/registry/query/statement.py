@@ -4,11 +4,31 @@ Facts that only live in memory are asked for by two functions of SQL, CONNECTED(
 LAST_SEEN(name) -> microseconds or NULL; who opens the database defines them.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from operator import eq, ge, gt, le, lt
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, func, not_, or_, select, true
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from fleet.identity import Kind
 from fleet.registry.groups import Group, with_descendants
@@ -31,8 +51,28 @@ _COMPARE: Mapping[Op, Callable[[Any, Any], Any]] = {
 }
 DEVICES = members.c.kind == Kind.DEVICE
 
-_connected: ColumnElement[Any] = getattr(func, CONNECTED)(members.c.name)
-_last_seen: ColumnElement[Any] = getattr(func, LAST_SEEN)(members.c.name)
+_connected: ColumnElement[Any] = getattr(func, CONNECTED)(members.c.name, type_=Integer)
+_last_seen: ColumnElement[Any] = getattr(func, LAST_SEEN)(members.c.name, type_=BigInteger)
+
+
+class _Matches(FunctionElement[bool]):
+    """Whether a column's text matches a pattern: (column, the pattern for GLOB, the pattern for LIKE)."""
+
+    name = "matches"
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_Matches)
+def _glob(element: _Matches, compiler: SQLCompiler, **options: Any) -> str:
+    column, glob, _like = element.clauses
+    return f"{compiler.process(column, **options)} GLOB {compiler.process(glob, **options)}"
+
+
+@compiles(_Matches, "postgresql")
+def _like(element: _Matches, compiler: SQLCompiler, **options: Any) -> str:
+    column, _glob, like = element.clauses
+    return f"{compiler.process(column, **options)} LIKE {compiler.process(like, **options)}"
 
 
 def condition(query: Query, groups: Mapping[str, Group], now: int) -> Condition:
@@ -142,7 +182,9 @@ def _is(column: ColumnElement[Any], term: Term) -> Condition:
         return column == text
     if text == "*":
         return column != ""
-    return column.bool_op("GLOB")(text.replace("[", "[[]").replace("?", "[?]"))
+    glob = text.replace("[", "[[]").replace("?", "[?]")
+    like = re.sub(r"[\\%_]", r"\\\g<0>", text).replace("*", "%")
+    return _Matches(column, literal(glob), literal(like))
 
 
 def _among(device: ColumnElement[Any], *conditions: Condition) -> Condition:
