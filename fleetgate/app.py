@@ -26,7 +26,7 @@ from fleet.files import write_private
 from fleet.state import StateFolder
 from fleetgate import __version__
 from fleetgate.addresses import format_address, is_loopback, parse_bind
-from fleetgate.core import Core, open_core
+from fleetgate.core import Core, open_core, seals
 from fleetgate.errors import SettingsError
 from fleetgate.history import available
 from fleetgate.http.api import create_api
@@ -76,7 +76,7 @@ async def serving(
         await stack.enter_async_context(Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes))
         if core.mover is not None:
             core.mover.start()
-        elif settings.history.seal and available():
+        if seals(settings):
             core.sealer.start()
         if available():
             core.datasets.start()

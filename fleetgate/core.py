@@ -188,7 +188,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
         _follow(registry, policies, quotas, tls, broker.engine)
         sources: list[MqttSource] = []
-        analytics = Analytics(store, registry, inventory, presence, elsewhere=mover is not None)
+        elsewhere = mover is not None and not seals(settings)
+        analytics = Analytics(store, registry, inventory, presence, elsewhere=elsewhere)
         datasets = await stack.enter_async_context(
             Datasets(registry.database, analytics, state.datasets, partial(_settled, broker.engine, sources))
         )
@@ -239,6 +240,11 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
 
 
+def seals(settings: Settings) -> bool:
+    """Whether the journal is sealed into files."""
+    return settings.history.seal and available()
+
+
 async def _telemetry(
     stack: AsyncExitStack,
     settings: Settings,
@@ -248,7 +254,7 @@ async def _telemetry(
 ) -> "tuple[TieredStore, Mover | None]":
     """Where telemetry goes, and what moves it into a database where one is set."""
     if url := settings.store.url.get_secret_value():
-        return await open_store(stack, state.telemetry, url, rules, metrics)
+        return await open_store(stack, state.telemetry, url, rules, metrics, seals=seals(settings))
     return await stack.enter_async_context(TieredStore(state.telemetry, rules)), None
 
 

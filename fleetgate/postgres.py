@@ -37,9 +37,18 @@ def checked_url(url: str) -> str:
 
 
 async def open_store(
-    stack: AsyncExitStack, folder: Path, url: str, rules: Callable[[], Rules], metrics: CollectorRegistry
+    stack: AsyncExitStack,
+    folder: Path,
+    url: str,
+    rules: Callable[[], Rules],
+    metrics: CollectorRegistry,
+    *,
+    seals: bool,
 ) -> "tuple[PostgresStore, Mover]":
-    """The journal in `folder` with the database behind it, and what moves it there, which is not started yet."""
+    """The journal in `folder` with the database behind it, and what moves it there, which is not started yet.
+
+    `seals`: what is in the database is sealed into files here too, instead of being swept.
+    """
     needs_postgres()
     checked_url(url)
     from ingester.postgres.metrics import MoverCollector
@@ -47,7 +56,7 @@ async def open_store(
     from ingester.postgres.store import PostgresStore
 
     store = await stack.enter_async_context(PostgresStore(folder, url, rules))
-    mover = await stack.enter_async_context(Mover(store))
+    mover = await stack.enter_async_context(Mover(store, sweeps=not seals))
     metrics.register(MoverCollector(mover))
     return store, mover
 

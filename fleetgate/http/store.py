@@ -88,7 +88,9 @@ def router(core: Core) -> APIRouter:
     async def seal() -> SealResult:
         needs_analytics()
         if core.mover is not None:
-            raise ArgumentError("store.url is set: the journal goes into PostgreSQL, nothing is sealed")
+            if not core.settings.history.seal:
+                raise ArgumentError("store.url is set and history.seal = false: nothing is sealed")
+            await core.mover.move()
         sealed = await core.sealer.seal(fresh_seconds=0)
         return SealResult(sealed=sealed, merged=await core.sealer.merge())
 

@@ -50,7 +50,9 @@ class Catalogue:
         )
         files = await asyncio.to_thread(lambda: tuple(map(_file, found)))
         rollups = await self._journal.read(f"SELECT {_ROLLUP_COLUMNS}, id FROM rollup_files ORDER BY id")
-        self.sealed, self.gone, self.moved, self.gate, self.files = sealed, gone, moved, gate, files
+        if not self.gate:
+            self.moved = moved  # what `advance` says counts from then on, whatever was read while it wrote
+        self.sealed, self.gone, self.gate, self.files = sealed, gone, gate, files
         self.rollups = tuple(RollupFile(*row) for row in rollups)
         self.generation += 1
 
@@ -72,8 +74,9 @@ class Catalogue:
     async def replace(self, gone: Sequence[SealedFile], files: Sequence[SealedFile]) -> None:
         """Other files count instead of some, in the place of the first of these."""
         place = min((file.place for file in gone), default=None)
-        copied = next((file.copied for file in gone), None)  # of one file only: such are not merged
-        made = (_insert(replace(file, copied=copied), place) for file in files)
+        # What is in another database is known there by its name, which the rest of one file keeps.
+        copied = gone[0].copied if len(gone) == 1 else None
+        made = (_insert(replace(file, copied=file.copied or copied), place) for file in files)
         await self._change([*map(_delete, gone), *made])
 
     async def drop(self, gone: Sequence[SealedFile]) -> None:
@@ -101,11 +104,9 @@ class Catalogue:
         sql = "DELETE FROM journal WHERE id IN (SELECT id FROM journal WHERE id <= ? ORDER BY id LIMIT ?)"
         return await self._journal.apply([(sql, (self.sealed if until is None else until, limit))])
 
-    async def oldest(self) -> int | None:
-        """When the first journal row was received that is nowhere else; None: there is none."""
-        found = await self._journal.read(
-            "SELECT received_last FROM journal WHERE id > ? ORDER BY id LIMIT 1", (self.until,)
-        )
+    async def oldest(self, above: int) -> int | None:
+        """When the first journal row above this id was received; None: there is none."""
+        found = await self._journal.read("SELECT received_last FROM journal WHERE id > ? ORDER BY id LIMIT 1", (above,))
         return int(found[0][0]) if found else None
 
     async def last_before(self, received: int) -> int:
@@ -129,10 +130,10 @@ class Catalogue:
         ((size,),) = await self._journal.read("PRAGMA page_size")
         return int((pages - free) * size)
 
-    async def newest_before(self, received: int) -> int:
-        """Id of the last journal row before the first that was received later than this; 0: there is none."""
+    async def newest_before(self, received: int, above: int) -> int:
+        """Id of the last journal row before the first above `above` that was received later than this; 0: none."""
         later = await self._journal.read(
-            "SELECT id FROM journal WHERE id > ? AND received_last > ? ORDER BY id LIMIT 1", (self.until, received)
+            "SELECT id FROM journal WHERE id > ? AND received_last > ? ORDER BY id LIMIT 1", (above, received)
         )
         if later:
             return int(later[0][0]) - 1

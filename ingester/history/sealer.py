@@ -107,9 +107,9 @@ class Sealer:
         store = self._store
         async with store.changing:
             await store.catalogue.load()  # a change may have come to its end though it said it failed
-        until = await store.catalogue.newest_before(self._clock() - int(fresh * 1e6))
-        total = 0
-        while store.catalogue.until < until:
+        before = await store.catalogue.newest_before(self._clock() - int(fresh * 1e6), store.sealed)
+        until, total = min(before, store.sealable), 0
+        while store.sealed < until:
             async with store.changing:
                 total += await self._round(until)
             await self._store.sweep()
@@ -139,14 +139,9 @@ class Sealer:
     async def _merge_some(self) -> Sequence[SealedFile | RollupFile] | None:
         """Files that went into others, none where one of them is damaged; None: there is nothing to merge."""
         store = self._store
-        if group := self._mergeable(file for file in store.catalogue.files if not file.copied):
-            job = Merge(store.folder, _name(group), group, self._rules())
-            merged = await self._merged(f"{_HERE}.compact:merge", job)
-            if merged is None:
-                return []
-            await store.catalogue.replace(group, merged)
-            log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
-            return group
+        for files in await store.mergeable():
+            if group := self._mergeable(files):
+                return await self._merge_group(group)
         if sums := self._mergeable(store.catalogue.rollups):
             made = await self._merged(f"{_HERE}.rollup:merge_rollups", store.folder, _name(sums), sums)
             if made is None:
@@ -154,6 +149,18 @@ class Sealer:
             await store.catalogue.replace_rollups(sums, made)
             return sums
         return None
+
+    async def _merge_group(self, group: list[SealedFile]) -> Sequence[SealedFile]:
+        store = self._store
+        job = Merge(store.folder, _name(group), group, self._rules())
+        merged = await self._merged(f"{_HERE}.compact:merge", job)
+        if merged is None:
+            return []
+        if group[0].copied:
+            merged = await store.register(merged, 0)
+        await store.catalogue.replace(group, merged)
+        log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
+        return group
 
     async def _merged(self, function: str, *arguments: Any) -> Any:
         """What became of some files; None: one of them is damaged, and left alone from now on."""
@@ -167,14 +174,15 @@ class Sealer:
     async def _round(self, until: int) -> int:
         """Seal as much as one round takes, unless another has been there already."""
         store, catalogue = self._store, self._store.catalogue
-        if catalogue.until >= until:
+        if store.sealed >= until:
             return 0
-        name = f"{catalogue.until + 1:012d}-{secrets.token_hex(4)}"
+        name = f"{store.sealed + 1:012d}-{secrets.token_hex(4)}"
         journal = store.folder.parent / "journal.db"
-        job = Job(journal, store.folder, name, catalogue.until, until, self._policy.messages, self._rules())
+        job = Job(journal, store.folder, name, store.sealed, until, self._policy.messages, self._rules())
         sealed: Sealed = await self._worker.call(f"{_HERE}.seal:seal", job)
         await catalogue.remember(sealed.remembered)
-        await catalogue.add(sealed.files, sealed.rollups, sealed.until)
+        files = await store.register(sealed.files, sealed.until)
+        await catalogue.add(files, sealed.rollups, sealed.until)
         self.sealed_messages += sealed.messages
         log.info("sealed", messages=sealed.messages, files=len(sealed.files), journal_until=sealed.until)
         return sealed.messages
@@ -199,8 +207,8 @@ class Sealer:
 
     async def _due(self) -> bool:
         policy, catalogue = self._policy, self._store.catalogue
-        received = await catalogue.oldest()
-        if received is None:
+        received = await catalogue.oldest(self._store.sealed)
+        if received is None or self._store.sealable <= self._store.sealed:
             return False
         old = received < self._clock() - int(policy.age_seconds * 1e6)
         return old or await catalogue.journal_bytes() > policy.max_bytes

@@ -43,8 +43,6 @@ class Snapshot:
     rollups: tuple[RollupFile, ...]
     until: int
     generation: int
-    sealed: int
-    """Journal rows above this id are in no file."""
 
 
 class TieredStore:
@@ -75,11 +73,29 @@ class TieredStore:
     async def __aexit__(self, *exception: object) -> None:
         await self.journal.__aexit__(*exception)
 
+    @property
+    def sealed(self) -> int:
+        """Journal rows up to this id do not count here any more: the next to be sealed is above it."""
+        return self.catalogue.until
+
+    @property
+    def sealable(self) -> int:
+        """Journal rows up to this id may be sealed."""
+        return self.journal.last_id
+
+    async def register(self, files: Sequence[SealedFile], until: int) -> Sequence[SealedFile]:  # noqa: ARG002
+        """Files are made of journal rows up to this id: what the catalogue is to know of them."""
+        return files
+
+    async def mergeable(self) -> list[list[SealedFile]]:
+        """Files, in the order of receipt; those that may be merged with each other are together."""
+        return [[file for file in self.catalogue.files if not file.copied]]
+
     @contextmanager
     def reading(self) -> Iterator[Snapshot]:
         """What counts now; for `_READ_SECONDS` none of it goes away before the end of the block."""
         catalogue = self.catalogue
-        snapshot = Snapshot(catalogue.files, catalogue.rollups, catalogue.until, catalogue.generation, catalogue.sealed)
+        snapshot = Snapshot(catalogue.files, catalogue.rollups, self.sealed, catalogue.generation)
         self._readers[snapshot.generation] += 1
         try:
             yield snapshot

@@ -46,13 +46,20 @@ class Pace:
 
 class Mover:
     """Moves when it is told to, and by itself once it is started. An async context manager; leaving it ends a round in
-    the middle, which costs nothing.
+    the middle, which costs nothing. `sweeps`: rows that were moved leave the journal; else somebody seals them.
     """
 
     def __init__(
-        self, store: PostgresStore, pace: Pace | None = None, clock: Clock = now_us, worker: Worker | None = None
+        self,
+        store: PostgresStore,
+        pace: Pace | None = None,
+        clock: Clock = now_us,
+        worker: Worker | None = None,
+        *,
+        sweeps: bool = True,
     ) -> None:
         self._store = store
+        self._sweeps = sweeps
         self._pace = pace or Pace()
         self._clock = clock
         self._worker = worker or Worker(_NICE)
@@ -85,7 +92,7 @@ class Mover:
     @property
     def waiting(self) -> bool:
         """Whether the journal has something that the database has not."""
-        return self._store.journal.last_id > self._store.catalogue.until
+        return self._store.moved is None or self._store.journal.last_id > self._store.catalogue.until
 
     def behind_seconds(self) -> float:
         """For how long the oldest message waits that is in the journal only; 0: there was none lately."""
@@ -94,13 +101,13 @@ class Mover:
     async def move(self) -> int:
         """Move all that is there now, round by round. Returns how many messages went. Raises StoreError."""
         until, total = self._store.journal.last_id, 0
-        while self._store.catalogue.until < until:
+        while self._store.moved is None or self._store.catalogue.until < until:
             total += await self._round()
         return total
 
     async def _round(self) -> int:
         store, catalogue = self._store, self._store.catalogue
-        async with store.changing:
+        async with store.moving:
             job = Move(
                 store.url,
                 catalogue.gate,
@@ -123,6 +130,7 @@ class Mover:
                     database_moved=moved.start,
                 )
             await catalogue.advance(moved.until)
+            store.moved = moved.until
         self.moved_messages += moved.messages
         return moved.messages
 
@@ -157,7 +165,7 @@ class Mover:
                     self._works()
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + _LOOK_SECONDS
-                    self._oldest = await self._store.catalogue.oldest()
+                    self._oldest = await self._store.catalogue.oldest(self._store.catalogue.until)
             except _FAILED as error:
                 wait = await self._fails(str(error))
             except Exception as error:
@@ -171,9 +179,10 @@ class Mover:
         expire_at = 0.0
         while True:
             try:
-                await self.sweep()
+                if self._sweeps:
+                    await self.sweep()
                 self._store.remote_bytes = await self._store.remote.size_bytes()
-                if time.monotonic() >= expire_at:
+                if self._sweeps and time.monotonic() >= expire_at:
                     expire_at = time.monotonic() + _EXPIRE_SECONDS
                     await self._store.expire_by_rules(self._clock())
             except _FAILED as error:
@@ -194,5 +203,5 @@ class Mover:
         self.failing = why
         self.failures += 1
         with suppress(StoreError):
-            self._oldest = await self._store.catalogue.oldest()
+            self._oldest = await self._store.catalogue.oldest(self._store.catalogue.until)
         return self._pace.again_seconds

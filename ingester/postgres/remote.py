@@ -138,6 +138,28 @@ class Remote:
                 await snapshot.select(selection)
             yield snapshot
 
+    async def register(self, paths: Sequence[str], until: int) -> None:
+        """All that is in these files is here: they are made of journal rows up to this id, which were moved here.
+
+        Raises StoreUnavailable where they were not.
+        """
+        async with self._connection() as connection, connection.transaction():
+            moved = await connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self._gate)
+            if (moved or 0) < until:
+                raise StoreUnavailable("the database has less than was moved there")
+            await connection.execute(
+                "INSERT INTO fleetgate.files SELECT $1, path, '', 0, 0 FROM unnest($2::text[]) AS path",
+                self._gate,
+                list(paths),
+            )
+
+    async def forget(self, paths: Iterable[str | None]) -> None:
+        """Files are gone that the gate knew under these names."""
+        async with self._connection() as connection:
+            await connection.execute(
+                "DELETE FROM fleetgate.files WHERE gate = $1 AND path = ANY($2)", self._gate, list(paths)
+            )
+
     async def has(self, device: str) -> bool:
         """Whether any gate has stored something of a device."""
         async with self._connection() as connection:

@@ -1,12 +1,16 @@
 """PostgresStore: the journal, what was moved from it into the database, and files of before, as one TelemetryStore."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
+from ingester.errors import StoreUnavailable
 from ingester.history.duplicates import resolve_rows
+from ingester.history.model import RollupFile, SealedFile
 from ingester.history.rules import Rules
 from ingester.history.store import Snapshot, TieredStore
 from ingester.merge import merged
@@ -31,6 +35,10 @@ class PostgresStore(TieredStore):
         self.remote = Remote(url, "")
         self.remote_bytes = 0
         """Bytes in the database, as last looked up."""
+        self.moved: int | None = None
+        """Journal rows up to this id are in the database, as it said since the start; None: it was not asked yet."""
+        self.moving = asyncio.Lock()
+        """Held by who moves, and by who deletes a device there."""
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -41,6 +49,36 @@ class PostgresStore(TieredStore):
     async def __aexit__(self, *exception: object) -> None:
         await self.remote.close()
         await super().__aexit__(*exception)
+
+    @property
+    def sealed(self) -> int:
+        """See TieredStore.sealed: what is in the database is kept here too, until it is sealed or swept."""
+        return self.catalogue.sealed
+
+    @property
+    def sealable(self) -> int:
+        """What is in the database may be sealed."""
+        return self.moved or 0
+
+    async def register(self, files: Sequence[SealedFile], until: int) -> Sequence[SealedFile]:
+        """The database is told that it has what is in them, before the catalogue is."""
+        await self.remote.register([file.path for file in files], until)
+        return [replace(file, copied=file.path) for file in files]
+
+    async def mergeable(self) -> list[list[SealedFile]]:
+        """Files of which the database has all are merged with each other only."""
+        async with self.remote.snapshot() as there:
+            known = there.files
+        return [*await super().mergeable(), [file for file in self.catalogue.files if file.copied in known]]
+
+    async def retire(self, gone: Sequence[SealedFile | RollupFile]) -> None:
+        """See TieredStore.retire; the database need not know them any more."""
+        await super().retire(gone)
+        names = {file.copied for file in gone if isinstance(file, SealedFile)} - {None}
+        names -= {file.copied for file in self.catalogue.files}
+        if names:
+            with suppress(StoreUnavailable):  # what it knows too much does no harm
+                await self.remote.forget(names)
 
     async def newest(self, selection: Selection, limit: int) -> list[Row]:
         """See TelemetryStore.newest."""
@@ -98,7 +136,7 @@ class PostgresStore(TieredStore):
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge."""
         gone = await super().purge(device, limit)
-        async with self.changing:
+        async with self.changing, self.moving:
             return gone or await self.remote.purge(device, limit)
 
     def size_bytes(self) -> dict[str, int]:
@@ -109,4 +147,4 @@ class PostgresStore(TieredStore):
 def _left(snapshot: Snapshot, there: There) -> Snapshot:
     """What is not in the database."""
     files = tuple(file for file in snapshot.files if file.copied not in there.files)
-    return replace(snapshot, files=files, until=max(snapshot.sealed, there.moved))
+    return replace(snapshot, files=files, until=max(snapshot.until, there.moved))

@@ -8,7 +8,7 @@ import pytest
 
 from ingester.batch import Batch, Quarantined, copy_digest
 from ingester.decode import Limits, scan, scan_batch
-from ingester.history.sealer import Sealer
+from ingester.history.sealer import Policy, Sealer
 from ingester.history.store import TieredStore
 from ingester.memory import MemoryStore
 from ingester.postgres.migration import migrate
@@ -68,8 +68,23 @@ class Moving(Postgres):
         assert await self.journal.recent(1) == []
 
 
+class Both(Moving):
+    """Moves after each write, seals what was moved, and merges it."""
+
+    async def write(self, *arguments, **more) -> None:
+        await super(Moving, self).write(*arguments, **more)
+        await self.mover.move()
+        sealer = Sealer(self, Policy(merge_files=2))
+        sealer._worker.call = in_this_process
+        await sealer.seal(fresh_seconds=-DAY / SECOND)
+        await sealer.merge()
+        assert await self.journal.recent(1) == []
+
+
 class Copying(Postgres):
-    """Seals after each write, and copies the files."""
+    """Seals after each write as without a database, and copies the files."""
+
+    sealed, sealable, register = TieredStore.sealed, TieredStore.sealable, TieredStore.register
 
     async def write(self, *arguments, **more) -> None:
         await super().write(*arguments, **more)
@@ -87,6 +102,7 @@ MADE = {
     "tiered, all sealed": Sealing,
     "postgres, away from the journal": Postgres,
     "postgres, all moved": Moving,
+    "postgres, all moved and sealed": Both,
     "postgres, all copied": Copying,
 }
 

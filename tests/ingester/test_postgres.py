@@ -146,6 +146,98 @@ async def test_whoever_reads_misses_nothing_while_rows_are_moved_and_deleted(sto
         assert await numbers(store) == list(range(total))
 
 
+async def here(store) -> list[int]:
+    """What SQL is asked of: all files, and the journal."""
+    with store.reading() as snapshot:
+        local = await TieredStore.newest_of(store, snapshot, Selection("a"), 1_000_000)
+        return [row.fields["n"] for row in local]
+
+
+@pytest.mark.parametrize("killed", ["nobody", "worker", "mover", "backend"])
+async def test_moved_and_sealed_at_once(tmp_path, store, url, postgres, killed):
+    """What is here is all that came, and so is what is here and there together, whoever is killed meanwhile."""
+    policy = Policy(age_seconds=0, fresh_seconds=-DAY / SECOND, messages=25, look_seconds=0.01, merge_files=2)
+    async with (
+        Mover(store, Pace(look_seconds=0.01, messages=20, again_seconds=0.05), sweeps=False) as mover,
+        Sealer(store, policy) as sealer,
+    ):
+        assert await sealer.seal() == 0, "nothing is known to be there"
+        mover.start()
+        sealer.start()
+        total, reads = 0, 0
+        while total < 400 or reads < 10 or len(store.catalogue.files) < 2:
+            await store.write(batch(*range(total, total + 10)), [])
+            total += 10
+            victim = {"worker": sealer._worker, "mover": mover._worker}.get(killed)
+            if victim is not None and total % 100 == 0 and (process := victim._process) is not None:
+                if process.returncode is None:
+                    process.kill()
+            elif killed == "backend" and total % 100 == 0:
+                postgres.ask(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fleetgate'"
+                )
+            if total % 20 == 0:
+                try:
+                    assert await numbers(store) == list(range(total))
+                    newest = [row.fields["n"] for row in await store.newest(Selection("a"), 15)]
+                    assert newest == list(range(total - 15, total))
+                    reads += 1
+                except StoreUnavailable:
+                    assert killed == "backend"
+                assert await here(store) == list(range(total))
+        await until(lambda: not mover.waiting and mover.failing is None, 30)
+        await until(lambda: store.catalogue.sealed == store.catalogue.moved, 30)
+    assert postgres.ask(ALL, url) == [(total, total)]
+    assert await numbers(store) == list(range(total)) == await here(store)
+    assert sum(file.rows for file in store.catalogue.files) == total
+    assert all(file.copied for file in store.catalogue.files)
+    before = postgres.ask("SELECT path FROM fleetgate.files", url)
+    assert {file.copied for file in store.catalogue.files} <= {path for (path,) in before}
+    assert (await migrate(store, url)).files == 0, "all of it is there"
+    while await store.purge("a", 100):
+        pass
+    assert await numbers(store) == [] == await here(store)
+    assert postgres.ask("SELECT count(*) FROM fleetgate.telemetry", url) == [(0,)]
+
+
+async def test_the_url_comes_and_goes(tmp_path, url, postgres, new_database):
+    """What was sealed without the database is not there, what was moved is; nothing is missing or double."""
+    folder = tmp_path / "gate"
+    policy = Policy(fresh_seconds=-DAY / SECOND, merge_files=100)
+    async with TieredStore(folder) as store, Sealer(store, policy) as sealer:
+        await store.write(batch(*range(10)), [])
+        await sealer.seal()
+        await store.write(batch(*range(10, 20)), [])
+    for first in (20, 50):
+        async with (
+            PostgresStore(folder, url) as store,
+            Mover(store, sweeps=False) as mover,
+            Sealer(store, policy) as sealer,
+        ):
+            assert await numbers(store) == list(range(first))
+            await mover.move()
+            assert await numbers(store) == list(range(first))
+            await store.write(batch(*range(first, first + 10)), [])
+            await mover.move()
+            await sealer.seal()
+            await store.write(batch(*range(first + 10, first + 20)), [])
+            await mover.move()
+            assert await numbers(store) == list(range(first + 20))
+            assert (await here(store))[-20:] == list(range(first, first + 20))
+        async with TieredStore(folder) as store, Sealer(store, policy) as sealer:
+            await store.write(batch(*range(first + 20, first + 30)), [])
+            await sealer.seal()
+    async with PostgresStore(folder, url) as store, Mover(store, sweeps=False) as mover:
+        assert await numbers(store) == list(range(80))
+        await mover.move()
+        assert await numbers(store) == list(range(80))
+    another = await asyncio.to_thread(new_database)
+    async with PostgresStore(folder, another) as store, Mover(store, sweeps=False) as mover:
+        await mover.move()
+        found = await numbers(store)
+        assert sorted(set(found)) == found, "nothing is double"
+
+
 async def test_what_was_sent_before_is_told_by_what_is_left(store, mover):
     """After its rows went, too."""
     made = batch(1, 2)

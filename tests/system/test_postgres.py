@@ -54,18 +54,24 @@ def test_telemetry_goes_there(tmp_path: Path, postgres: Postgres, url: str):
             (bucket,) = gate.json("query", device, "--from", "-1h", "--field", "temperature", "--bucket", "1d")
             assert (bucket["count"], bucket["avg"]) == (count, pytest.approx(mean))
             assert count == len(rows[device])
-        for arguments, said in (
-            (("sql", "SELECT 1"), "ask there, fleetgate.messages"),
-            (("store", "seal"), "goes into PostgreSQL"),
-        ):
-            refused = gate.run(*arguments, check=False)
-            assert refused.returncode == 1
-            assert said in refused.stderr
+        assert gate.json("store", "seal")["sealed"] == stored
+        assert gate.json("sql", "SELECT count(*) AS n FROM messages") == [{"n": stored}]
+        assert {device: gate.json("query", device, "--from", "-1h") for device in devices} == rows
+        (sums,) = gate.json("query", "--devices", "name:*", "--field", "temperature", "--bucket", "1d")
+        assert (sums["count"], sums["devices"]) == (stored, len(devices))
         found = {entry["check"]: entry for entry in gate.json("doctor")}
         assert found["telemetry in postgres"]["status"] == "ok", found
         gate.run("device", "delete", devices[0], "--purge")
         wait_until(lambda: postgres.ask(COUNT, url) == [(stored - len(rows[devices[0]]),)])
     assert gate.json("query", devices[1], "--from", "-1h") == rows[devices[1]]
+    gate.environment |= {"FLEETGATE__HISTORY__SEAL": "false"}
+    for arguments, said in (
+        (("sql", "SELECT 1"), "ask there, fleetgate.messages"),
+        (("store", "seal"), "history.seal = false: nothing is sealed"),
+    ):
+        refused = gate.run(*arguments, check=False)
+        assert refused.returncode == 1
+        assert said in refused.stderr
     assert "Traceback" not in gate.errors(), gate.errors()
 
 

@@ -6,6 +6,7 @@ LAST_SEEN(name) -> microseconds or NULL; who opens the database defines them.
 
 import re
 from collections.abc import Callable, Mapping
+from math import isnan
 from operator import eq, ge, gt, le, lt
 from typing import Any
 
@@ -194,6 +195,7 @@ def _among(device: ColumnElement[Any], *conditions: Condition) -> Condition:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return None if isnan(number) else number
