@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import broker, connections, history, ingest, metrics, policies, postgres, registry
+from benchmarks import broker, connections, history, ingest, large, metrics, policies, postgres, registry
 
 BENCHMARKS = {
     "ingest": ingest.main,
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "connections": connections.main,
     "metrics": metrics.main,
     "history": history.main,
+    "large": large.main,
     "postgres": postgres.main,
     "registry": registry.main,
     "policies": policies.main,

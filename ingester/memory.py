@@ -116,6 +116,10 @@ class MemoryStore:
             del self._quarantine[entry]
         return len(gone) + len(entries)
 
+    def durability(self) -> dict[str, int]:
+        """See TelemetryStore.durability."""
+        return {"memory": 0}
+
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes."""
         return {"memory": self.messages.size_bytes()}

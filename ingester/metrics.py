@@ -51,6 +51,14 @@ class IngestCollector(Collector):
         for tier, size_bytes in self._store.size_bytes().items():
             size.add_metric([tier], size_bytes)
         yield size
+        durable = GaugeMetricFamily(
+            "fleetgate_durability_level",
+            "What is stored survives: 2 a power cut, 1 that a process is killed, 0 neither.",
+            labels=["store"],
+        )
+        for name, level in self._store.durability().items():
+            durable.add_metric([name], level)
+        yield durable
         connected = GaugeMetricFamily(
             "fleetgate_source_connected", "Whether another broker is read from now: 1 or 0.", labels=["source"]
         )

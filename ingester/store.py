@@ -135,6 +135,10 @@ class TelemetryStore(Protocol):
         """Delete one slice of all that is kept of a device. Returns how many rows went; 0 means none are left."""
         ...
 
+    def durability(self) -> dict[str, int]:
+        """What is stored survives, by place: 2 a power cut, 1 that a process is killed, 0 neither."""
+        ...
+
     def size_bytes(self) -> dict[str, int]:
         """Bytes on disk by tier."""
         ...

@@ -21,7 +21,8 @@ PATH = ":".join([os.environ["PATH"], "/usr/sbin", *map(str, _BINARIES)])
 class Postgres:
     """A context manager; its folder is a new one, and goes. Root starts it as `postgres`, as it has to."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: str = "") -> None:
+        self._settings = settings
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -32,6 +33,7 @@ class Postgres:
         self._do("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         with (self._folder / "data" / "postgresql.conf").open("a") as settings:
             settings.write(f"listen_addresses = '127.0.0.1'\nport = {self.port}\n")
+            settings.write(f"{self._settings}\n")
             settings.write(f"unix_socket_directories = '{self._folder}'\n")
         self.start()
         return self

@@ -10,6 +10,7 @@ from broker_plugins.errors import BrokerPluginsError
 from fleet.errors import FleetError
 from fleetgate.cli import (
     authority,
+    backup,
     certificate,
     claim,
     dataset,
@@ -71,6 +72,7 @@ for feature in (
     mqtt,
     ingest,
     simulate,
+    backup,
     doctor,
 ):
     feature.register(app)

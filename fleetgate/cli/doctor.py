@@ -90,7 +90,7 @@ def _postgres(url: str, check: str, meanwhile: str) -> Finding:
         detail = asyncio.run(reachable(url))
     except (StoreError, ArgumentError) as error:
         return Finding(check, "error", f"{error}; {meanwhile}")
-    return Finding(check, "warning" if "fsync is off" in detail else "ok", detail)
+    return Finding(check, "error" if "fsync is off" in detail else "ok", detail)
 
 
 def _port(scheme: str, bind: str, served: str | None) -> Finding:

@@ -14,6 +14,7 @@ from fleetgate import __version__
 from fleetgate.core import Core
 from fleetgate.http import (
     authorities,
+    backup,
     certificates,
     claims,
     datasets,
@@ -58,6 +59,7 @@ _FEATURES = (
     telemetry,
     quarantine,
     mqtt,
+    backup,
 )
 """Each has `router(core)`."""
 

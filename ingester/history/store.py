@@ -341,6 +341,10 @@ class TieredStore:
         """Room on the disk that the files are on."""
         return shutil.disk_usage(self.folder.parent).free
 
+    def durability(self) -> dict[str, int]:
+        """See TelemetryStore.durability."""
+        return self.journal.durability()
+
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes."""
         history = sum(file.size_bytes for file in self.catalogue.files)

@@ -56,6 +56,8 @@ class Moved:
     start: int
     until: int
     messages: int
+    durable: bool = True
+    """Whether the server waits for its disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class _Session:
     connection: Any
     job: Move | Copy
     moved: int = 0
+    durable: bool = True
     purges: int = -1
     ids: dict[Series, int] = field(default_factory=dict)
 
@@ -130,6 +133,7 @@ class _Session:
             "INSERT INTO fleetgate.gates (gate, moved) VALUES ($1, $2) ON CONFLICT DO NOTHING", self.job.gate, sealed
         )
         self.moved = await self.connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self.job.gate)
+        self.durable = await self.connection.fetchval("SHOW fsync") == "on"
 
     async def pass_over(self, until: int) -> None:
         """There are no rows up to this id."""
@@ -224,7 +228,7 @@ async def _move(job: Move) -> Moved:
         rows, until = rows_of_job(Job(job.journal, job.journal.parent, "", start, job.last, job.most, job.rules))
         if not rows:  # they were deleted before they were moved
             await session.pass_over(until)
-            return Moved(start, until, 0)
+            return Moved(start, until, 0, session.durable)
         try:
             while missing := await _write(session, rows, until, job):
                 for received in missing:
@@ -235,7 +239,8 @@ async def _move(job: Move) -> Moved:
             await _find_rejected(session, rows, job.rules)
             raise
         session.moved = until
-        return Moved(start, until, sum(1 if row[7] is None else len(row[7]) // 4 for row in rows))
+        messages = sum(1 if row[7] is None else len(row[7]) // 4 for row in rows)
+        return Moved(start, until, messages, session.durable)
 
 
 def _received(rows: Sequence[JournalRow], width: int) -> set[int]:

@@ -129,6 +129,9 @@ class Mover:
                     journal_moved=catalogue.moved,
                     database_moved=moved.start,
                 )
+            if store.durable and not moved.durable:
+                log.warning("the database does not wait for its disk (fsync is off): a power cut may lose telemetry")
+            store.durable = moved.durable
             await catalogue.advance(moved.until)
             store.moved = moved.until
         self.moved_messages += moved.messages

@@ -37,6 +37,8 @@ class PostgresStore(TieredStore):
         """Bytes in the database, as last looked up."""
         self.moved: int | None = None
         """Journal rows up to this id are in the database, as it said since the start; None: it was not asked yet."""
+        self.durable = True
+        """Whether the database has on its disk what it says it has, as last seen."""
         self.moving = asyncio.Lock()
         """Held by who moves, and by who deletes a device there."""
 
@@ -138,6 +140,10 @@ class PostgresStore(TieredStore):
         gone = await super().purge(device, limit)
         async with self.changing, self.moving:
             return gone or await self.remote.purge(device, limit)
+
+    def durability(self) -> dict[str, int]:
+        """See TelemetryStore.durability."""
+        return {**super().durability(), "postgres": 2 if self.durable else 1}
 
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes; `postgres` is as last looked up."""

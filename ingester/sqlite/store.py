@@ -288,6 +288,10 @@ class SqliteStore:
         )
         return gone or await self.apply([("DELETE FROM series WHERE device = ?", (device,))])
 
+    def durability(self) -> dict[str, int]:
+        """See TelemetryStore.durability: with `synchronous=FULL` a commit waits for the disk."""
+        return {"journal": 2}
+
     def size_bytes(self) -> dict[str, int]:
         """See TelemetryStore.size_bytes."""
         return {"journal": _size(self._path), "wal": _size(self._wal)}

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
 
+from fleetgate.cli.doctor import _postgres
 from ingester.batch import Batch
 from ingester.decode import Limits, scan
 from ingester.errors import StoreTooNew, StoreUnavailable
@@ -20,6 +21,7 @@ from ingester.postgres.mover import Mover, Pace
 from ingester.postgres.store import PostgresStore
 from ingester.process import Worker, WorkerLostError
 from ingester.store import Selection
+from tests.postgres import Postgres
 from tests.waiting import until
 
 T = 1_795_392_000_000_000
@@ -165,7 +167,7 @@ async def test_moved_and_sealed_at_once(tmp_path, store, url, postgres, killed):
         mover.start()
         sealer.start()
         total, reads = 0, 0
-        while total < 400 or reads < 10 or len(store.catalogue.files) < 2:
+        while total < 400 or reads < 10 or sealer.sealed_messages < 200:
             await store.write(batch(*range(total, total + 10)), [])
             total += 10
             victim = {"worker": sealer._worker, "mover": mover._worker}.get(killed)
@@ -483,6 +485,24 @@ async def test_a_server_that_does_not_wait_for_its_disk(postgres, url, store, mo
     await store.write(batch(2), [])
     with pytest.raises(StoreUnavailable, match="synchronous_commit is on"):
         await mover.move()
+
+
+async def test_a_server_without_fsync(tmp_path):
+    """Case 9: it is logged, in the metrics, and doctor does not let it pass."""
+    with Postgres("fsync = off") as server:
+        url = server.new_database()
+        async with PostgresStore(tmp_path / "gate", url) as store, Mover(store) as mover:
+            assert store.durability() == {"journal": 2, "postgres": 2}
+            await store.write(batch(1), [])
+            with capture_logs() as logs:
+                await mover.move()
+                await store.write(batch(2), [])
+                await mover.move()
+            (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
+            assert "fsync is off" in warning["event"]
+            assert store.durability() == {"journal": 2, "postgres": 1}
+        finding = await asyncio.to_thread(_postgres, url, "telemetry in postgres", "")
+        assert (finding.status, "its fsync is off" in finding.detail) == ("error", True)
 
 
 async def seal_each(folder, count: int, per_file: int = 5) -> None:
