@@ -183,10 +183,10 @@ async def _queries(store: TieredStore, fleet: Fleet, sealer: Sealer, naive: Path
     )
 
 
-async def keep_ingesting(store: TieredStore, fleet: Fleet, stop: asyncio.Event) -> None:
-    """10,000 messages as fast as they are taken, half a second of rest, and again."""
+async def keep_ingesting(store: TieredStore, fleet: Fleet, stop: asyncio.Event, count: int = 10_000) -> None:
+    """So many messages as fast as they are taken, half a second of rest, and again."""
     while not stop.is_set():
-        await ingest_all(store, fleet, 10_000)
+        await ingest_all(store, fleet, count)
         await asyncio.sleep(0.5)
 
 

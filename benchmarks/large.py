@@ -26,6 +26,7 @@ from fleetgate.simulator import Readings
 from ingester.history import files
 from ingester.history.columns import table_of
 from ingester.history.model import DAY_US, Reading, SealedFile, folder_of
+from ingester.history.sealer import Sealer
 from ingester.history.store import TieredStore
 from ingester.query import buckets
 from ingester.store import Selection
@@ -36,6 +37,8 @@ OF_A_DEVICE = 96
 FILES = 105
 STEP_US = OF_A_DEVICE * 60_000_000
 FIRST = 1_795_392_000_000_000
+AT_ONCE = 1000
+"""Messages that come twice a second meanwhile: ten times what these devices send."""
 _TRIES = 30
 
 
@@ -95,7 +98,7 @@ def _readings(fleet: Fleet) -> list[Reading]:
 async def _ask(store: TieredStore, fleet: Fleet) -> None:
     chance = random.Random(2)
     end = FIRST + FILES * STEP_US
-    of_day = Asked("temperature", 3_600_000_000, "default", end - DAY_US, end)
+    of_day = Asked("temperature", 3_600_000_000, "default", end - DAY_US, end - 1)
 
     def some() -> Selection:
         return Selection(chance.choice(fleet.names), None, end - DAY_US, end)
@@ -131,10 +134,12 @@ async def _ask(store: TieredStore, fleet: Fleet) -> None:
     )
     idle = [await median(ask, tries) for _, ask, tries in questions]
     stop = asyncio.Event()
-    ingesting = asyncio.create_task(keep_ingesting(store, fleet, stop))
-    during = [await median(ask, tries) for _, ask, tries in questions]
-    stop.set()
-    await ingesting
+    async with Sealer(store) as sealer:
+        sealer.start()
+        ingesting = asyncio.create_task(keep_ingesting(store, fleet, stop, AT_ONCE))
+        during = [await median(ask, tries) for _, ask, tries in questions]
+        stop.set()
+        await ingesting
     print("| query | idle, ms | during ingest, ms |\n|---|---|---|")
     for (name, *_), before, after in zip(questions, idle, during, strict=True):
         print(f"| {name} | {before:.1f} | {after:.1f} |", flush=True)

@@ -28,6 +28,7 @@ _LINKS = Path("telemetry") / ".backup"
 _OF_THE_PROCESS = {"lock", "server.json", "logs", "telemetry"}
 _FILES = "SELECT path FROM sealed_files UNION SELECT path FROM rollup_files ORDER BY path"
 _SLICE = 100
+_APART = 2**40
 
 
 async def back_up(core: Core, folder: Path, operation: Operation) -> dict[str, Any]:
@@ -41,6 +42,7 @@ async def back_up(core: Core, folder: Path, operation: Operation) -> dict[str, A
         await to_thread(_begin, state, partial)
         async with core.store.changing:  # of the files that the journal's copy knows, none is deleted before it is held
             await to_thread(_copy_database, state.path / _JOURNAL, partial / _JOURNAL)
+            await to_thread(_number_apart, partial / _JOURNAL)
             paths = await to_thread(_hold, state.path, partial / _JOURNAL)
         operation.total = len(paths)
         for start in range(0, len(paths), _SLICE):
@@ -100,6 +102,19 @@ def _copy_database(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as here,
     ):
         there.backup(here)
+
+
+def _number_apart(journal: Path) -> None:
+    """What is served from the copy has ids beyond all that this one will ever give: a database that telemetry is moved
+    to knows from which rows on it has nothing.
+    """
+    with closing(sqlite3.connect(journal)) as connection, connection:
+        ((last,),) = connection.execute(
+            "SELECT max((SELECT coalesce(max(id), 0) FROM journal), (SELECT max(until, moved) FROM sealed),"
+            " (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'journal'))"
+        )
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = 'journal'")
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('journal', ?)", (last + _APART,))
 
 
 def _hold(state: Path, journal: Path) -> Sequence[str]:

@@ -199,8 +199,8 @@ class HistorySettings(_Section):
     """Telemetry that is sealed into Parquet files, below telemetry/history; needs the extra `analytics`."""
 
     seal: bool = Field(True, description="seal the journal; false: everything stays in it")
-    seal_minutes: float = Field(60, gt=0, description="minutes after which a message is sealed")
-    seal_bytes: int = Field(256 * 1024 * 1024, gt=0, description="bytes of journal after which all is sealed")
+    seal_minutes: float = Field(10, gt=0, description="minutes after which a message is sealed")
+    seal_bytes: int = Field(16 * 1024 * 1024, gt=0, description="bytes of journal after which all is sealed")
     keep_payload: bool = Field(False, description="keep payloads as they came, beside their fields")
     minutes_days: float = Field(365, ge=0, description="days that sums by the minute are kept; 0: for ever")
     hours_days: float = Field(3650, ge=0, description="days that sums by the hour are kept; those by the day stay")

@@ -11,11 +11,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from fleet.errors import RegistryUnavailableError, StateError
+from fleet.errors import RegistryUnavailableError, StateError, StateInUseError
 from fleet.registry.query.statement import CONNECTED, LAST_SEEN
 from fleet.registry.schema import READING, facts, migrate, transactional
 
-FAILURES = (RegistryUnavailableError, SQLAlchemyError)
+FAILURES = (RegistryUnavailableError, StateInUseError, SQLAlchemyError)
 """What writing in the background may fail with, to be tried again later."""
 
 

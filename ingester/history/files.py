@@ -98,8 +98,10 @@ def _sync(folder: Path) -> None:
 
 
 @lru_cache(_FOOTERS)
-def _groups(path: Path) -> tuple[tuple[int, str, str, int, int], ...]:
-    """(rows, first and last device, first and last time) of each row group. Files never change under their names."""
+def _groups(path: Path) -> tuple[tuple[int, str, str, int, int, tuple[str, ...]], ...]:
+    """(rows, first and last device, first and last time, columns that have anything, without payloads) of each row
+    group. Files never change under their names.
+    """
     metadata = pq.read_metadata(path)
     names = metadata.schema.names
     device, time = names.index("device"), names.index("time")
@@ -107,8 +109,18 @@ def _groups(path: Path) -> tuple[tuple[int, str, str, int, int], ...]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         devices, times = group.column(device).statistics, group.column(time).statistics
-        found.append((group.num_rows, devices.min, devices.max, *(_micro(moment) for moment in (times.min, times.max))))
+        first, last = (_micro(moment) for moment in (times.min, times.max))
+        columns = tuple(
+            name
+            for at, name in enumerate(names)
+            if name != "payload" and not _is_empty(group.column(at).statistics, group.num_rows)
+        )
+        found.append((group.num_rows, devices.min, devices.max, first, last, columns))
     return tuple(found)
+
+
+def _is_empty(statistics: Any, rows: int) -> bool:
+    return statistics is not None and statistics.has_null_count and statistics.null_count == rows
 
 
 def _micro(moment: Any) -> int:
@@ -127,7 +139,7 @@ def read_device(
     except (OSError, pa.ArrowException) as error:
         return [], [DamagedError(file.path, (0, file.rows - 1), str(error))]
     begin = 0
-    for number, (rows, first, last, earliest, latest) in enumerate(groups):
+    for number, (rows, first, last, earliest, latest, columns) in enumerate(groups):
         begin, row = begin + rows, begin
         if (
             not first <= device <= last
@@ -136,7 +148,7 @@ def read_device(
         ):
             continue
         try:
-            table = _read_group(path, number)
+            table = _read_group(path, number, columns)
         except (OSError, pa.ArrowException) as error:
             damaged.append(DamagedError(file.path, (row, row + rows - 1), str(error)))
             continue
@@ -152,10 +164,8 @@ def read_device(
     return readings, damaged
 
 
-def _read_group(path: Path, number: int) -> pa.Table:
-    """A row group without payloads."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        columns = [name for name in file.schema_arrow.names if name != "payload"]
+def _read_group(path: Path, number: int, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["device"]) as file:
         return file.read_row_group(number, columns=columns, use_threads=False)
 
 

@@ -29,8 +29,8 @@ _EXPIRE_SECONDS = 600
 class Policy:
     """When and how much: see the settings of the same names."""
 
-    age_seconds: float = 3600
-    max_bytes: int = 256 * 1024 * 1024
+    age_seconds: float = 600
+    max_bytes: int = 16 * 1024 * 1024
     messages: int = 100_000
     """Of one round; more rounds follow while there is more."""
     fresh_seconds: float = 10

@@ -158,10 +158,9 @@ class TieredStore:
         index += [(first, (_JOURNAL, row_id)) for first, row_id in journal]
 
         async def fetch(places: Sequence[tuple[int, int]]) -> list[Row]:
-            rows: list[Row] = []
-            for tier, number in places:
-                if tier == _HISTORY:
-                    rows += await self._read(found[number], selection)
+            files = [found[number] for tier, number in places if tier == _HISTORY]
+            read = await asyncio.gather(*(self._read(file, selection) for file in files))
+            rows = [row for part in read for row in part]
             if ids := [number for tier, number in places if tier == _JOURNAL]:
                 rows += await self.journal.fetch(selection, ids)
             self._check(snapshot)

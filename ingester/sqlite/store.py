@@ -316,7 +316,9 @@ class SqliteStore:
     async def _number_on(self, writer: aiosqlite.Connection) -> None:
         """Take up the ids where the file ends. Ids are given here, so that a commit of unknown outcome can be found."""
         found = await writer.execute_fetchall(
-            "SELECT max((SELECT coalesce(max(id), 0) FROM journal), (SELECT max(until, moved) FROM sealed)),"
+            # A backup has an entry for the journal in sqlite_sequence: ids begin above it.
+            "SELECT max((SELECT coalesce(max(id), 0) FROM journal), (SELECT max(until, moved) FROM sealed),"
+            " (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'journal')),"
             f" (SELECT seq FROM sqlite_sequence WHERE name = 'quarantine'), {_INDEXED}"
         )
         ((row, quarantined, self._indexed),) = found

@@ -3,6 +3,7 @@ it is.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,30 @@ def test_a_history_is_moved_there(tmp_path: Path, postgres: Postgres, url: str):
     assert away.returncode == 1
     assert "PostgreSQL 127.0.0.1/x" in away.stderr
     assert "secret" not in away.stderr
+
+
+def test_a_backup_is_restored(tmp_path: Path, postgres: Postgres, url: str):
+    """What came after it is in the database still; what comes then goes there too, and nothing twice."""
+    gate = Gate(tmp_path / "gate", environment={"FLEETGATE__STORE__URL": url})
+    with gate:
+        stored = simulated(gate)
+        gate.run("store", "seal")
+        stored += simulated(gate)
+        gate.run("backup", str(tmp_path / "backup"))
+        stored += simulated(gate)
+        gate.run("store", "seal")
+        wait_until(lambda: postgres.ask(COUNT, url) == [(stored,)])
+        device = gate.json("device", "list")[0]["name"]
+        rows = gate.json("query", device, "--from", "-1h")
+    shutil.rmtree(gate.state)
+    shutil.copytree(tmp_path / "backup", gate.state)
+    with gate:
+        assert gate.json("query", device, "--from", "-1h") == rows
+        stored += simulated(gate)
+        wait_until(lambda: postgres.ask(COUNT, url) == [(stored,)])
+        devices = [device["name"] for device in gate.json("device", "list")]
+        assert sum(len(gate.json("query", name, "--from", "-1h")) for name in devices) == stored
+    assert "Traceback" not in gate.errors(), gate.errors()
 
 
 async def test_the_registry_goes_there(tmp_path: Path, postgres: Postgres, url: str):
