@@ -74,6 +74,10 @@ class Database:
             raise StateError(f"{self._path} was moved to {moved}: say in registry.url where that is")
         return self
 
+    async def __aexit__(self, *_: object) -> None:
+        if self._engine is not None:
+            await self._engine.dispose()
+
     def __str__(self) -> str:
         return str(self._path)
 
@@ -91,10 +95,6 @@ class Database:
     def _insert(self, table: Table) -> tuple[sqlite.Insert | postgresql.Insert, list[str]]:
         insert = postgresql.insert if self._opened.dialect.name == "postgresql" else sqlite.insert
         return insert(table), [column.name for column in table.primary_key]
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._engine is not None:
-            await self._engine.dispose()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:

@@ -32,7 +32,8 @@ _LOCK = 0x666C6565_74
 """Advisory lock of the process that owns the registry."""
 _STATEMENT_SECONDS = 15
 _DOUBT_SECONDS = 10.0
-_RETRY_SECONDS = 0.5
+_RETRY_SECONDS = 0.2
+_OWNER_SECONDS = 5.0
 _SETTINGS = {
     **OPTIONS["server_settings"],
     "search_path": "fleet",
@@ -155,7 +156,12 @@ class PostgresDatabase(Database):
             return
         lock, owned = await self._connect(), False
         try:
-            owned = await lock.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)
+            # Of one that has just ended, the server may not know it yet.
+            deadline = asyncio.get_running_loop().time() + _OWNER_SECONDS
+            while not (owned := await lock.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)):
+                if asyncio.get_running_loop().time() > deadline:
+                    break
+                await asyncio.sleep(_RETRY_SECONDS)
         finally:
             if not owned:
                 lock.terminate()

@@ -131,8 +131,9 @@ async def test_a_newer_schema(path, url, postgres):
             pass
 
 
-async def test_one_owner(path, url, postgres):
+async def test_one_owner(path, url, postgres, monkeypatch):
     """A second one is refused; who was taken over from, when its connections were lost, changes nothing any more."""
+    monkeypatch.setattr("fleet.registry.postgres._OWNER_SECONDS", 0.5)
     async with Registry(PostgresDatabase(path, url)) as first:
         await first.add(Kind.DEVICE, "a")
         with pytest.raises(StateInUseError, match="another fleetgate owns it"):
