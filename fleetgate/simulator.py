@@ -16,6 +16,7 @@ import aiomqtt
 import orjson
 
 _DAY_SECONDS = 86_400
+_YEAR_DAYS = 365.25
 _CONNECTING_AT_ONCE = 20
 _TIMEOUT_SECONDS = 15
 
@@ -77,7 +78,7 @@ class Report:
 
 
 class Readings:
-    """Plausible readings of one device: a daily curve of its own, noise, and a battery that runs down."""
+    """Plausible readings of one device: a daily curve of its own, seasons, noise, and a battery that runs down."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -90,12 +91,13 @@ class Readings:
         """The payload of a reading at this time."""
         noise = self._random.gauss
         curve = math.sin(2 * math.pi * now_seconds / _DAY_SECONDS + self._phase)
+        season = -math.cos(2 * math.pi * now_seconds / (_DAY_SECONDS * _YEAR_DAYS))
         self._battery = max(2.8, self._battery - 1e-5)
         self._count += 1
         reading = {
             "ts": int(now_seconds * 1000),
             "seq": self._count,
-            "temperature": round(self._mean + 6 * curve + noise(0, 0.2), 2),
+            "temperature": round(self._mean + 6 * curve + 7 * season + noise(0, 0.2), 2),
             "humidity": round(min(100, max(5, 55 - 20 * curve + noise(0, 1))), 1),
             "battery": round(self._battery + noise(0, 0.003), 3),
         }
@@ -108,11 +110,15 @@ async def simulate(
     *,
     rate: float,
     seconds: float,
+    past_seconds: float,
     qos: int,
     connected: Progress,
     sent: Progress,
 ) -> Report:
-    """Connect the devices to `address`, and send `rate` messages a second in all, for so many seconds."""
+    """Connect the devices to `address`, and send `rate` messages a second in all, for so many seconds.
+
+    With `past_seconds` they are readings of that time until now, evenly spread; otherwise of the moment.
+    """
     report = Report(len(devices))
     gate = asyncio.Semaphore(_CONNECTING_AT_ONCE)
     async with AsyncExitStack() as stack:
@@ -138,12 +144,15 @@ async def simulate(
         report.connected = sum(client is not None for client in clients)
         started = time.monotonic()
         interval = len(devices) / rate
+        ago = past_seconds / seconds
+        now = time.time()
+        measured = (lambda due: now - ago * (started + seconds - due)) if past_seconds else (lambda _due: time.time())
         async with asyncio.TaskGroup() as group:
             for position, (device, client) in enumerate(zip(devices, clients, strict=True)):
                 if client is not None:
                     first = started + interval * position / len(devices)
                     group.create_task(
-                        _send(device, client, report, first, interval, started + seconds, qos, sent, position)
+                        _send(device, client, report, first, interval, started + seconds, measured, qos, sent, position)
                     )
         report.seconds = time.monotonic() - started
     return report
@@ -156,6 +165,7 @@ async def _send(
     due: float,
     interval: float,
     end: float,
+    measured: Callable[[float], float],
     qos: int,
     sent: Progress,
     seed: int,
@@ -166,7 +176,7 @@ async def _send(
         await asyncio.sleep(max(0, due - time.monotonic()))
         try:
             report.sent += 1
-            await client.publish(topic, readings.at(time.time()), qos=qos)
+            await client.publish(topic, readings.at(measured(due)), qos=qos)
             report.acknowledged += 1
             report.latencies_ms.append((time.monotonic() - due) * 1000)
         except aiomqtt.MqttError as error:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
 
+from ingester.topics import native_topic
+
 T = TypeVar("T")
 
 NO_PACKET_ID = b"\0\0"
@@ -172,3 +174,8 @@ class Quarantined:
     id: int = 0
     codec: str = ""
     content_type: str = ""
+
+    @property
+    def read_as(self) -> str:
+        """Topic that says what it is telemetry of: its own, or the native one of its device and stream."""
+        return self.topic or native_topic(self.device, self.stream)

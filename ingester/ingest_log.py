@@ -49,7 +49,7 @@ class IngestLog:
                     "quarantined",
                     device=item.device,
                     stream=item.stream,
-                    topic=item.topic,
+                    topic=item.read_as,
                     reason=item.reason,
                     detail=item.detail,
                     bytes=len(item.payload),

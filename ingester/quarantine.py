@@ -7,7 +7,6 @@ from ingester.batch import Batch, Quarantined
 from ingester.decode import Limits, scan_batch
 from ingester.store import TelemetryStore
 from ingester.streams import Destination, Streams
-from ingester.topics import DEFAULT_STREAM
 
 _PAGE = 200
 
@@ -53,12 +52,7 @@ async def replay(
 
 def _destination(streams: Streams, item: Quarantined) -> Destination | None:
     """What a message is telemetry of today; never of another device than it came from."""
-    topic = item.topic
-    if not topic:
-        topic = f"devices/{item.device}/telemetry"
-        if item.stream != DEFAULT_STREAM:
-            topic += f"/{item.stream}"
-    found = streams.route(topic, item.device)
+    found = streams.route(item.read_as, item.device)
     if found is None or (item.device and found.device != item.device):
         return None
-    return streams.chosen(found, topic, item.content_type) if item.content_type else found
+    return streams.chosen(found, item.read_as, item.content_type) if item.content_type else found

@@ -14,6 +14,11 @@ TopicMap = Callable[[str], "tuple[str, str] | None"]
 """Topic name -> (device, stream), or None when the topic means neither."""
 
 
+def native_topic(device: str, stream: str) -> str:
+    """Topic by which a device publishes to a stream."""
+    return f"devices/{device}/telemetry" + (f"/{stream}" if stream != DEFAULT_STREAM else "")
+
+
 def topic_map(templates: tuple[str, ...] = NATIVE_TEMPLATES) -> TopicMap:
     """Compile templates; the first that matches decides.
 

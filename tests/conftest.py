@@ -1,12 +1,10 @@
 """Options, and the servers that tests need."""
 
-import os
-import shutil
-
 import pytest
 from hypothesis import settings
 
-from tests.postgres import PATH, Postgres
+from tests import programs
+from tests.postgres import Postgres
 
 settings.register_profile("machines are noisy", deadline=None)
 settings.load_profile("machines are noisy")
@@ -38,14 +36,5 @@ def new_database(postgres):
 
 @pytest.fixture(scope="session")
 def need():
-    """A check that a program is installed: without it a test skips at a desk and fails in CI."""
-
-    def check(*programs: str) -> None:
-        for program in programs:
-            if shutil.which(program, path=PATH) is None:
-                message = f"{program} is not installed"
-                if os.environ.get("CI") == "true":
-                    pytest.fail(message)
-                pytest.skip(message)
-
-    return check
+    """A check that a program is installed."""
+    return programs.need

@@ -33,6 +33,9 @@ def simulate(
     devices: Annotated[int, typer.Option(min=1, max=100_000, help="How many devices.")] = 10,
     rate: Annotated[float, typer.Option(min=0.001, help="Messages a second, of all devices together.")] = 10,
     duration: Annotated[float, typer.Option(min=0.1, help="Seconds.")] = 60,
+    days: Annotated[
+        float, typer.Option(min=0, max=3660, help="Readings of so many days until now, instead of the moment.")
+    ] = 0,
     qos: Annotated[int, typer.Option(min=0, max=2, help="MQTT quality of service.")] = 1,
     state: StateOption = None,
     config: ConfigOption = None,
@@ -43,13 +46,17 @@ def simulate(
     json: JsonOption = False,
 ) -> None:
     """Send plausible readings from simulated devices; report rate, latency of acknowledgement, and errors."""
-    summary = run(_simulate(target_of(context, state, config), devices, rate, duration, qos, serve=serve)).summary()
+    summary = run(
+        _simulate(target_of(context, state, config), devices, rate, duration, days, qos, serve=serve)
+    ).summary()
     print_one(summary, as_json=json)
     if summary["errors"]:
         raise typer.Exit(1)
 
 
-async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: int, *, serve: bool) -> Report:
+async def _simulate(
+    on: Target, count: int, rate: float, seconds: float, days: float, qos: int, *, serve: bool
+) -> Report:
     async with AsyncExitStack() as stack:
         if not await is_served(on):
             say(f"no server runs on {on.state.path}: one is started for the time of the simulation")
@@ -72,6 +79,7 @@ async def _simulate(on: Target, count: int, rate: float, seconds: float, qos: in
             (reachable_host(host), port),
             rate=rate,
             seconds=seconds,
+            past_seconds=days * 86_400,
             qos=qos,
             connected=lambda steps: bars.advance(connecting, steps),
             sent=lambda steps: bars.advance(sending, steps),

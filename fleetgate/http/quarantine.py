@@ -101,7 +101,7 @@ def _view(item: Quarantined) -> dict[str, Any]:
         "received": iso(item.received),
         "device": item.device,
         "stream": item.stream,
-        "topic": item.topic,
+        "topic": item.read_as,
         "reason": item.reason,
         "detail": item.detail,
         "codec": item.codec or "json",

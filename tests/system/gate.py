@@ -16,6 +16,7 @@ from typing import Any
 
 import aiomqtt
 
+from tests.programs import need
 from tests.waiting import wait_until
 
 FLEETGATE = [sys.executable, "-W", "error", "-m", "fleetgate"]
@@ -194,6 +195,7 @@ class Gate:
 
     def mosquitto(self, name: str, *arguments: str, program: str = "mosquitto_pub") -> list[str]:
         """Command line of a mosquitto client with a device's certificate."""
+        need(program)
         host, port = self.mqtt
         files = [
             "--cafile",

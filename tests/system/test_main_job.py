@@ -239,6 +239,16 @@ def test_simulate_reports(need, fresh: Gate):
     assert len(stored) == report["acknowledged"]
 
 
+def test_simulate_a_year(need, fresh: Gate):
+    """Readings of the days asked for, as many of each, which are there to be asked in SQL."""
+    report = fresh.json("simulate", "--devices", "2", "--rate", "365", "--duration", "2", "--days", "365")
+    asked = "month(time) AS month, count(*) AS n, avg(value) AS mean FROM readings WHERE field = 'temperature'"
+    months = {row["month"]: row for row in fresh.json("sql", f"SELECT {asked} GROUP BY month")}
+    assert sum(row["n"] for row in months.values()) == report["acknowledged"] == report["sent"] >= 728
+    assert [50 <= row["n"] <= 64 for row in months.values()] == [True] * 12
+    assert months[7]["mean"] - months[1]["mean"] > 10
+
+
 def test_doctor(gate: Gate, tmp_path):
     """On a served folder everything is well; on a damaged one it says what is broken."""
     found = {finding["check"]: finding["status"] for finding in gate.json("doctor")}
