@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ingester.history.model import RollupFile, SealedFile
+from ingester.history.rules import Rules
 
 
 class Form(StrEnum):
@@ -54,6 +55,8 @@ class Question:
     """What $since and $until stand for, in microseconds since 1970-01-01 UTC."""
     chosen: list[str] = field(default_factory=list)
     """Names in the table `chosen`."""
+    rules: Rules = field(default_factory=Rules)
+    """What becomes of readings that are there twice."""
 
 
 @dataclass(frozen=True, slots=True)

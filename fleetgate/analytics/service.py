@@ -76,6 +76,7 @@ class Analytics:
                     await self._devices() if _DEVICES in sql.lower() else {name: [] for name in _COLUMNS},
                     window,
                     list(chosen),
+                    self._store.rules(),
                 )
                 answer = await ask_process(question)
         if answer.error:

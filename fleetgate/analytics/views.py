@@ -3,15 +3,16 @@
 Files come as Arrow datasets, journal rows and devices as Arrow tables: DuckDB itself opens nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from fleetgate.analytics.duplicates import overlapping, resolved
+from fleetgate.analytics.parts import TIME, Part
 from fleetgate.analytics.question import Question
 from fleetgate.analytics.quoting import quoted_name, quoted_path, quoted_text
 from ingester.history.columns import table_of
@@ -21,40 +22,31 @@ from ingester.history.rules import Rules
 
 _RESERVED = {"messages", "readings", "devices", "rollups"}
 _OWN = ("device", "time", "received", "position", "device_time", "marks")
+_KINDS = {"BIGINT": "integer", "UBIGINT": "integer", "DOUBLE": "number", "BOOLEAN": "boolean", "VARCHAR": "text"}
+"""What json_each says of a value."""
+_INTEGERS = 2**63
 _SQL = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN", "text": "VARCHAR"}
-_TIME = pa.timestamp("us", tz="UTC")
 _EMPTY = {
-    "device": pa.string(), "stream": pa.string(), "time": _TIME, "received": _TIME, "position": pa.int32(),
-    "device_time": _TIME, "marks": pa.string(), "more": pa.string(), "payload": pa.binary(),
+    "device": pa.string(), "stream": pa.string(), "time": TIME, "received": TIME, "position": pa.int32(),
+    "device_time": TIME, "marks": pa.string(), "more": pa.string(), "payload": pa.binary(),
 }  # fmt: skip
 
 
 _SUMS = {
-    "level": pa.string(), "device": pa.string(), "stream": pa.string(), "field": pa.string(), "time": _TIME,
+    "level": pa.string(), "device": pa.string(), "stream": pa.string(), "field": pa.string(), "time": TIME,
     "count": pa.int64(), "min": pa.float64(), "max": pa.float64(), "sum": pa.float64(), "last": pa.float64(),
-    "last_time": _TIME,
+    "last_time": TIME,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A table or dataset that DuckDB knows as `name`: of one stream, or of many (its rows say which)."""
-
-    name: str
-    stream: str
-    fields: dict[str, str]
-
-    @property
-    def of_stream(self) -> str:
-        """SQL of the stream of a row."""
-        return "stream" if self.stream == MIXED else quoted_text(self.stream)
 
 
 def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
     """Make all views."""
-    parts = [*_files(connection, question.folder, question.files), *_journal(connection, question)]
+    journal = _journal(question)
+    twice = overlapping(question.files, journal, question.rules)
+    parts = [*_files(connection, question, twice), *_tables(connection, journal)]
+    parts = resolved(connection, parts, question.rules)
     connection.register("nothing", pa.table({name: pa.array([], kind) for name, kind in _EMPTY.items()}))
-    parts.append(_Part("nothing", MIXED, {}))
+    parts.append(Part("nothing", MIXED, {}))
     connection.execute(f"CREATE VIEW messages AS {' UNION ALL '.join(map(_messages, parts))}")
     connection.execute(f"CREATE VIEW readings AS {' UNION ALL '.join(_readings(parts))}")
     connection.execute(f"CREATE VIEW rollups AS {_rollups(connection, question)}")
@@ -62,8 +54,9 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
     connection.register("devices_now", _typed(pa.table(question.devices)))
     connection.execute("CREATE VIEW devices AS SELECT * FROM devices_now")
     connection.execute("CREATE SCHEMA streams")
-    for stream in sorted({part.stream for part in parts} - {MIXED}):
-        sql = _stream(stream, parts)
+    own = {part.stream: dict[str, set[str]]() for part in parts if part.stream != MIXED}
+    for stream, types in sorted((own | _shared(connection, parts, question.sql)).items()):
+        sql = _stream(stream, parts, types)
         connection.execute(f"CREATE VIEW streams.{quoted_name(stream)} AS {sql}")
         if stream.lower() not in _RESERVED and not stream.lower().startswith("part_"):
             connection.execute(f"CREATE VIEW IF NOT EXISTS main.{quoted_name(stream)} AS {sql}")
@@ -73,30 +66,36 @@ def _typed(devices: pa.Table) -> pa.Table:
     """Times as times: they come as microseconds."""
     for name in ("last_seen", "created"):
         if (at := devices.schema.get_field_index(name)) >= 0:
-            devices = devices.set_column(at, name, devices.column(at).cast(pa.int64()).cast(_TIME))
+            devices = devices.set_column(at, name, devices.column(at).cast(pa.int64()).cast(TIME))
     return devices
 
 
-def _files(connection: "duckdb.DuckDBPyConnection", folder: Path, files: Sequence[SealedFile]) -> Iterator[_Part]:
+def _files(connection: "duckdb.DuckDBPyConnection", question: Question, doubtful: set[str]) -> Iterator[Part]:
     """Files with the same columns are one dataset."""
-    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[SealedFile]] = {}
-    for file in files:
-        groups.setdefault((file.stream, tuple(sorted(file.fields.items()))), []).append(file)
-    for number, ((stream, fields), group) in enumerate(groups.items()):
+    groups: dict[tuple[str, bool, tuple[tuple[str, str], ...]], list[SealedFile]] = {}
+    for file in question.files:
+        key = file.stream, file.path in doubtful, tuple(sorted(file.fields.items()))
+        groups.setdefault(key, []).append(file)
+    for number, ((stream, doubt, fields), group) in enumerate(groups.items()):
         name = f"part_{number}"
-        connection.register(name, ds.dataset([str(folder / file.path) for file in group], format="parquet"))
-        yield _Part(name, stream, dict(fields))
+        connection.register(name, ds.dataset([str(question.folder / file.path) for file in group], format="parquet"))
+        yield Part(name, stream, dict(fields), doubt)
 
 
-def _journal(connection: "duckdb.DuckDBPyConnection", question: Question) -> Iterator[_Part]:
+def _journal(question: Question) -> dict[str, list[Reading]]:
+    """Readings that are not sealed, by stream."""
     streams: dict[str, list[Reading]] = {}
     for reading in journal_readings(question.journal, question.until, Rules(keep_payload=True)):
         streams.setdefault(reading.stream, []).append(reading)
+    return streams
+
+
+def _tables(connection: "duckdb.DuckDBPyConnection", streams: Mapping[str, Sequence[Reading]]) -> Iterator[Part]:
     for number, (stream, readings) in enumerate(streams.items()):
         table, fields = table_of(readings)
         name = f"part_journal_{number}"
         connection.register(name, table)
-        yield _Part(name, stream, fields)
+        yield Part(name, stream, fields, doubtful=True)
 
 
 def _rollups(connection: "duckdb.DuckDBPyConnection", question: Question) -> str:
@@ -115,11 +114,11 @@ def _rollups(connection: "duckdb.DuckDBPyConnection", question: Question) -> str
     )
 
 
-def _messages(part: _Part) -> str:
+def _messages(part: Part) -> str:
     return f"SELECT device, {part.of_stream} AS stream, time, received, payload FROM {part.name} WHERE position = 0"
 
 
-def _readings(parts: Iterable[_Part]) -> Iterator[str]:
+def _readings(parts: Iterable[Part]) -> Iterator[str]:
     for part in parts:
         head = f"SELECT device, {part.of_stream} AS stream, time"
         for field, kind in part.fields.items():
@@ -130,18 +129,37 @@ def _readings(parts: Iterable[_Part]) -> Iterator[str]:
                 f" CAST({text} AS VARCHAR) AS text FROM {part.name} WHERE {column} IS NOT NULL"
             )
         yield (
-            f"{head}, more_.key, CASE WHEN more_.type = 'BOOLEAN' THEN CAST(more_.value = 'true' AS DOUBLE)"
-            " WHEN more_.type IN ('BIGINT', 'UBIGINT', 'DOUBLE') THEN CAST(more_.value AS DOUBLE) END,"
-            " CASE WHEN more_.type = 'VARCHAR' THEN more_.value ->> '$' END"
+            f"{head}, more_.key AS field, CASE WHEN more_.type = 'BOOLEAN' THEN CAST(more_.value = 'true' AS DOUBLE)"
+            " WHEN more_.type IN ('BIGINT', 'UBIGINT', 'DOUBLE') THEN CAST(more_.value AS DOUBLE) END AS value,"
+            " CASE WHEN more_.type = 'VARCHAR' THEN more_.value ->> '$' END AS text"
             f" FROM {part.name}, json_each(more) AS more_ WHERE more IS NOT NULL AND more_.type <> 'NULL'"
         )
 
 
-def _stream(stream: str, parts: Iterable[_Part]) -> str:
-    """All readings of a stream: a column for each field, of a type that holds what any of its files has."""
+def _shared(
+    connection: "duckdb.DuckDBPyConnection", parts: Iterable[Part], question: str
+) -> dict[str, dict[str, set[str]]]:
+    """Streams in shared files that the question names, and the types of their fields: only their values say them."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for part in parts:
+        if part.stream != MIXED:
+            continue
+        streams = connection.execute(f"SELECT DISTINCT stream FROM {part.name}").fetchall()
+        for stream in [stream for (stream,) in streams if stream.lower() in question.lower()]:
+            types = found.setdefault(stream, {})
+            fields = f"{part.name}, json_each(more) AS more_ WHERE stream = {quoted_text(stream)}"
+            for name, kind in connection.execute(f"SELECT DISTINCT more_.key, more_.type FROM {fields}").fetchall():
+                if kind in _KINDS and name.lower() not in _EMPTY:
+                    types.setdefault(name, set()).add(_KINDS[kind])
+    return found
+
+
+def _stream(stream: str, parts: Iterable[Part], types: dict[str, set[str]]) -> str:
+    """All readings of a stream: a column for each field, of a type that holds what any of its files has, and `types`
+    say.
+    """
     mine = [part for part in parts if part.stream == stream]
     shared = [part for part in parts if part.stream == MIXED]
-    types: dict[str, set[str]] = {}
     for part in mine:
         for field, kind in part.fields.items():
             types.setdefault(field, set()).add(kind)
@@ -166,7 +184,9 @@ def _wide(kinds: set[str]) -> str:
 
 
 def json_value(value: Any) -> Any:
-    """A value of a result as JSON has it."""
+    """A value of a result as JSON has it. A decimal, as sums of integers are, is a number, or text beyond 64 bits."""
+    if isinstance(value, Decimal):
+        return float(value) if value % 1 else int(value) if abs(value) < _INTEGERS else str(value)
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -48,6 +49,44 @@ async def filled(client, core):
     await store(core, "a", "default", b'{"t": 5.5, "on": false}', b'{"t": "warm"}', first=10)
     await store(core, "b", "messages", b'{"v": 1}')
     return client
+
+
+@pytest.mark.parametrize("sealed", ["nothing", "first", "apart", "together"])
+@pytest.mark.parametrize("name", ["s", "s" * 201])
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("keep", ['{"a":1}', '{"a":2,"b":2}', '{"b":3}']), ("merge", ['{"a":2,"b":3}']), ("drop", ['{"a":1}'])],
+)
+async def test_readings_of_one_time(client, core, policy: str, expected: list[str], name: str, sealed: str):
+    """As the stream's rule says, in the journal, in files of their own, in shared ones; others are not touched."""
+    body = {"filter": f"devices/{{device}}/telemetry/{name}", "codec": "json", "stream": name, "duplicates": policy}
+    answer = await client.put("/api/v1/streams/s", json=body)
+    assert answer.status_code == 200, answer.text
+    for number, payload in enumerate((b'{"a":1}', b'{"a":2,"b":2}', b'{"b":3}')):
+        for device in ("a", "b" * number + "c"):
+            await store(core, device, name, b'{"ts":%d,' % (T // SECOND) + payload[1:], first=number)
+        await store(core, "a", "default", payload)
+        if sealed == "apart" or (sealed == "first" and not number):
+            await core.sealer.seal(fresh_seconds=-1e6)
+    if sealed == "together":
+        await core.sealer.seal(fresh_seconds=-1e6)
+    fields = f"SELECT field, value FROM readings WHERE device = 'a' AND stream = '{name}' ORDER BY ALL"
+    wanted = sorted(item for one in expected for item in orjson.loads(one).items())
+    assert [(row["field"], row["value"]) for row in await rows(client, fields)] == wanted
+    counted = "SELECT stream, count(*) AS n FROM messages WHERE device = 'a' GROUP BY 1 ORDER BY 1"
+    assert await rows(client, counted) == [{"stream": "default", "n": 3}, {"stream": name, "n": len(expected)}]
+    others = f"SELECT count(*) AS n FROM messages WHERE device <> 'a' AND stream = '{name}'"
+    assert await rows(client, others) == [{"n": 3}]
+    sums = {key: sum(orjson.loads(one).get(key, 0) for one in expected) for key in dict(wanted)}
+    asked = ", ".join(f"sum({key}) AS {key}" for key in sums)
+    assert await rows(client, f"SELECT {asked} FROM \"{name}\" WHERE device = 'a'") == [sums]
+
+
+async def test_numbers_are_numbers(filled):
+    """Decimals too, which is what sums of integers are; beyond 64 bits they are text, so that nothing is lost."""
+    asked = f"SELECT sum(rssi) AS whole, 1.25 AS part, 2::HUGEINT ** 70 AS power, {2**63 - 1}::HUGEINT * 8 AS huge"
+    (found,) = await rows(filled, f'{asked} FROM streams."radio/x"')
+    assert found == {"whole": -70, "part": 1.25, "power": 2.0**70, "huge": str(2**66 - 8)}
 
 
 async def test_the_views(filled):
