@@ -50,7 +50,7 @@ def write(folder: Path, place: PurePosixPath, name: str, readings: Sequence[Read
 def write_table(folder: Path, path: PurePosixPath, table: pa.Table, order: Sequence[str]) -> tuple[int, str]:
     """Write a sorted table to `folder`/`path`: its bytes and SHA-256. Synced, and under its name when it is whole."""
     target = folder / path
-    _make(target.parent, folder)
+    _make(target.parent)
     partial = target.with_suffix(".partial")
     with partial.open("wb") as file:
         _write_columns(table, file, order)
@@ -82,11 +82,12 @@ def _write_columns(table: pa.Table, file: Any, order: Sequence[str]) -> None:
     )
 
 
-def _make(folder: Path, above: Path) -> None:
+def _make(folder: Path) -> None:
+    """With all folders above it that are missing, each of which is there after a power cut."""
     if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for made in (*folder.relative_to(above).parents, folder.relative_to(above)):
-            _sync(above / made)
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        _sync(folder.parent)
 
 
 def _sync(folder: Path) -> None:

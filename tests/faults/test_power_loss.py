@@ -41,7 +41,8 @@ async def main():
 
 asyncio.run(main())
 """
-CALL = re.compile(r"^\d+ +(pwrite64|fdatasync|fsync|ftruncate|write|unlink)\((.*)\) += (\d+)")
+TRACED = "pwrite64,fdatasync,fsync,ftruncate,write,rename,mkdir,unlink"
+CALL = re.compile(rf"^\d+ +({TRACED.replace(',', '|')})\((.*)\) += (\d+)")
 SECTOR = 512
 
 
@@ -92,6 +93,19 @@ async def found(folder: Path) -> list[int]:
         return [row.fields["n"] async for rows in store.rows(Selection("d")) for row in rows]
 
 
+async def traced(script: str, folder: Path, trace: Path) -> list[str]:
+    """What a script did to files: a line for each call, texts in hexadecimal."""
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["strace", "-f", "-y", "-xx", "-s", "2000000", "-o", trace, "-e", f"trace={TRACED}", sys.executable, "-c",
+         script, folder],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("ack") == MESSAGES
+    return trace.read_text().splitlines()
+
+
 @pytest.mark.timeout(1800)
 async def test_power_cut_at_every_write_and_sync(need, tmp_path: Path, long: bool):
     """Three disks for each instant: only what was synced; all that was written; all, the last write torn."""
@@ -101,17 +115,8 @@ async def test_power_cut_at_every_write_and_sync(need, tmp_path: Path, long: boo
     migrate(folder / "journal.db")
     # The file as it is before the run is on the disk; -y shows which file a descriptor is of.
     disk = Disk(synced={path.name: bytearray(path.read_bytes()) for path in folder.iterdir()})
-    trace = tmp_path / "trace"
-    done = await asyncio.to_thread(
-        subprocess.run,
-        ["strace", "-f", "-y", "-xx", "-s", "2000000", "-o", trace, "-e",
-         "trace=pwrite64,fdatasync,fsync,ftruncate,write", sys.executable, "-c", SCRIPT, folder],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("ack") == MESSAGES
     cuts = 0
-    for number, line in enumerate(trace.read_text().splitlines()):
+    for number, line in enumerate(await traced(SCRIPT, folder, tmp_path / "trace")):
         if not replay(disk, line):
             continue
         if not long and number % 61:
@@ -130,27 +135,33 @@ async def test_power_cut_at_every_write_and_sync(need, tmp_path: Path, long: boo
     assert cuts > 20
 
 
-def replay(disk: Disk, line: str) -> bool:
-    """Apply one line of the trace; whether it changed the disk."""
+def parsed(line: str) -> tuple[str, str, str, int] | None:
+    """(call, the file it was given as a descriptor, arguments, result) of a line of the trace."""
     match = CALL.match(line)
     if match is None:
         assert "unfinished" not in line or "journal.db" not in line, line
-        return False
+        return None
     call, arguments, result = match.groups()
     path = re.search(r"<([^>]*)>", arguments)
-    name = (
-        bytes.fromhex(path[1].replace("\\x", "")).decode() if path and "\\x" in path[1] else (path[1] if path else "")
-    )
+    name = path[1] if path else ""
+    return call, bytes.fromhex(name.replace("\\x", "")).decode() if "\\x" in name else name, arguments, int(result)
+
+
+def replay(disk: Disk, line: str) -> bool:
+    """Apply one line of the trace; whether it changed the disk."""
+    if (found := parsed(line)) is None:
+        return False
+    call, name, arguments, result = found
     base = name.rsplit("/", 1)[-1]
     if call == "write" and arguments.startswith("2<"):
-        text = _data(arguments)
+        text = data(arguments)
         if text.startswith(b"ack "):
             disk.acknowledged = int(text.split()[1]) + 1
         return False
     if base not in {"journal.db", "journal.db-wal"}:
         return False
     if call == "pwrite64":
-        disk.write(base, int(arguments.rsplit(", ", 1)[1], 0), _data(arguments)[: int(result)])
+        disk.write(base, int(arguments.rsplit(", ", 1)[1], 0), data(arguments)[:result])
     elif call in {"fdatasync", "fsync"}:
         disk.sync(base)
     elif call == "ftruncate":
@@ -158,6 +169,7 @@ def replay(disk: Disk, line: str) -> bool:
     return True
 
 
-def _data(arguments: str) -> bytes:
+def data(arguments: str) -> bytes:
+    """The bytes in a call's arguments."""
     text = arguments[arguments.index('"') + 1 : arguments.rindex('"')]
     return bytes.fromhex(text.replace("\\x", ""))
