@@ -64,6 +64,8 @@ class Sealer:
         self._clock = clock
         self._worker = Worker(_LOWEST)
         self._left_alone: set[str] = set()
+        self._unfinished: set[str] = set()
+        """Names of files that are written, or were in a round that came to nothing."""
         self._task: asyncio.Task[None] | None = None
         self.sealed_messages = 0
         self.failures = 0
@@ -106,7 +108,7 @@ class Sealer:
         fresh = self._policy.fresh_seconds if fresh_seconds is None else fresh_seconds
         store = self._store
         async with store.changing:
-            await store.catalogue.load()  # a change may have come to its end though it said it failed
+            await self._tidy()
         before = await store.catalogue.newest_before(self._clock() - int(fresh * 1e6), store.sealed)
         until, total = min(before, store.sealable), 0
         while store.sealed < until:
@@ -126,7 +128,7 @@ class Sealer:
     async def merge(self) -> int:
         """Merge small files of one stream and day. Returns how many files went into others."""
         async with self._store.changing:
-            await self._store.catalogue.load()
+            await self._tidy()
         total = 0
         while True:
             async with self._store.changing:
@@ -136,6 +138,15 @@ class Sealer:
             await self._store.retire(gone)
             total += len(gone)
 
+    async def _tidy(self) -> None:
+        """Delete what rounds left that came to nothing: an outage of hours must not fill the disk."""
+        await self._store.catalogue.load()  # a change may have come to its end though it said it failed
+        if self._unfinished:
+            for path in await asyncio.to_thread(self._store.unknown):
+                if path.name.partition(".")[0] in self._unfinished:
+                    await asyncio.to_thread(path.unlink)
+            self._unfinished.clear()
+
     async def _merge_some(self) -> Sequence[SealedFile | RollupFile] | None:
         """Files that went into others, none where one of them is damaged; None: there is nothing to merge."""
         store = self._store
@@ -143,22 +154,25 @@ class Sealer:
             if group := self._mergeable(files):
                 return await self._merge_group(group)
         if sums := self._mergeable(store.catalogue.rollups):
-            made = await self._merged(f"{_HERE}.rollup:merge_rollups", store.folder, _name(sums), sums)
+            name = self._named(_merged_name(sums))
+            made = await self._merged(f"{_HERE}.rollup:merge_rollups", store.folder, name, sums)
             if made is None:
                 return []
             await store.catalogue.replace_rollups(sums, made)
+            self._unfinished.discard(name)
             return sums
         return None
 
     async def _merge_group(self, group: list[SealedFile]) -> Sequence[SealedFile]:
         store = self._store
-        job = Merge(store.folder, _name(group), group, self._rules())
+        job = Merge(store.folder, self._named(_merged_name(group)), group, self._rules())
         merged = await self._merged(f"{_HERE}.compact:merge", job)
         if merged is None:
             return []
         if group[0].copied:
             merged = await store.register(merged, 0)
         await store.catalogue.replace(group, merged)
+        self._unfinished.discard(job.name)
         log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
         return group
 
@@ -176,16 +190,23 @@ class Sealer:
         store, catalogue = self._store, self._store.catalogue
         if store.sealed >= until:
             return 0
-        name = f"{store.sealed + 1:012d}-{secrets.token_hex(4)}"
+        name = self._named(f"{store.sealed + 1:012d}")
         journal = store.folder.parent / "journal.db"
         job = Job(journal, store.folder, name, store.sealed, until, self._policy.messages, self._rules())
         sealed: Sealed = await self._worker.call(f"{_HERE}.seal:seal", job)
         await catalogue.remember(sealed.remembered)
         files = await store.register(sealed.files, sealed.until)
         await catalogue.add(files, sealed.rollups, sealed.until)
+        self._unfinished.discard(name)
         self.sealed_messages += sealed.messages
         log.info("sealed", messages=sealed.messages, files=len(sealed.files), journal_until=sealed.until)
         return sealed.messages
+
+    def _named(self, kind: str) -> str:
+        """A name that nothing else has, for files that are not finished."""
+        name = f"{kind}-{secrets.token_hex(4)}"
+        self._unfinished.add(name)
+        return name
 
     def _mergeable(self, files: Iterable[F]) -> list[F]:
         """Neighbours of one folder that are about as large, so that each reading is written again a few times only."""
@@ -235,9 +256,9 @@ class Sealer:
             await asyncio.sleep(self._policy.look_seconds)
 
 
-def _name(files: Sequence[SealedFile] | Sequence[RollupFile]) -> str:
-    """Of what they become; nothing else is called so."""
-    return f"{max(file.id for file in files):012d}m-{secrets.token_hex(4)}"
+def _merged_name(files: Sequence[SealedFile] | Sequence[RollupFile]) -> str:
+    """Of what they become."""
+    return f"{max(file.id for file in files):012d}m"
 
 
 def _oldest(files: Sequence[SealedFile]) -> Sequence[SealedFile]:

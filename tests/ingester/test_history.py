@@ -1,7 +1,8 @@
 """Sealing: when, what becomes of what was killed in the middle, merging, damage, readers meanwhile."""
 
 import asyncio
-from contextlib import asynccontextmanager
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,23 @@ async def test_sealed_by_itself(tmp_path: Path):
         sealer.start()
         await until(lambda: sealer.sealed_messages == 1)
         assert await numbers(store, Selection("a")) == [*range(10), 170]
+
+
+async def test_a_journal_that_is_locked(tmp_path: Path):
+    """By another process, while it is sealed and merged: again later, and nothing is lost, or there twice."""
+    policy = Policy(messages=10, look_seconds=0.01, age_seconds=0, merge_files=2)
+    async with opened(tmp_path, policy) as (store, sealer):
+        await store.write(batch("a", 0, 50), [])
+        with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            sealer.start()
+            await until(lambda: sealer.failures > 3, 30)
+            assert await numbers(store, Selection("a")) == list(range(50))
+            assert len(store.unknown()) <= 1 + len(LEVELS)  # those of the last round
+            other.execute("COMMIT")
+        await until(lambda: sealer.sealed_messages == 50 and len(store.catalogue.files) < 5, 30)
+        assert await numbers(store, Selection("a")) == list(range(50))
+        await until(lambda: store.unknown() == [])
 
 
 async def test_many_streams_and_days_share_files(tmp_path: Path):
