@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,15 @@ def mark_moved(path: Path, to: str) -> None:
                 connection.execute(facts.insert(), [{"name": "moved", "value": to}])
     finally:
         engine.dispose()
+
+
+def moved_to(path: Path) -> str | None:
+    """Where the registry of a fleet.db, as it is, was moved to; None: nowhere."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():
+            return None  # of an older version
+        found = connection.execute("SELECT value FROM facts WHERE name = 'moved'").fetchone()
+    return None if found is None else str(found[0])
 
 
 def digest_of(rows: Rows) -> str:

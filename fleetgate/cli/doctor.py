@@ -14,6 +14,7 @@ import typer
 
 from fleet.authority import read_certificate
 from fleet.errors import InvalidCertificateError
+from fleet.registry.moving import moved_to
 from fleetgate.addresses import parse_bind
 from fleetgate.cli.output import print_json, print_table
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, target
@@ -68,7 +69,7 @@ def _findings(on: Target) -> Iterator[Finding]:
     if url := on.settings.registry.url.get_secret_value():
         yield _postgres(url, "registry in postgres", "devices that are known go on")
     else:
-        yield _database("registry", on.state.fleet_db)
+        yield _registry(on.state.fleet_db)
     yield _database("sessions", on.state.mqtt_db)
     yield _database("telemetry", on.state.telemetry / "journal.db")
     if url := on.settings.store.url.get_secret_value():
@@ -147,6 +148,14 @@ def _files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     detail = f"{soft} open files allowed (hard limit {hard}): about as many connections"
     return Finding("file limit", "ok" if soft >= _FILES else "warning", detail)
+
+
+def _registry(path: Path) -> Finding:
+    found = _database("registry", path)
+    moved = moved_to(path) if found.status == "ok" else None
+    if moved is None:
+        return found
+    return Finding(found.check, "error", f"{path} was moved to {moved}: say in registry.url where that is")
 
 
 def _database(name: str, path: Path) -> Finding:

@@ -152,6 +152,9 @@ async def test_the_registry_goes_there(tmp_path: Path, postgres: Postgres, url: 
         ]
         found = {entry["check"]: entry for entry in gate.json("doctor")}
         assert found["registry in postgres"]["status"] == "ok", found
+        done = Gate(gate.state.parent).run("doctor", "--json", check=False)
+        (told,) = [entry for entry in json.loads(done.stdout) if entry["check"] == "database registry"]
+        assert (done.returncode, "was moved to" in told["detail"]) == (1, True), told
         second = Gate(tmp_path / "second", environment=gate.environment)
         refused = second.run("device", "list", check=False)
         assert (refused.returncode, "another fleetgate owns it" in refused.stderr) == (1, True), refused.stderr
