@@ -29,6 +29,7 @@ log = structlog.get_logger("fleetgate.source")
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SESSION_SECONDS = 7 * 86_400
 _RECEIVE_MAXIMUM = 10_000
+_CANCEL_SECONDS = 1
 _DRAIN_SECONDS = 1.5
 _NOTHING = "fleetgate/nothing"
 """A filter nobody subscribes to."""
@@ -163,14 +164,16 @@ class MqttSource:
                     await self._client.unsubscribe(_NOTHING)
         except (TimeoutError, aiomqtt.MqttError) as error:
             log.warning("source not drained", source=self.name, messages=self._outstanding, error=str(error))
-        tasks = [task for task in (self._task, self._holding) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        tasks = {task for task in (self._task, self._holding) if task is not None}
+        while tasks:
+            # Again and again: Python 3.11's wait_for, which the client uses, can swallow a cancellation, and what the
+            # client waits for next may never come.
+            for task in tasks:
+                task.cancel()
+            _done, tasks = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
 
     async def _run(self) -> None:
         attempt = 0
-        # Python 3.11's wait_for, which the client uses, can swallow the cancellation: so it is not relied on alone.
         while not self._stopping:
             try:
                 await self._session()
