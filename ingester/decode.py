@@ -103,6 +103,8 @@ def scan(payloads: list[bytes], received: list[int], limits: Limits) -> tuple[li
     ends: list[int] = []
     bad: list[Bad] = []
     loads, max_bytes, max_depth = orjson.loads, limits.max_bytes, limits.max_depth
+    # An object with as many colons as names has no name twice, and none in objects inside it: only arrays make it deep.
+    deep = ord("[") if max_depth > 1 else ord("{")
     for index, payload in enumerate(payloads):
         arrived = received[index]
         try:
@@ -111,9 +113,11 @@ def scan(payloads: list[bytes], received: list[int], limits: Limits) -> tuple[li
             if (
                 type(value) is not dict
                 or len(payload) > max_bytes
-                or shape.count(b"{") > max_depth
                 or (shape.find(_DIGITS) >= 0 and _maybe_big(shape))  # `in` tries a number first, for 0.2 us
-                or (payload.count(b":") != len(value) and _maybe_twice(payload, value))
+                or (
+                    ((more := payload.count(b":") != len(value)) or deep in payload)
+                    and (shape.count(b"{") > max_depth or (more and _maybe_twice(payload, value)))
+                )
             ):
                 first, last = _span(parse(payload, limits), arrived)
             elif (ts := value.get("ts")) is None:

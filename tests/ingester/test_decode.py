@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingester.decode import DecodeError, Limits, found_at, readings, scan, stored_readings, time_us
+from ingester.decode import DecodeError, Limits, found_at, parse, readings, scan, stored_readings, time_us
 
 NOW = 1_795_392_000_000_000  # 2026-11-23T00:00:00Z
 LIMITS = Limits()
@@ -166,3 +166,23 @@ def test_what_is_stored_is_not_judged_again():
     )
     with pytest.raises(DecodeError):
         stored_readings(b"[1]", NOW, None)
+
+
+@pytest.mark.parametrize("max_depth", [1, 2, 3, 16])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"a":1}', b'{"a":{}}', b'{"a":[]}', b'{"a":[[]]}', b'{"a":{"b":1}}', b'{"a":[{}]}', b'{"a":[{},[{}]],"b":2}',
+        b'{"a":":"}', b'{"a":1,"a":2}', b'{"a":{"b":1,"b":2}}', b'{"a":1,"a":":"}', b'{"a":[1,2],"a":":"}', b"{}",
+        b'{"a":[{"b":1,"b":2}]}', b'{"a":"[[[[[[[[[[[[[[[[["}', b'{"a":' + b"[" * 16 + b"]" * 16 + b"}",
+    ],
+)  # fmt: skip
+def test_the_quick_checks_say_what_the_thorough_ones_do(payload: bytes, max_depth: int):
+    """However deep, whatever is there twice, wherever colons and brackets are."""
+    limits = Limits(max_depth=max_depth)
+    try:
+        parse(payload, limits)
+        wanted = []
+    except DecodeError as error:
+        wanted = [error.reason]
+    assert [bad.reason for bad in scan([payload], [NOW], limits)[2]] == wanted
