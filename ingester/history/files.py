@@ -165,6 +165,20 @@ def read_device(
     return readings, damaged
 
 
+def keys(folder: Path, file: SealedFile, start: int, end: int) -> Iterator[tuple[str, str, int]]:
+    """(device, stream, time) of the readings found between two times. What is damaged is left out."""
+    if file.last < start or file.first > end:
+        return
+    tables, _ = read_sound(folder, file)
+    for table in tables:
+        times = table.column("time").cast(pa.int64())
+        found = table.filter(pc.and_(pc.greater_equal(times, start), pc.less_equal(times, end)))
+        streams = found.column("stream").to_pylist() if file.stream == MIXED else [file.stream] * found.num_rows
+        yield from zip(
+            found.column("device").to_pylist(), streams, found.column("time").cast(pa.int64()).to_pylist(), strict=True
+        )
+
+
 def _read_group(path: Path, number: int, columns: Sequence[str]) -> pa.Table:
     with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=["device"]) as file:
         return file.read_row_group(number, columns=columns, use_threads=False)

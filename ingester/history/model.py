@@ -98,6 +98,8 @@ class Job:
     most: int
     rules: Rules = field(default_factory=Rules)
     most_bytes: int = 64 * 1024 * 1024
+    earlier: Sequence[SealedFile] = ()
+    """Files of streams whose rule is to drop what is there twice, or of many streams."""
 
 
 @dataclass(frozen=True, slots=True)

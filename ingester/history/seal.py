@@ -7,7 +7,7 @@ from pathlib import Path
 from ingester.history import files
 from ingester.history.duplicates import resolve_readings
 from ingester.history.journal import readings_of_rows, remembered, rows_of_job
-from ingester.history.model import DAY_US, Job, Reading, Sealed, SealedFile, folder_of, has_folder
+from ingester.history.model import DAY_US, MIXED, Job, Reading, Sealed, SealedFile, folder_of, has_folder
 from ingester.history.rollup import roll_up
 
 _PARTITIONS = 64
@@ -18,8 +18,24 @@ def seal(job: Job) -> Sealed:
     """Write the files. Nothing refers to them yet."""
     rows, until = rows_of_job(job)
     readings, count = readings_of_rows(rows, job.rules)
-    written = write_partitions(job.folder, job.name, resolve_readings(readings, job.rules))
+    fresh = _without_earlier(job, resolve_readings(readings, job.rules))
+    written = write_partitions(job.folder, job.name, fresh)
     return Sealed(written, until, count, remembered(rows), roll_up(job.folder, job.name, written))
+
+
+def _without_earlier(job: Job, readings: list[Reading]) -> list[Reading]:
+    """Readings but for those that are to be dropped, because one of their device, stream and time is in a file."""
+    drops = {stream for stream in {one.stream for one in readings} if job.rules.of(stream).duplicates == "drop"}
+    if not drops or not job.earlier:
+        return readings
+    times = [one.time for one in readings if one.stream in drops]
+    known = {
+        key
+        for file in job.earlier
+        if file.stream in drops or file.stream == MIXED
+        for key in files.keys(job.folder, file, min(times), max(times))
+    }
+    return [one for one in readings if one.stream not in drops or (one.device, one.stream, one.time) not in known]
 
 
 def write_partitions(folder: Path, name: str, readings: Sequence[Reading]) -> list[SealedFile]:

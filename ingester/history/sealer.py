@@ -11,7 +11,7 @@ import structlog
 
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
-from ingester.history.model import DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
+from ingester.history.model import MIXED, DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
 from ingester.process import Worker, WorkerLostError
@@ -192,7 +192,13 @@ class Sealer:
             return 0
         name = self._named(f"{store.sealed + 1:012d}")
         journal = store.folder.parent / "journal.db"
-        job = Job(journal, store.folder, name, store.sealed, until, self._policy.messages, self._rules())
+        rules = self._rules()
+        earlier = [
+            file
+            for file in (catalogue.files if rules.resolves else ())
+            if file.stream == MIXED or rules.of(file.stream).duplicates == "drop"
+        ]
+        job = Job(journal, store.folder, name, store.sealed, until, self._policy.messages, rules, earlier=earlier)
         sealed: Sealed = await self._worker.call(f"{_HERE}.seal:seal", job)
         await catalogue.remember(sealed.remembered)
         files = await store.register(sealed.files, sealed.until)

@@ -339,6 +339,33 @@ async def test_readings_of_one_time(tmp_path: Path, policy: str, expected, seale
         assert len([row async for rows in store.rows(Selection("a", "other")) for row in rows]) == 3
 
 
+@pytest.mark.parametrize("name", ["s", "s" * 201])
+async def test_what_is_dropped_is_in_no_sum(tmp_path: Path, name: str):
+    """What is in a file already is not sealed again, in its own or in a shared one; others are, and are added up."""
+    rules = Rules((Rule("s*", duplicates="drop"),))
+    async with opened(tmp_path, Policy(merge_files=100), rules) as (store, sealer):
+        for value in (1, 2, 3):
+            made = Batch()
+            for device, stream, at in (("a", name, 0), ("b" * value, name, 0), ("a", name, value), ("a", "other", 0)):
+                made.append(device, stream, T + at * SECOND, b'{"v": %d}' % value)
+            assert scan_batch(made, Limits()) == []
+            await store.write(made, [])
+            assert await sealer.seal() == 4
+        made = Batch()
+        made.append("a", name, T, b'{"v": 9}')
+        assert scan_batch(made, Limits()) == []
+        await store.write(made, [])
+        assert await sealer.seal() == 1
+        assert await journal_rows(store) == 0
+        assert sum(file.rows for file in store.catalogue.files) == 1 + 3 + 3 + 3
+        sums = {stream: await store.older_buckets(Selection("a", stream), "v", DAY) for stream in (name, "other")}
+        assert sums == {name: [], "other": []}, "of what is there"
+        assert await store.expire(2**62, 1000) > 0
+        sums = {stream: await store.older_buckets(Selection("a", stream), "v", DAY) for stream in (name, "other")}
+        assert [(one.count, one.minimum, one.maximum) for one in sums[name]] == [(4, 1, 3)]
+        assert [(one.count, one.minimum, one.maximum) for one in sums["other"]] == [(3, 1, 3)]
+
+
 async def test_a_disk_that_is_nearly_full(tmp_path: Path):
     """The oldest files go until there is room, and no more; without the setting none goes."""
     async with opened(tmp_path, Policy(messages=10)) as (store, sealer):
