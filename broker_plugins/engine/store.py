@@ -77,7 +77,11 @@ class SessionStore:
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(_migrate, self._path)
         self._database = await aiosqlite.connect(self._path, isolation_level=None, timeout=1)
-        await self._database.execute("PRAGMA synchronous=FULL")
+        try:
+            await self._database.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            await self._database.close()  # it has a thread, which would outlive the process
+            raise
         self._task = asyncio.create_task(self._run(), name="session-store")
         return self
 

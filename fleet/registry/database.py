@@ -67,8 +67,12 @@ class Database:
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}")
         transactional(self._engine.sync_engine)
         event.listen(self._engine.sync_engine, "connect", self._define)
-        async with self.reading() as connection:
-            moved = (await connection.execute(select(facts.c.value).where(facts.c.name == "moved"))).scalar()
+        try:
+            async with self.reading() as connection:
+                moved = (await connection.execute(select(facts.c.value).where(facts.c.name == "moved"))).scalar()
+        except BaseException:
+            await self._engine.dispose()  # a connection has a thread, which would outlive the process
+            raise
         if moved is not None:
             await self._engine.dispose()
             raise StateError(f"{self._path} was moved to {moved}: say in registry.url where that is")

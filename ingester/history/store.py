@@ -67,7 +67,11 @@ class TieredStore:
 
     async def __aenter__(self) -> Self:
         await self.journal.__aenter__()
-        await self.catalogue.load()
+        try:
+            await self.catalogue.load()
+        except BaseException:
+            await self.journal.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:

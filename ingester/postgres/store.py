@@ -45,7 +45,11 @@ class PostgresStore(TieredStore):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self.remote = Remote(self.url, self.catalogue.gate)
-        await self.remote.open()
+        try:
+            await self.remote.open()
+        except BaseException:
+            await super().__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:

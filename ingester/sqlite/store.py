@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,8 @@ _FAILED = (sqlite3.Error, ValueError, MemoryError)
 """What SQLite and its thread raise: ValueError when the connection is closed, MemoryError when there is none left."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _BUSY_SECONDS = 0.2
+_START_SECONDS = 30
+"""How long others may read the journal at the start: what a killed process left behind reads for a moment."""
 """How long SQLite itself waits for a lock; the pipeline goes on trying after that."""
 _WAL_PAGES = 4000
 """16 MiB of write-ahead log before it is copied into the file."""
@@ -90,9 +93,14 @@ class SqliteStore:
     async def __aenter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         await asyncio.to_thread(migrate, self._path)
-        await self._confirm()  # a process that was killed may have written what it did not live to sync
-        self._reader = await aiosqlite.connect(self._path, timeout=5)
-        await self._reader.execute("PRAGMA query_only=ON")
+        try:
+            # A process that was killed may have written what it did not live to sync; its helpers may still read it.
+            await self._confirm(_START_SECONDS)
+            self._reader = await aiosqlite.connect(self._path, timeout=5)
+            await self._reader.execute("PRAGMA query_only=ON")
+        except BaseException:
+            await self.__aexit__()  # a connection has a thread, which would outlive the process
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -340,19 +348,24 @@ class SqliteStore:
             self._writer = None
         return mapped
 
-    async def _confirm(self) -> None:
+    async def _confirm(self, patience_seconds: float = 0) -> None:
         """See that what is in the write-ahead log is on the disk: copy it into the file, and sync that.
 
         After a sync that failed it may be in memory only, and syncing the same once more proves nothing. Raises
-        StoreUnavailable as long as that can't be done.
+        StoreUnavailable when that can't be done; while somebody reads, after so many seconds.
         """
-        try:
-            writer = self._writer or await self._open_writer()
-            ((busy, _, _),) = await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-        except _FAILED as error:
-            raise await self._undo(error) from error
-        if busy:
-            raise StoreUnavailable(f"{self._path}: somebody reads what a failed sync left")
+        until = time.monotonic() + patience_seconds
+        while True:
+            try:
+                writer = self._writer or await self._open_writer()
+                ((busy, _, _),) = await writer.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+            except _FAILED as error:
+                raise await self._undo(error) from error
+            if not busy:
+                return
+            if time.monotonic() >= until:
+                raise StoreUnavailable(f"{self._path}: another program reads it, so what it has can't be made safe")
+            await asyncio.sleep(_BUSY_SECONDS / 10)  # the database waited already
 
     async def _is_committed(self, batch: Batch, quarantined: Sequence[Quarantined]) -> bool:
         """Whether a commit that failed did reach the file after all, as it may when its fsync fails."""
