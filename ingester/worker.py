@@ -1,7 +1,7 @@
 """The process that does what takes long: with a priority of its own, told what to do by the one that owns the journal.
 
 It gets names of functions, `module:function`, with their arguments, one after the other, and ends with its standard
-input.
+input, whatever it does: nobody writes where another one has begun in the place of who was killed.
 """
 
 import gc
@@ -10,17 +10,21 @@ import pickle
 import struct
 import sys
 from importlib import import_module
-from typing import Any, BinaryIO
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, BinaryIO, NoReturn
 
 LENGTH = struct.Struct("<Q")
 """Before each request and each answer: how many bytes it has."""
 
 
-def main(requests: BinaryIO, answers: BinaryIO) -> None:
+def main(requests: BinaryIO, answers: BinaryIO) -> NoReturn:
     """Answer until there are no more requests: (True, result), or (False, error)."""
     gc.disable()  # readings are many, and no cycles: looking for some took a third of the time
-    while head := requests.read(LENGTH.size):
-        function, arguments = pickle.loads(requests.read(*LENGTH.unpack(head)))
+    asked: SimpleQueue[bytes] = SimpleQueue()
+    Thread(target=_listen, args=(requests, asked), daemon=True).start()
+    while True:
+        function, arguments = pickle.loads(asked.get())
         answer: tuple[bool, Any]
         try:
             module, _, name = function.partition(":")
@@ -33,6 +37,13 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
             answers.flush()
         except BrokenPipeError:
             os._exit(0)  # whoever asked was killed; there is nobody to tell
+
+
+def _listen(requests: BinaryIO, asked: SimpleQueue[bytes]) -> None:
+    """Take requests, and end the process when nobody can make any more."""
+    while len(head := requests.read(LENGTH.size)) == LENGTH.size:
+        asked.put(requests.read(*LENGTH.unpack(head)))
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Sealer:
     async def __aenter__(self) -> Self:
         for path in await asyncio.to_thread(self._store.unknown):
             log.warning("a file of the history that nothing refers to is deleted", path=str(path))
-            await asyncio.to_thread(path.unlink)
+            await asyncio.to_thread(path.unlink, missing_ok=True)  # who was killed may have had it in hand
         if self._store.catalogue.sealed:
             await self._store.sweep()
         return self
