@@ -23,7 +23,7 @@ from ingester.postgres.mover import Mover
 from ingester.postgres.store import PostgresStore
 from ingester.query import buckets
 from ingester.store import Selection
-from tests.postgres import Postgres
+from tests.postgres import Postgres, timescaledb_is_installed
 
 MESSAGES = 1_000_000
 LIVE_SECONDS = 20
@@ -49,14 +49,14 @@ async def _measure(folder: Path, server: Postgres) -> None:
     print(f"| one PostgreSQL table with an index, INSERT | {rate:,.0f} | {rate / yardstick:.2f} |", flush=True)
     url = server.new_database()
     async with PostgresStore(folder / "state", url) as store, Mover(store) as mover:
-        await ingest_all(store, fleet, 1000)
-        await mover.move()  # tables are made, the process is there
-        rate = await ingest_all(store, fleet, MESSAGES)
-        print(f"| the journal | {rate:,.0f} | {rate / yardstick:.2f} |", flush=True)
-        started = time.perf_counter()
-        moved = await mover.move()
-        rate = moved / (time.perf_counter() - started)
+        ingested, rate = await _move(store, mover, fleet)
+        print(f"| the journal | {ingested:,.0f} | {ingested / yardstick:.2f} |", flush=True)
         print(f"| PostgreSQL, from the journal | {rate:,.0f} | {rate / yardstick:.2f} |", flush=True)
+        if timescaledb_is_installed():
+            rate = await _hypertable(folder / "timescaledb", fleet)
+            print(
+                f"| PostgreSQL with TimescaleDB, from the journal | {rate:,.0f} | {rate / yardstick:.2f} |", flush=True
+            )
         ready = list(fleet.batches(MESSAGES // 2))
         mover.start()
         started = time.perf_counter()
@@ -71,6 +71,25 @@ async def _measure(folder: Path, server: Postgres) -> None:
         (count,) = (await asyncio.to_thread(server.ask, "SELECT count(*) FROM fleetgate.telemetry", url))[0]
         print(f"\n{size / count:.0f} bytes a message in PostgreSQL, its indexes included; {count:,} messages\n")
         await _queries(store, fleet)
+
+
+async def _move(store: PostgresStore, mover: Mover, fleet: Fleet) -> tuple[float, float]:
+    """Messages a second into the journal, and from there into the database."""
+    await ingest_all(store, fleet, 1000)
+    await mover.move()  # tables are made, the process is there
+    ingested = await ingest_all(store, fleet, MESSAGES)
+    started = time.perf_counter()
+    moved = await mover.move()
+    return ingested, moved / (time.perf_counter() - started)
+
+
+async def _hypertable(folder: Path, fleet: Fleet) -> float:
+    with Postgres("shared_preload_libraries = 'timescaledb'") as server:
+        url = server.new_database()
+        server.ask("CREATE EXTENSION timescaledb", url)
+        async with PostgresStore(folder, url) as store, Mover(store) as mover:
+            _, rate = await _move(store, mover, fleet)
+    return rate
 
 
 async def _catch_up(server: Postgres, store: PostgresStore, mover: Mover, fleet: Fleet) -> None:

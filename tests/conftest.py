@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 
 from tests import programs
-from tests.postgres import Postgres
+from tests.postgres import Postgres, timescaledb_is_installed
 
 settings.register_profile("machines are noisy", deadline=None)
 settings.load_profile("machines are noisy")
@@ -25,6 +25,17 @@ def postgres(need):
     """A PostgreSQL of our own."""
     need("initdb", "pg_ctl")
     with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def timescaledb(need):
+    """A PostgreSQL of our own whose new databases have TimescaleDB."""
+    need("initdb", "pg_ctl")
+    if not timescaledb_is_installed():
+        programs.missing("TimescaleDB")
+    with Postgres("shared_preload_libraries = 'timescaledb'") as server:
+        server.ask("CREATE EXTENSION timescaledb", server.url("template1"))
         yield server
 
 

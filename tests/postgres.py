@@ -19,6 +19,12 @@ _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 PATH = ":".join([os.environ["PATH"], "/usr/sbin", *map(str, _BINARIES)])
 
 
+def timescaledb_is_installed() -> bool:
+    """Whether the PostgreSQL that is started here has it."""
+    version = Path(shutil.which("initdb", path=PATH)).resolve().parents[1].name
+    return Path(f"/usr/share/postgresql/{version}/extension/timescaledb.control").exists()
+
+
 class Postgres:
     """A context manager; its folder is a new one, and goes. Root starts it as `postgres`, as it has to."""
 

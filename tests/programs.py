@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -9,10 +10,15 @@ from tests.postgres import PATH
 
 
 def need(*programs: str) -> None:
-    """Skip the test at a desk, fail it in CI, where one of them is not installed."""
+    """See `missing`, of each of them that is not installed."""
     for program in programs:
         if shutil.which(program, path=PATH) is None:
-            message = f"{program} is not installed"
-            if os.environ.get("CI") == "true":
-                pytest.fail(message)
-            pytest.skip(message)
+            missing(program)
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test at a desk, fail it in CI."""
+    message = f"{what} is not installed"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)

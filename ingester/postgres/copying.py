@@ -22,8 +22,8 @@ from ingester.history.journal import readings_of_rows, remembered, rows_of_job
 from ingester.history.model import DamagedError, Job, SealedFile
 from ingester.history.rules import Rules
 from ingester.postgres.connection import connect, errors_of, is_rejected, name_of
+from ingester.postgres.partitions import PURGE_LOCK, Partitions, partitions_of
 from ingester.postgres.rows import COLUMNS, DIGEST, HEADER, TRAILER, Rows, Series, digests, key_of, storable
-from ingester.postgres.schema import PURGE_LOCK, add_partition, partitions
 from ingester.sqlite.rows import JournalRow, messages, received_of
 
 T = TypeVar("T")
@@ -121,6 +121,7 @@ class _Session:
     """A connection, and what is known of the database as long as it lasts."""
 
     connection: Any
+    partitions: Partitions
     job: Move | Copy
     moved: int = 0
     durable: bool = True
@@ -151,8 +152,7 @@ class _Session:
         purges = await self.connection.fetchval("SELECT purges FROM fleetgate.version")
         if purges != self.purges or len(self.ids) > _KNOWN_SERIES:
             self.purges, self.ids = purges, {}
-        there = await partitions(self.connection)
-        return {time for time in times if not any(part.first <= time < part.until for part in there)}
+        return await self.partitions.missing(times)
 
     async def identify(self, series: set[Series]) -> dict[Series, int]:
         """The id of each series. Known from now on, unless the transaction fails; the session is then over."""
@@ -207,7 +207,8 @@ async def _session(job: Move | Copy, sealed: int) -> AsyncIterator[_Session]:
                 if session is None or (session.job.url, session.job.gate) != (job.url, job.gate):
                     if session is not None:
                         session.connection.terminate()
-                    session = _Session(await connect(job.url), job)
+                    connection = await connect(job.url)
+                    session = _Session(connection, await partitions_of(connection), job)
                     await session.open(sealed)
                 yield session
     except BaseException:
@@ -232,7 +233,7 @@ async def _move(job: Move) -> Moved:
         try:
             while missing := await _write(session, rows, until, job):
                 for received in missing:
-                    await add_partition(session.connection, received, job.width)
+                    await session.partitions.add(received, job.width)
         except asyncpg.PostgresError as error:
             if not is_rejected(error):
                 raise
@@ -315,7 +316,7 @@ async def _copy_file(job: Copy) -> Copied:
         readings, damaged = on_demand.all_readings(job.folder, job.file)
         times = {reading.received // job.width * job.width for reading in readings}
         for received in times:
-            await add_partition(connection, received, job.width)
+            await session.partitions.add(received, job.width)
         async with connection.transaction():
             if await session.begin(times):
                 raise StoreUnavailable(f"{name_of(job.url)}: partitions go as soon as they are made, for their age")

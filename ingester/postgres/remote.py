@@ -12,8 +12,8 @@ from ingester.errors import StoreUnavailable
 from ingester.history.model import DAY_US
 from ingester.history.rules import Rules
 from ingester.postgres.connection import OPTIONS, errors_of, made_ready
+from ingester.postgres.partitions import PURGE_LOCK, partitions_of
 from ingester.postgres.rows import row_of
-from ingester.postgres.schema import PURGE_LOCK, Partition, drop_partition, partitions
 from ingester.store import Row, Selection
 
 _CONNECTIONS = 4
@@ -174,7 +174,8 @@ class Remote:
                 return 0
             await connection.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
             known = [number for (number,) in ids]
-            gone = await _delete(connection, "series = ANY($1)", limit, known, of=await partitions(connection))
+            partitions = await partitions_of(connection)
+            gone = await partitions.delete(await partitions.all(), "series = ANY($1)", limit, known)
             if not gone:
                 await connection.execute("DELETE FROM fleetgate.series WHERE id = ANY($1)", known)
                 await connection.execute("UPDATE fleetgate.version SET purges = purges + 1")
@@ -184,16 +185,15 @@ class Remote:
         """Delete partitions of which all was received before `cutoff`, of streams without a rule of their own."""
         async with self._connection() as connection:
             own = [number for ids in (await self._ruled(connection, rules)).values() for number in ids]
+            partitions = await partitions_of(connection)
             gone = 0
-            for part in await partitions(connection):
+            for part in await partitions.all():
                 if part.until > cutoff or gone >= limit:
                     break
-                if own and await connection.fetchval(
-                    f'SELECT EXISTS (SELECT FROM fleetgate."{part.name}" WHERE series = ANY($1))', own
-                ):
-                    gone += await _delete(connection, "NOT series = ANY($1)", limit - gone, own, of=[part])
+                if own and await partitions.holds(part, own):
+                    gone += await partitions.delete([part], "NOT series = ANY($1)", limit - gone, own)
                     continue
-                await drop_partition(connection, part.name)
+                await partitions.drop(part)
                 gone += 1
         return gone
 
@@ -203,19 +203,16 @@ class Remote:
         async with self._connection() as connection:
             for days, ids in (await self._ruled(connection, rules)).items():
                 cutoff = now - int(days * DAY_US)
-                old = [part for part in await partitions(connection) if part.first < cutoff]
+                partitions = await partitions_of(connection)
+                old = [part for part in await partitions.all() if part.first < cutoff]
                 where = "series = ANY($1) AND received < $2"
-                gone += await _delete(connection, where, limit - gone, ids, cutoff, of=old)
+                gone += await partitions.delete(old, where, limit - gone, ids, cutoff)
         return gone
 
     async def size_bytes(self) -> int:
         """Bytes of telemetry, indexes included."""
         async with self._connection() as connection:
-            found = await connection.fetchval(
-                "SELECT coalesce(sum(pg_total_relation_size(format('fleetgate.%I', name)::regclass)), 0)::bigint"
-                " FROM fleetgate.partitions"
-            )
-        return int(found)
+            return await (await partitions_of(connection)).size_bytes()
 
     async def _ruled(self, connection: Any, rules: Rules) -> dict[float, list[int]]:
         """Series of streams that say themselves for how many days they are kept, by these."""
@@ -260,18 +257,6 @@ def _where(selection: Selection) -> tuple[str, list[int]]:
 
 def _literal(microseconds: int) -> str:
     return (_EPOCH + timedelta(microseconds=max(_FIRST, min(_LAST, microseconds)))).isoformat(" ")
-
-
-async def _delete(connection: Any, where: str, limit: int, *values: Any, of: Iterable[Partition]) -> int:
-    """Delete a slice of the readings that are so, of some partitions: how many went."""
-    gone = 0
-    for part in of:
-        if gone < limit:
-            table = f'fleetgate."{part.name}"'
-            some = f"SELECT ctid FROM {table} WHERE {where} LIMIT {limit - gone}"
-            done = await connection.execute(f"DELETE FROM {table} WHERE ctid = ANY(ARRAY({some}))", *values)
-            gone += int(done.rpartition(" ")[2])
-    return gone
 
 
 def _rows(found: Sequence[Any]) -> list[Row]:

@@ -1,14 +1,12 @@
-"""Tables of telemetry in PostgreSQL, all of them in the schema `fleetgate`, and partitions of the one that grows."""
+"""Tables of telemetry in PostgreSQL, all of them in the schema `fleetgate`."""
 
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from ingester.errors import StoreTooNew
-from ingester.history.model import DAY_US
 
 VERSION = 1
-_LOCK, PURGE_LOCK = 0x666C6565, 0x67617465
-"""Advisory locks: held while tables are made; shared by who writes, and held alone by who deletes a device."""
+LOCK = 0x666C6565
+"""Advisory lock: held while tables are made."""
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS fleetgate;
 CREATE TABLE fleetgate.version (
@@ -51,14 +49,10 @@ CREATE TABLE fleetgate.telemetry (
     marks text,
     fields json NOT NULL,
     payload bytea
-) PARTITION BY RANGE (received);
+) {parted};
 CREATE INDEX telemetry_series ON fleetgate.telemetry (series, time);
 CREATE INDEX telemetry_time ON fleetgate.telemetry USING brin (received, time) WITH (autosummarize = on);
-CREATE TABLE fleetgate.partitions (
-    name text PRIMARY KEY,
-    first timestamptz NOT NULL,
-    until timestamptz NOT NULL
-);
+{partitions}
 CREATE VIEW fleetgate.messages AS
     SELECT device, stream, time, received, payload
     FROM fleetgate.telemetry JOIN fleetgate.series ON series.id = telemetry.series WHERE position = 0;
@@ -76,32 +70,55 @@ CREATE VIEW fleetgate.readings AS
         ) AS field
     WHERE json_typeof(field.value) <> 'null';
 """
-_FIND = "SELECT name, first, until FROM fleetgate.partitions"
-
-
-class Partition(NamedTuple):
-    """One of them: what was received from `first`, and before `until` (microseconds since 1970-01-01 UTC)."""
-
-    name: str
-    first: int
-    until: int
+_PARTED = "PARTITION BY RANGE (received)"
+_PARTITIONS = """
+CREATE TABLE fleetgate.partitions (
+    name text PRIMARY KEY,
+    first timestamptz NOT NULL,
+    until timestamptz NOT NULL
+);
+"""
+_HYPERTABLE = """
+SELECT {timescaledb}.create_hypertable(
+    'fleetgate.telemetry', 'received', chunk_time_interval => interval '1 day', create_default_indexes => false
+);
+CREATE VIEW fleetgate.partitions AS
+    SELECT chunk_name AS name, range_start AS first, range_end AS until FROM timescaledb_information.chunks
+    WHERE hypertable_schema = 'fleetgate' AND hypertable_name = 'telemetry';
+"""
 
 
 async def prepare(connection: Any) -> None:
-    """Make the tables, unless they are there. Raises StoreTooNew."""
+    """Make the tables, unless they are there; telemetry is a hypertable where the database has TimescaleDB.
+
+    Raises StoreTooNew.
+    """
     found = await _version(connection)
     if found is None:
         # Not inside of a transaction: one that has begun may not see a table that somebody made meanwhile.
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
         try:
             if (found := await _version(connection)) is None:
+                timescaledb = await extension_schema(connection)
+                parted, partitions = _PARTED, _PARTITIONS
+                if timescaledb is not None:
+                    parted, partitions = "", _HYPERTABLE.replace("{timescaledb}", timescaledb)
                 async with connection.transaction():
-                    await connection.execute(_TABLES)
+                    await connection.execute(_TABLES.replace("{parted}", parted).replace("{partitions}", partitions))
                 found = VERSION
         finally:
-            await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+            await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
     if found > VERSION:
         raise StoreTooNew(f"the database has telemetry schema {found}; this fleetgate knows up to {VERSION}")
+
+
+async def extension_schema(connection: Any) -> str | None:
+    """Where the functions of TimescaleDB are, quoted; None: this database has none."""
+    found: str | None = await connection.fetchval(
+        "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace"
+        " WHERE extname = 'timescaledb'"
+    )
+    return found
 
 
 async def _version(connection: Any) -> int | None:
@@ -109,40 +126,3 @@ async def _version(connection: Any) -> int | None:
         return None
     found: int = await connection.fetchval("SELECT version FROM fleetgate.version")
     return found
-
-
-async def partitions(connection: Any) -> list[Partition]:
-    """All of them, the oldest first."""
-    return [Partition(*row) for row in await connection.fetch(f"{_FIND} ORDER BY first")]
-
-
-async def add_partition(connection: Any, received: int, width: int) -> None:
-    """Make the one for what was received at this time, unless somebody did. Readers and writers are not held up."""
-    first = received // width * width
-    moment = datetime.fromtimestamp(first // 1_000_000, UTC)
-    name = f"telemetry_{moment:%Y%m%d}" + ("" if width % DAY_US == 0 else f"_{moment:%H%M%S}")
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        there = await connection.fetch(f"{_FIND} WHERE first < $2 AND until > $1", first, first + width)
-        if there:
-            return
-        await connection.execute(f"CREATE TABLE fleetgate.{name} (LIKE fleetgate.telemetry INCLUDING ALL)")
-        bounds = f"FROM ('{_text(first)}') TO ('{_text(first + width)}')"
-        await connection.execute(
-            f"ALTER TABLE fleetgate.telemetry ATTACH PARTITION fleetgate.{name} FOR VALUES {bounds}"
-        )
-        await connection.execute("INSERT INTO fleetgate.partitions VALUES ($1, $2, $3)", name, first, first + width)
-
-
-async def drop_partition(connection: Any, name: str) -> None:
-    """Delete all that is in one. Waits for who reads, at most two seconds: others wait behind it."""
-    async with connection.transaction():
-        await connection.execute("SET LOCAL lock_timeout = '2s'")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
-        if await connection.execute("DELETE FROM fleetgate.partitions WHERE name = $1", name) != "DELETE 0":
-            await connection.execute(f'DROP TABLE fleetgate."{name}"')
-
-
-def _text(microseconds: int) -> str:
-    moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC)
-    return moment.isoformat(sep=" ")

@@ -11,6 +11,7 @@ from ingester.decode import Limits, scan, scan_batch
 from ingester.history.sealer import Policy, Sealer
 from ingester.history.store import TieredStore
 from ingester.memory import MemoryStore
+from ingester.postgres.connection import connect
 from ingester.postgres.migration import migrate
 from ingester.postgres.mover import Mover, Pace
 from ingester.postgres.store import PostgresStore
@@ -68,6 +69,16 @@ class Moving(Postgres):
         assert await self.journal.recent(1) == []
 
 
+class Hypertable(Moving):
+    """Moves after each write into chunks of a second."""
+
+    async def __aenter__(self):
+        connection = await connect(self.url)
+        await connection.execute("SELECT set_chunk_time_interval('fleetgate.telemetry', interval '1 second')")
+        await connection.close()
+        return await super().__aenter__()
+
+
 class Both(Moving):
     """Moves after each write, seals what was moved, and merges it."""
 
@@ -102,6 +113,7 @@ MADE = {
     "tiered, all sealed": Sealing,
     "postgres, away from the journal": Postgres,
     "postgres, all moved": Moving,
+    "timescaledb, all moved": Hypertable,
     "postgres, all moved and sealed": Both,
     "postgres, all copied": Copying,
 }
@@ -112,7 +124,8 @@ async def store(request, tmp_path, monkeypatch):
     if request.param == "sqlite, in segments":
         monkeypatch.setattr("ingester.sqlite.store._TAIL_ROWS", 1)
         monkeypatch.setattr("ingester.sqlite.store._FIRST_SEGMENTS", 1)
-    more = [request.getfixturevalue("new_database")] if request.param.startswith("postgres") else []
+    server = request.param.partition(",")[0]
+    more = [request.getfixturevalue(server).new_database] if server in {"postgres", "timescaledb"} else []
     async with MADE[request.param](tmp_path, *more) as made:
         yield made
 

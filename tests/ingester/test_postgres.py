@@ -42,6 +42,12 @@ async def numbers(store, device: str = "a") -> list[int]:
     return [row.fields["n"] async for rows in store.rows(Selection(device)) for row in rows]
 
 
+@pytest.fixture(scope="module", params=["partitions", "hypertable"])
+def postgres(request, postgres):
+    """One server with TimescaleDB, one without."""
+    return request.getfixturevalue("timescaledb") if request.param == "hypertable" else postgres
+
+
 @pytest.fixture
 async def url(new_database):
     return await asyncio.to_thread(new_database)
@@ -382,6 +388,39 @@ async def test_streams_keep_what_their_rules_say(tmp_path, url, postgres):
         await store.write(batch(1), [])
         await mover.move()  # the partition that it knew is made again
         assert postgres.ask(ALL, url) == [(1, 1)]
+
+
+async def test_chunks_of_timescaledb(tmp_path, timescaledb):
+    """One for each day; the oldest one goes as a whole."""
+    url = timescaledb.new_database()
+    chunks = "SELECT num_chunks FROM timescaledb_information.hypertables WHERE hypertable_schema = 'fleetgate'"
+    async with PostgresStore(tmp_path, url) as store, Mover(store) as mover:
+        for day in (0, 0, 1, 2):
+            await store.write(batch(day, received=T + day * DAY), [])
+        await mover.move()
+        assert timescaledb.ask(chunks, url) == [(3,)]
+        summarized = "SELECT count(*) FROM pg_class WHERE 'autosummarize=on' = ANY(reloptions)"
+        assert timescaledb.ask(summarized, url) == [(4,)], "the index of the table, and of each chunk"
+        before = await store.remote.size_bytes()
+        assert await store.remote.expire(T + 2 * DAY - 1, 10, Rules()) == 1
+        assert timescaledb.ask(chunks, url) == [(2,)]
+        assert 0 < await store.remote.size_bytes() < before
+        assert timescaledb.ask(ALL, url) == [(2, 2)]
+
+
+async def test_timescaledb_comes_later(tmp_path, timescaledb):
+    """The table stays as it was made."""
+    url = timescaledb.new_database()
+    timescaledb.ask("DROP EXTENSION timescaledb", url)
+    async with PostgresStore(tmp_path, url) as store, Mover(store) as mover:
+        await store.write(batch(0), [])
+        await mover.move()
+        timescaledb.ask("CREATE EXTENSION timescaledb", url)
+        await store.write(batch(1, received=T + DAY), [])
+        await mover.move()
+        assert await numbers(store) == [0, 1]
+    assert timescaledb.ask("SELECT count(*) FROM fleetgate.partitions", url) == [(2,)]
+    assert timescaledb.ask("SELECT count(*) FROM timescaledb_information.hypertables", url) == [(0,)]
 
 
 async def test_duplicates_by_rule(tmp_path, url, postgres):
