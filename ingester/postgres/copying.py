@@ -121,8 +121,8 @@ class _Session:
     """A connection, and what is known of the database as long as it lasts."""
 
     connection: Any
-    partitions: Partitions
     job: Move | Copy
+    partitions: Partitions = field(init=False)
     moved: int = 0
     durable: bool = True
     purges: int = -1
@@ -135,6 +135,7 @@ class _Session:
         )
         self.moved = await self.connection.fetchval("SELECT moved FROM fleetgate.gates WHERE gate = $1", self.job.gate)
         self.durable = await self.connection.fetchval("SHOW fsync") == "on"
+        self.partitions = await partitions_of(self.connection)
 
     async def pass_over(self, until: int) -> None:
         """There are no rows up to this id."""
@@ -207,8 +208,7 @@ async def _session(job: Move | Copy, sealed: int) -> AsyncIterator[_Session]:
                 if session is None or (session.job.url, session.job.gate) != (job.url, job.gate):
                     if session is not None:
                         session.connection.terminate()
-                    connection = await connect(job.url)
-                    session = _Session(connection, await partitions_of(connection), job)
+                    session = _Session(await connect(job.url), job)
                     await session.open(sealed)
                 yield session
     except BaseException:
