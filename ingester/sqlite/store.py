@@ -39,9 +39,9 @@ _FAILED = (sqlite3.Error, ValueError, MemoryError)
 """What SQLite and its thread raise: ValueError when the connection is closed, MemoryError when there is none left."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _BUSY_SECONDS = 0.2
+"""How long SQLite itself waits for a lock; the pipeline goes on trying after that."""
 _START_SECONDS = 30
 """How long others may read the journal at the start: what a killed process left behind reads for a moment."""
-"""How long SQLite itself waits for a lock; the pipeline goes on trying after that."""
 _WAL_PAGES = 4000
 """16 MiB of write-ahead log before it is copied into the file."""
 _WAL_ALARM_BYTES = 64 * 1024 * 1024
