@@ -11,6 +11,7 @@ from broker_plugins.services import CALLER, AnyRights, Services, member_of, righ
 from fleet.identity import Kind
 from fleet.policy.compiled import Caller, Compiled
 from fleet.registry import CONNECTS, CertificateStatus, Member
+from fleet.topics import is_servers
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -66,7 +67,7 @@ def _judge(services: Services, session: Session | None, topic: str, action: Acti
     if action is Action.RECEIVE:
         return rights is not None and rights.may_receive(topic)
     if action is Action.PUBLISH:
-        allowed = rights is not None and rights.may_publish(topic)
+        allowed = rights is not None and rights.may_publish(topic) and not is_servers(topic)
     else:
         allowed = action is Action.SUBSCRIBE and rights is not None and rights.may_subscribe(topic)
     if not allowed:

@@ -172,9 +172,9 @@ class PluginHooks:
         """See Hooks."""
         connection = values.get("client")
         if event == "client_connected" and self._presence is not None and connection is not None:
-            self._presence.connected(connection.admitted.name, connection.admitted.owner)
+            self._presence.opened(connection)
         if event == "client_disconnected" and self._presence is not None and connection is not None:
-            self._presence.disconnected(connection.admitted.name)
+            self._presence.ended(connection)
         if event == "client_disconnected" and connection is not None and connection.plugin_session is not None:
             session_of(connection).transitions.disconnect()
         if self.dispatcher.sees(event):

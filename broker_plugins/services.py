@@ -13,6 +13,7 @@ from fleet.policy.compiled import Caller, Compiled
 from fleet.policy.decisions import Decisions
 from fleet.policy.rights import Rights
 from fleet.policy.service import Policies
+from fleet.presence import Presence
 from fleet.provisioning.service import Provisioning
 from fleet.quota.service import Quotas
 from fleet.registry import Member, Registry
@@ -52,6 +53,8 @@ class Services:
     quotas: Quotas | None = None
     """How much devices may send; None: as much as they like."""
     streams: Streams = field(default_factory=Streams)
+    presence: Presence | None = None
+    """Who is told that devices come and go; None: nobody."""
 
     def now(self) -> datetime:
         """Wall time, which certificate dates are judged by."""

@@ -80,6 +80,7 @@ async def serving(
             core.sealer.start()
         if available():
             core.datasets.start()
+        core.lifecycle.start()
         http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
         for config in (*sources, *map(_source, settings.source)):
             source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import orjson
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from broker_plugins.auth import owner_of, owner_of_device
@@ -16,19 +18,27 @@ from broker_plugins.broker import Broker
 from broker_plugins.connections import Connects
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.limits import Limits as EngineLimits
+from broker_plugins.engine.message import Message
 from broker_plugins.engine.session import QueueLimits
 from broker_plugins.engine_metrics import EngineCollector
 from broker_plugins.refusals import Refusals
 from broker_plugins.services import Services
+from fleet.audit.service import AuditLog
 from fleet.authority import Authority
 from fleet.authority.issuers import BuiltInIssuer, HookIssuer
 from fleet.census import Census
 from fleet.hook import HOOKS
 from fleet.identity import Rules
+from fleet.lifecycle.service import Lifecycle
+from fleet.operators.guessing import Guessing
+from fleet.operators.service import Operators
+from fleet.operators.sessions import Sessions
 from fleet.policy.decisions import Bounds as DecisionBounds
 from fleet.policy.decisions import Decisions
 from fleet.policy.service import Policies
 from fleet.presence import Presence
+from fleet.presence.model import Event, Expected, Flapping
+from fleet.presence.supervision import Supervision
 from fleet.provisioning.authorities import Authorities
 from fleet.provisioning.claims import Claims
 from fleet.provisioning.enrolments import Enrolments
@@ -40,13 +50,15 @@ from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.revoked import RevokedList
 from fleet.state import StateFolder, StateLock
 from fleet.streams import StreamDefinitions
+from fleet.topics import PRESENCE_LEVELS, presence_topic
 from fleetgate.analytics.service import Analytics
 from fleetgate.datasets import Datasets
 from fleetgate.errors import SettingsError
 from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
 from fleetgate.postgres import open_store, registry_database
-from fleetgate.settings import Settings, configured_streams
+from fleetgate.settings import PresenceSettings, Settings, configured_streams
+from fleetgate.times import iso
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
 from ingester.device_series import DeviceSeries
@@ -68,6 +80,7 @@ if TYPE_CHECKING:
 
 _STAMPED_US = 1_000_000
 """Between the moment when a message is stamped and that when it is on its way to the store: at most."""
+_PURGE_ROWS = 200
 _PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
 
 
@@ -89,9 +102,11 @@ class Core:
     provisioning: Provisioning
     quotas: Quotas
     usage: Usage
+    lifecycle: Lifecycle
     streams: StreamDefinitions
     services: Services
     presence: Presence
+    supervision: Supervision
     store: TieredStore
     sealer: Sealer
     mover: "Mover | None"
@@ -111,6 +126,10 @@ class Core:
     sources: list[MqttSource]
     operations: Operations
     revoked: RevokedList
+    operators: Operators
+    sessions: Sessions
+    guessing: Guessing
+    audit: AuditLog
 
     async def settled(self) -> int:
         """A time up to which everything that was received is committed."""
@@ -130,6 +149,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         authority = await asyncio.to_thread(make_authority, settings, state)
         database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
         registry = await stack.enter_async_context(Registry(database))
+        audit = await stack.enter_async_context(AuditLog(registry.database, authority))
+        operators = await stack.enter_async_context(Operators(registry.database, state.token))
         types = await stack.enter_async_context(Types(registry.database))
         groups = await stack.enter_async_context(Groups(registry))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
@@ -143,7 +164,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
         ledger, tail = Ledger(), Tail(limits)
-        presence = await stack.enter_async_context(Presence(registry, ledger))
+        presence, supervision = await _presence(stack, settings.presence, registry, types, ledger)
         observer, last_values = Observer(), LastValues(store)
         taps = [IngestLog().committed, tail.committed, observer.committed, last_values.committed]
         pipeline = await stack.enter_async_context(
@@ -162,7 +183,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         )
         policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
         usage = await stack.enter_async_context(Usage(registry.database, ledger))
-        quotas = await stack.enter_async_context(Quotas(registry, usage))
+        quotas = await stack.enter_async_context(Quotas(registry, usage, audit=audit))
         services = Services(
             registry,
             policies,
@@ -176,6 +197,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             provisioning=provisioning,
             quotas=quotas,
             streams=streams.streams,
+            presence=presence,
         )
         broker = await stack.enter_async_context(
             Broker(
@@ -187,6 +209,10 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             )
         )
         _follow(registry, policies, quotas, tls, broker.engine)
+        presence.tell = partial(_told, broker.engine)
+        lifecycle = await stack.enter_async_context(
+            Lifecycle(registry, inventory, audit, partial(_forget, broker.engine), partial(erased, store, last_values))
+        )
         sources: list[MqttSource] = []
         elsewhere = mover is not None and not seals(settings)
         analytics = Analytics(store, registry, inventory, presence, elsewhere=elsewhere)
@@ -194,11 +220,17 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             Datasets(registry.database, analytics, state.datasets, partial(_settled, broker.engine, sources))
         )
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
-        metrics.register(IngestCollector(ledger, pipeline, store, series, sources))
-        metrics.register(connects)
-        metrics.register(HistoryCollector(store, sealer))
-        metrics.register(EngineCollector(broker))
-        metrics.register(await stack.enter_async_context(Census(registry)))
+        census = await stack.enter_async_context(Census(registry))
+        ingest = IngestCollector(ledger, pipeline, store, series, sources)
+        for collector in (
+            ingest,
+            connects,
+            HistoryCollector(store, sealer),
+            EngineCollector(broker),
+            census,
+            supervision,
+        ):
+            metrics.register(collector)
         ProcessCollector(registry=metrics)
         yield Core(
             settings,
@@ -215,9 +247,11 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             provisioning,
             quotas,
             usage,
+            lifecycle,
             streams,
             services,
             presence,
+            supervision,
             store,
             sealer,
             mover,
@@ -237,6 +271,10 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             sources,
             await stack.enter_async_context(Operations()),
             RevokedList(authority, registry),
+            operators,
+            Sessions(operators),
+            Guessing(time.monotonic),
+            audit,
         )
 
 
@@ -258,12 +296,50 @@ async def _telemetry(
     return await stack.enter_async_context(TieredStore(state.telemetry, rules)), None
 
 
+async def _presence(
+    stack: AsyncExitStack, watched: PresenceSettings, registry: Registry, types: Types, ledger: Ledger
+) -> tuple[Presence, Supervision]:
+    if watched.silent_intervals < watched.late_intervals:
+        raise SettingsError("presence.silent_intervals: less than presence.late_intervals")
+    flapping = Flapping(watched.flapping_connects, int(watched.flapping_seconds * 1e6))
+    presence = await stack.enter_async_context(Presence(registry, ledger, flapping))
+    expected = Expected(watched.late_intervals, watched.silent_intervals)
+    return presence, await stack.enter_async_context(Supervision(registry, types, presence, expected))
+
+
 async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
     """A time up to which everything that was received is committed."""
     now = engine.clock()
     held = [since for source in sources if (since := source.held_since) is not None]
     await engine.settled()
     return min([now - _STAMPED_US, *(since - 1 for since in held)])
+
+
+def _forget(engine: Engine, member: Member) -> None:
+    engine.forget(owner_of(member))
+
+
+async def erased(store: TieredStore, last_values: LastValues, device: str) -> int:
+    """Erase the telemetry of a device; how many rows that was."""
+    count = 0
+    while gone := await store.purge(device, _PURGE_ROWS):
+        count += gone
+    last_values.forget(device)
+    return count
+
+
+async def _told(engine: Engine, event: Event) -> None:
+    """Whoever subscribes to it hears what happens to a device."""
+    said = {
+        "device": event.device,
+        "event": event.change.value,
+        "time": iso(event.at),
+        "epoch": event.epoch,
+        **event.details,
+    }
+    message = Message(presence_topic(event.device), orjson.dumps(said), qos=1)
+    found = list(engine.sessions.router.route(message, PRESENCE_LEVELS))
+    engine.publish(message, await engine.agreed(message, found) if engine.hooks.checks_topics else found)
 
 
 def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceTls, engine: Engine) -> None:

@@ -7,3 +7,7 @@ class SettingsError(Exception):
 
 class ArgumentError(Exception):
     """An argument of a command or an API call can't be used: names it."""
+
+
+class ForbiddenError(Exception):
+    """Whoever asks may not have that; says what would be needed."""

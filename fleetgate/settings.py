@@ -150,6 +150,17 @@ class AuthoritySettings(_Section):
     )
 
 
+class PresenceSettings(_Section):
+    """Who is there, and who should be."""
+
+    late_intervals: float = Field(
+        3, ge=1, description="a device is late after so many of the intervals that its type lets expect"
+    )
+    silent_intervals: float = Field(10, ge=1, description="and silent after so many")
+    flapping_connects: int = Field(5, ge=0, description="connects of a device within flapping_seconds; 0: any number")
+    flapping_seconds: float = Field(300, gt=0, description="seconds in which they are counted")
+
+
 class DecisionsSettings(_Section):
     """What was decided about devices lately, for `explain --past` and `policy simulate`."""
 
@@ -290,6 +301,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     identity: IdentitySettings = IdentitySettings()
     authority: AuthoritySettings = AuthoritySettings()
+    presence: PresenceSettings = PresenceSettings()
     decisions: DecisionsSettings = DecisionsSettings()
     ingest: IngestSettings = IngestSettings()
     store: StoreSettings = StoreSettings()

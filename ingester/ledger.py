@@ -23,8 +23,15 @@ class Account:
     dropped: int = 0
     routed: int = 0
     connections: int = 0
-    last_seen: int = 0
-    """Microseconds since 1970-01-01 UTC of the last message or connect; 0 = never."""
+    last_data: int = 0
+    """Microseconds since 1970-01-01 UTC of the last message; 0 = never."""
+    last_connect: int = 0
+    """The same of the last connect."""
+
+    @property
+    def last_seen(self) -> int:
+        """The same of whatever was last."""
+        return max(self.last_data, self.last_connect)
 
     @property
     def in_flight(self) -> int:
@@ -75,7 +82,7 @@ class Ledger:
         account = self.account(device)
         account.received += 1
         account.received_bytes += size_bytes
-        account.last_seen = now
+        account.last_data = now
 
     def received_run(self, account: Account, qos_0: int, qos_1: int, size_bytes: int, now: int) -> None:
         """Messages of one device came in, so many with QoS 0 and 1."""
@@ -86,7 +93,7 @@ class Ledger:
         totals.received_bytes += size_bytes
         account.received += count
         account.received_bytes += size_bytes
-        account.last_seen = now
+        account.last_data = now
 
     def stored(self, counts: Mapping[str, int]) -> None:
         """A commit holds so many messages of each device."""
@@ -126,7 +133,7 @@ class Ledger:
         """A connection of the device was opened."""
         account = self.account(device)
         account.connections += 1
-        account.last_seen = now
+        account.last_connect = now
         self.totals.connections += 1
 
     def disconnected(self, device: str) -> None:

@@ -13,6 +13,7 @@ from broker_plugins.engine.session import NEVER
 from broker_plugins.engine.topics import check_levels
 from broker_plugins.engine.waiting import called_back
 from broker_plugins.engine.wheel import TICK_SECONDS
+from fleet.topics import is_servers
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
@@ -73,7 +74,7 @@ async def _check_will(connection: "Connection", packet: Connect, principal: Prin
     except ProtocolError as error:
         raise Denied("will", str(error), error.reason, principal.name) from error
     rights = principal.rights
-    allowed = rights.may_publish(will.topic) and not will.topic.startswith("$SYS")
+    allowed = rights.may_publish(will.topic) and not is_servers(will.topic)
     allowed = allowed and (not will.retain or rights.may_retain(will.topic))
     if allowed and hooks.checks_topics:
         allowed = await hooks.agrees(connection, principal.client_id, will.topic, "publish")

@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
         "client_max_packet",
         "connect",
         "connected_at",
+        "ended_why",
         "engine",
         "history",
         "history_of",
@@ -186,6 +187,8 @@ class Connection(asyncio.Protocol):
         self.keep_alive_ticks = 0
         self.last_packet = self.rest_since = 0
         self.connected_at = 0
+        self.ended_why = ""
+        """Once it has ended: `disconnect` (the client said so), `connection_lost`, or why we ended it."""
         self.messages_in = self.messages_out = 0
         self.traced = False
         self.meter: Meter | None = None
@@ -209,7 +212,9 @@ class Connection(asyncio.Protocol):
             limit(_WRITE_BUFFER_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
-            self.peer = replace(self.peer, certificate=tls.getpeercert(True), tls=tls.version() or "")
+            self.peer = replace(
+                self.peer, certificate=tls.getpeercert(True), tls=tls.version() or "", cipher=_cipher(tls)
+            )
         engine = self.engine
         engine.all.add(self)
         self.last_packet = engine.wheel.now
@@ -238,7 +243,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.engine.lost(self)
-        self._end("connection lost" if exc is None else str(exc), will=True)
+        self._end("connection_lost", "connection lost" if exc is None else str(exc), will=True)
         self.transport = None
         if self.on_lost is not None:
             self.on_lost()
@@ -352,7 +357,7 @@ class Connection(asyncio.Protocol):
             if expiry and not self.session.expiry:
                 raise ProtocolError("session expiry set at the end only")  # [3.14.2.2.2]
             self.engine.sessions.set_expiry(self.session, min(expiry, self.engine.limits.session_seconds))
-        self._end("disconnected", will=packet.reason == Reason.DISCONNECT_WITH_WILL)
+        self._end("disconnect", "disconnected", will=packet.reason == Reason.DISCONNECT_WITH_WILL)
         self._close_transport()
 
     # -- waiting --
@@ -551,12 +556,13 @@ class Connection(asyncio.Protocol):
                 self.engine.hooks.refused("connection", name, why, detail, peer=str(self.peer))
             if self.version == V5:
                 self.send_packet(Disconnect(reason, self.explained(detail)))
-        self._end(detail, will=True)
+        self._end(why, detail, will=True)
         self._close_transport()
 
-    def _end(self, detail: str, *, will: bool) -> None:
+    def _end(self, why: str, detail: str, *, will: bool) -> None:
         if self.state is State.CLOSED:
             return
+        self.ended_why = why
         was = self.state
         self.state = State.CLOSED
         self._rest.clear()
@@ -572,3 +578,8 @@ class Connection(asyncio.Protocol):
         if transport is not None:
             transport.close()
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, transport.abort)
+
+
+def _cipher(tls: Any) -> str:
+    found = tls.cipher()
+    return str(found[0]) if found else ""

@@ -240,11 +240,11 @@ class Engine:
             count += 1
         return count
 
-    async def agreed(self, message: Message) -> Deliveries:
-        """The deliveries of a message that every plugin agrees to."""
+    async def agreed(self, message: Message, found: Deliveries | None = None) -> Deliveries:
+        """The deliveries of a message that every plugin agrees to; of those `found`, where that was done already."""
         return [
             (session, delivery)
-            for session, delivery in list(self.sessions.router.route(message))
+            for session, delivery in list(self.sessions.router.route(message) if found is None else found)
             if await self.hooks.agrees(session.outlet, session.client_id, message.topic, "receive")
         ]
 

@@ -81,6 +81,7 @@ class Peer:
     listener: str
     certificate: bytes | None = None
     tls: str = ""
+    cipher: str = ""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

@@ -13,6 +13,7 @@ from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.routes import Route
 from broker_plugins.engine.topics import check_levels, expires_at
 from fleet.policy.rights import matches
+from fleet.topics import is_servers
 from ingester.batch import copy_digest
 from ingester.streams import Destination
 
@@ -52,7 +53,7 @@ def take(connection: "Connection", packet: Publish) -> bool:
         engine.saw(connection, "in", packet)
     principal = connection.admitted
     rights = principal.rights
-    allowed = rights.may_publish(packet.topic) and not packet.topic.startswith("$SYS")
+    allowed = rights.may_publish(packet.topic) and not is_servers(packet.topic)
     allowed = allowed and (not packet.retain or rights.may_retain(packet.topic))
     if engine.hooks.checks_topics or engine.observed:
         connection.suspend(_take_asking(connection, packet, telemetry, allowed=allowed))

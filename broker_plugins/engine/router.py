@@ -106,13 +106,14 @@ class Router:
         """Whether any subscription matches."""
         return next(self._trie.match(topic), None) is not None
 
-    def route(self, message: Message) -> Iterator[tuple[Session, Delivery]]:
+    def route(self, message: Message, named: int = 0) -> Iterator[tuple[Session, Delivery]]:
         """A delivery for each session that gets the message: once, with the highest QoS of the session's matching
         subscriptions, at most the message's own, and the identifiers of all of them [MQTT-3.3.4-2] [MQTT-3.8.4-8].
+        Of the server's own topics so many levels may have to be `named`, or stood for with +.
         """
         found: dict[Session, list[Granted]] = {}
         topic = message.topic
-        for key, value in self._trie.match(topic):
+        for key, value in self._trie.match(topic, named):
             if isinstance(key, _Group):
                 chosen = key.choose(topic, self._rights_of)
                 if chosen is not None:

@@ -66,8 +66,10 @@ class FilterTrie(Generic[K, V]):
                 return
             del path[-1].children[level]
 
-    def match(self, topic: str) -> Iterator[tuple[K, V]]:
-        """Keys and values of all filters that match a topic name [4.7]."""
+    def match(self, topic: str, named: int = 0) -> Iterator[tuple[K, V]]:
+        """Keys and values of all filters that match a topic name [4.7]: only those without # in the first `named`
+        levels.
+        """
         levels = topic.split("/")
         waiting = [(self._root, 0)]
         # Wildcards in the first level do not match topics that begin with $ [MQTT-4.7.2-1].
@@ -76,7 +78,9 @@ class FilterTrie(Generic[K, V]):
             node, depth = waiting.pop()
             children = node.children
             wild = not (hidden and depth == 0)
-            if wild and (rest := children.get("#")) is not None:  # matches its parent level too [4.7.1.2]
+            if (
+                wild and depth >= named and (rest := children.get("#")) is not None
+            ):  # matches its parent level too [4.7.1.2]
                 yield from rest.entries.items()
             if depth == len(levels):
                 yield from node.entries.items()

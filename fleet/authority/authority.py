@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.authority.chain import constraints_of, is_signed_by, pem_of
-from fleet.authority.keys import SigningKey, hash_for, read_key, write_key
+from fleet.authority.keys import SigningKey, hash_for, read_key, sign, write_key
 from fleet.authority.requests import key_pem, new_key, read_certificate
 from fleet.errors import InvalidCertificateError
 from fleet.files import write_private, write_public
@@ -82,6 +82,10 @@ class Authority:
     def key_id(self) -> str:
         """What certificates name it by that it signed: its key's identifier, in lower-case hex."""
         return x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign with the key of `certificate`; see keys.sign."""
+        return sign(self._key, data)
 
     def revocation_list(self, revoked: Iterable[tuple[int, datetime]], now: datetime) -> x509.CertificateRevocationList:
         """Sign a list of serial numbers and when each was revoked [RFC 5280, 5]; it counts for a week."""

@@ -14,6 +14,7 @@ from fleet.policy.service import Policies
 from fleet.policy.subjects import NOBODY, Subject
 from fleet.registry.model import CertificateStatus, State
 from fleet.registry.service import Registry
+from fleet.topics import is_servers
 
 UNDECIDED = "undecided"
 
@@ -32,7 +33,7 @@ def explain(registry: Registry, rights: Compiled, action: Action, resource: str)
     """
     if (reason := _not_let_in(registry, rights.caller.device, rights.caller.fingerprint)) is not None:
         return Decision(False, reason)
-    if action in {Action.PUBLISH, Action.RETAIN} and resource.startswith("$SYS"):
+    if action in {Action.PUBLISH, Action.RETAIN} and is_servers(resource):
         return Decision(False, NOT_ALLOWED)
     if action is Action.RETAIN:
         published = rights.explain(Action.PUBLISH, resource)

@@ -1,42 +1,94 @@
-"""Presence: who is connected, by the ledger of this run, and when a device was seen last, by former runs too."""
+"""Presence: who is connected, by the ledger of this run; when a device was seen last, by former runs too; what happens
+to it, written down and told.
+"""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Self
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, Self
+
+import structlog
 
 from fleet.identity import Kind
+from fleet.presence.model import Change, Event, Flapping
+from fleet.presence.timeline import Timeline
+from fleet.registry.database import FAILURES
 from fleet.registry.model import Member
 from fleet.registry.schema import seen
 from fleet.registry.service import Registry
 from fleet.registry.write_behind import WriteBehind
+from ingester.clock import Clock, now_us, steady
 from ingester.ledger import Ledger
 
+log = structlog.get_logger("fleetgate.fleet")
+
 _WRITE_SECONDS = 30.0
+_EVENT_SECONDS = 0.25
+_RETRY_SECONDS = 5.0
 _SLICE = 2000
+_TOLD = 100
+_WAITING = 100_000
+_AT_ONCE = 500
+
+Tell = Callable[[Event], Awaitable[object]]
+"""Told of each event, in order, soon after it happened."""
 
 
 class Presence:
     """Live facts of devices. An async context manager: writes down now and then who was seen, and at the end.
 
-    A crash forgets at most the last `write_seconds` of it.
+    A crash forgets at most the last `write_seconds` of that, and of the timeline what happened in the last moments.
+    Events that can't be written wait, as many as there is room for: then the oldest are dropped, and counted.
     """
 
-    def __init__(self, registry: Registry, ledger: Ledger, write_seconds: float = _WRITE_SECONDS) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        flapping: Flapping | None = None,
+        *,
+        write_seconds: float = _WRITE_SECONDS,
+        event_seconds: float = _EVENT_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
         self._registry = registry
         self._ledger = ledger
-        self._before: dict[str, int] = {}
-        """As it is written down."""
+        self._clock = clock or steady()
+        self._before: dict[str, tuple[int, int]] = {}
+        """Last seen and last data, as they are written down."""
         self._written = WriteBehind("presence", self.write, write_seconds)
+        self._event_seconds = event_seconds
+        self._waiting: deque[Event] = deque()
+        self._untold: list[Event] = []
+        self._telling: asyncio.Task[None] | None = None
+        self._something = asyncio.Event()
+        self.timeline = Timeline(registry)
+        self.flapping = flapping or Flapping(0, 1)
+        self.dropped = 0
+        """Events that were dropped."""
+        self.tell: Tell | None = None
 
     async def __aenter__(self) -> Self:
         async with self._registry.database.reading() as connection:
-            self._before = {row.device: row.last_seen for row in await connection.execute(seen.select())}
+            self._before = {
+                row.device: (row.last_seen, row.last_data) for row in await connection.execute(seen.select())
+            }
+        await self.timeline.begin(now_us())
         self._registry.database.live = self
         self._registry.changed.append(self._forget)
         await self._written.__aenter__()
+        self._telling = asyncio.create_task(self._tell_and_write(), name="presence events")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
+        try:
+            await self._write_all()
+        except FAILURES as error:
+            log.warning("timeline not written", events=len(self._waiting), error=str(error))
         await self._written.__aexit__()
 
     def connected(self, device: str) -> bool:
@@ -49,14 +101,36 @@ class Presence:
         account = self._ledger.accounts.get(device)
         if account is not None and account.last_seen:
             return account.last_seen
-        return self._before.get(device)
+        return self._before.get(device, (None, 0))[0]
+
+    def last_data(self, device: str) -> int | None:
+        """The same of its last message."""
+        account = self._ledger.accounts.get(device)
+        if account is not None and account.last_data:
+            return account.last_data
+        return self._before.get(device, (0, 0))[1] or None
 
     def names(self) -> Iterable[str]:
         """Who has or had a connection."""
         return self._ledger.accounts.keys() | self._before.keys()
 
+    def came(self, device: str, details: Mapping[str, Any]) -> None:
+        """A connection of a device was let in."""
+        now = self._clock()
+        self._add(Event(device, Change.CONNECTED, now, self.timeline.epoch, details))
+        if self.flapping.connects(device, now):
+            self._add(Event(device, Change.FLAPPING, now, self.timeline.epoch))
+
+    def left(self, device: str, details: Mapping[str, Any]) -> None:
+        """It has ended."""
+        self._add(Event(device, Change.DISCONNECTED, self._clock(), self.timeline.epoch, details))
+
+    def judged(self, device: str, change: Change, details: Mapping[str, Any]) -> None:
+        """It sends as is expected of it, or not."""
+        self._add(Event(device, change, self._clock(), self.timeline.epoch, details))
+
     async def write(self) -> None:
-        """Write down who was seen since the last time."""
+        """Write down who was seen since the last time, and that this run goes on."""
         statement = self._registry.database.upsert(seen)
         for start in range(0, len(self._ledger.opened), _SLICE):
             names = self._ledger.opened[start : start + _SLICE]
@@ -64,18 +138,65 @@ class Presence:
                 async with self._registry.database.transaction() as connection:
                     news = {name: at for name in names if (at := self._news(name)) is not None}
                     if news:
-                        await connection.execute(
-                            statement, [{"device": name, "last_seen": at} for name, at in news.items()]
-                        )
+                        rows = [
+                            {"device": name, "last_seen": at, "last_data": data} for name, (at, data) in news.items()
+                        ]
+                        await connection.execute(statement, rows)
                 self._before |= news
             await asyncio.sleep(0)
+        await self.timeline.alive(now_us())
 
-    def _news(self, name: str) -> int | None:
-        at = self._ledger.accounts[name].last_seen
-        if not at or at == self._before.get(name) or self._registry.find(Kind.DEVICE, name) is None:
+    def _news(self, name: str) -> tuple[int, int] | None:
+        account, known = self._ledger.accounts[name], self._before.get(name, (0, 0))
+        news = account.last_seen, account.last_data or known[1]
+        if not account.last_seen or news == known or self._registry.find(Kind.DEVICE, name) is None:
             return None
-        return at
+        return news
+
+    def calm(self) -> None:
+        """Who flapped and does so no more is steady: to be called now and then."""
+        now = self._clock()
+        for device in self.flapping.calm(now):
+            self._add(Event(device, Change.STEADY, now, self.timeline.epoch))
+
+    def _add(self, event: Event) -> None:
+        if len(self._waiting) >= _WAITING:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append(event)
+        if self.tell is not None and len(self._untold) < _WAITING:
+            self._untold.append(event)
+        self._something.set()
+
+    async def _tell_and_write(self) -> None:
+        while True:
+            await self._something.wait()
+            await asyncio.sleep(self._event_seconds)  # what happens at once is written at once
+            self._something.clear()
+            await self._tell_all()
+            try:
+                await self._write_all()
+            except FAILURES as error:
+                log.warning("timeline not written, again later", events=len(self._waiting), error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._something.set()
+
+    async def _tell_all(self) -> None:
+        untold, self._untold = self._untold, []
+        for number, event in enumerate(untold):
+            if self.tell is not None:
+                await self.tell(event)
+            if not number % _TOLD:
+                await asyncio.sleep(0)
+
+    async def _write_all(self) -> None:
+        while events := list(islice(self._waiting, _AT_ONCE)):
+            dropped = self.dropped
+            await self.timeline.write(events)
+            for _ in range(len(events) - (self.dropped - dropped)):  # those at this end were dropped meanwhile
+                self._waiting.popleft()
 
     def _forget(self, member: Member) -> None:
         if self._registry.find(member.kind, member.name) is None:
             self._before.pop(member.name, None)
+            self.flapping.forget(member.name)

@@ -1,4 +1,4 @@
-"""Quotas as fleet.db has them: one for all devices, and those of single ones, which count instead."""
+"""Quotas as fleet.db has them: one for all devices, those of types, which count instead, and those of single ones."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -6,13 +6,18 @@ from functools import partial
 from typing import Any, Self
 
 import structlog
+from sqlalchemy import select
 
+from fleet.audit.model import Act, Via
+from fleet.audit.service import AuditLog, acting
 from fleet.errors import FleetError, NotFoundError
 from fleet.identity import Kind
 from fleet.quota.model import Meter, Over, Quota, check_quota
 from fleet.quota.usage import Usage
+from fleet.registry.database import FAILURES
 from fleet.registry.model import Member, State
-from fleet.registry.schema import quotas
+from fleet.registry.query.statement import DEVICES
+from fleet.registry.schema import members, quotas
 from fleet.registry.service import Registry
 from ingester.clock import Clock, steady
 
@@ -20,6 +25,21 @@ log = structlog.get_logger("fleetgate.fleet")
 
 ALL = ""
 """The name that the quota of all devices is kept by: no device has it."""
+_TYPE = "/"
+_SECONDS = 0.05
+_RETRY_SECONDS = 5.0
+_CHUNK = 500
+
+
+def of_type(name: str) -> str:
+    """The name that the quota of a type is kept by: no device has such a one."""
+    return f"{_TYPE}{name}"
+
+
+def type_of(name: str) -> str | None:
+    """The type whose quota is kept by this name; None: it is no type's."""
+    return name.removeprefix(_TYPE) if name.startswith(_TYPE) else None
+
 
 Changed = Callable[[str | None], None]
 """Called with a device whose quota is another now; None: all."""
@@ -28,8 +48,17 @@ Changed = Callable[[str | None], None]
 class Quotas:
     """An async context manager. Who has none is not limited."""
 
-    def __init__(self, registry: Registry, usage: Usage, clock: Clock | None = None) -> None:
+    def __init__(
+        self, registry: Registry, usage: Usage, clock: Clock | None = None, audit: AuditLog | None = None
+    ) -> None:
         self._registry = registry
+        self._audit = audit
+        self._types: dict[str, str] = {}
+        """The types of devices, of those types that have a quota."""
+        self._unknown: set[str] = set()
+        """Devices whose type may be another one by now."""
+        self._asked = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
         self._usage = usage
         self._clock = clock or steady()
         self._found: dict[str, Quota] = {}
@@ -40,20 +69,32 @@ class Quotas:
     async def __aenter__(self) -> Self:
         async with self._registry.database.reading() as connection:
             self._found = {row.device: _read(row) for row in await connection.execute(quotas.select())}
+        for name in self._found:
+            if (kind := type_of(name)) is not None:
+                await self._learn(kind)
         self._registry.changed.append(self._member_changed)
+        self._looking = asyncio.create_task(self._look_up(), name="types of devices with quotas")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         if self._suspending:
             await asyncio.wait(self._suspending.values())
 
     def all(self) -> Mapping[str, Quota]:
-        """Quotas by device; ALL is that of all who have none of their own."""
+        """Quotas by device; that of a type by `of_type`; ALL is that of all who have none of their own."""
         return dict(sorted(self._found.items()))
 
     def of(self, device: str) -> Quota | None:
         """What counts for a device."""
-        return self._found.get(device) or self._found.get(ALL)
+        kind = self._types.get(device)
+        return (
+            self._found.get(device)
+            or (self._found.get(of_type(kind)) if kind is not None else None)
+            or self._found.get(ALL)
+        )
 
     def meter(self, device: str) -> Meter | None:
         """What its connections are read by; None: it is not limited."""
@@ -72,52 +113,108 @@ class Quotas:
         return known
 
     async def put(self, device: str, quota: Quota) -> None:
-        """Set the quota of a device, or of ALL. Raises NotFoundError, InvalidQuotaError."""
-        if device != ALL:
+        """Set the quota of a device, of a type that is there, or of ALL. Raises NotFoundError, InvalidQuotaError."""
+        kind = type_of(device)
+        if device != ALL and kind is None:
             self._registry.get(Kind.DEVICE, device)
         check_quota(quota)
         async with self._registry.database.transaction() as connection:
             await connection.execute(quotas.delete().where(quotas.c.device == device))
             await connection.execute(quotas.insert(), [_row(device, quota)])
         self._found[device] = quota
+        if kind is not None:
+            await self._learn(kind)
         self._tell(device)
 
     async def delete(self, device: str) -> None:
-        """Take the quota of a device away, or that of ALL. Raises NotFoundError."""
+        """Take the quota of a device away, of a type, or that of ALL. Raises NotFoundError."""
         if device not in self._found:
-            raise NotFoundError(f"no quota of {device or 'all devices'}")
+            kind = type_of(device)
+            raise NotFoundError(f"no quota of {f'type {kind}' if kind is not None else device or 'all devices'}")
         async with self._registry.database.transaction() as connection:
             await connection.execute(quotas.delete().where(quotas.c.device == device))
         del self._found[device]
         self._tell(device)
 
     def _tell(self, device: str) -> None:
-        if device == ALL:
+        several = device == ALL or type_of(device) is not None
+        if several:
             self._meters.clear()
         else:
             self._meters.pop(device, None)
         for changed in self.changed:
-            changed(device or None)
+            changed(None if several else device)
+
+    async def _learn(self, kind: str) -> None:
+        """Find out which devices are of a type."""
+        statement = select(members.c.name).where(DEVICES, members.c.type == kind)
+        async with self._registry.database.reading() as connection:
+            for name in (await connection.execute(statement)).scalars():
+                self._types[str(name)] = kind
+
+    async def _look_up(self) -> None:
+        """Find out of which types devices are that were changed."""
+        while True:
+            await self._asked.wait()
+            await asyncio.sleep(_SECONDS)  # many at once are asked for at once
+            self._asked.clear()
+            names = list(self._unknown)
+            try:
+                for start in range(0, len(names), _CHUNK):
+                    await self._look_up_some(names[start : start + _CHUNK])
+            except FAILURES as error:
+                log.warning("types not looked up, again later", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._asked.set()
+
+    async def _look_up_some(self, names: list[str]) -> None:
+        self._unknown.difference_update(names)
+        statement = select(members.c.name, members.c.type).where(DEVICES, members.c.name.in_(names))
+        try:
+            async with self._registry.database.reading() as connection:
+                found = {str(row.name): str(row.type) for row in await connection.execute(statement)}
+        except FAILURES:
+            self._unknown.update(names)
+            raise
+        for name in names:
+            kind = found.get(name) if of_type(found.get(name, "")) in self._found else None
+            if kind == self._types.get(name):
+                continue
+            if kind is None:
+                del self._types[name]
+            else:
+                self._types[name] = kind
+            self._tell(name)
 
     def _exceeded(self, device: str, quota: Quota, detail: str) -> None:
         if quota.over is Over.SUSPEND and device not in self._suspending:
             log.warning("suspended: beyond its quota", device=device, detail=detail)
-            task = asyncio.get_running_loop().create_task(self._suspend(device))
+            task = asyncio.get_running_loop().create_task(self._suspend(device, detail))
             self._suspending[device] = task
             task.add_done_callback(lambda _task: self._suspending.pop(device, None))
 
-    async def _suspend(self, device: str) -> None:
+    async def _suspend(self, device: str, detail: str) -> None:
+        act = Act("rule:quota", "device.disable", Via.RULE, targets=(("device", device),), facts={"quota": detail})
         try:
-            await self._registry.set_state(Kind.DEVICE, device, State.SUSPENDED)
+            async with acting(self._audit, act) as noted:
+                noted.before = {"state": self._registry.get(Kind.DEVICE, device).state.value}
+                changed = await self._registry.set_state(Kind.DEVICE, device, State.SUSPENDED)
+                noted.after = {"state": changed.state.value}
         except FleetError as error:
             log.warning("not suspended", device=device, error=str(error))
 
     def _member_changed(self, member: Member) -> None:
-        if member.kind is Kind.DEVICE and self._registry.find(member.kind, member.name) is None:
+        if member.kind is not Kind.DEVICE:
+            return
+        if self._registry.find(member.kind, member.name) is None:
             # fleet.db has forgotten it with the device: who has the name next begins without.
             self._found.pop(member.name, None)
             self._meters.pop(member.name, None)
             self._usage.forget(member.name)
+            self._types.pop(member.name, None)
+        elif any(type_of(name) is not None for name in self._found):
+            self._unknown.add(member.name)
+            self._asked.set()
 
 
 def _read(row: Any) -> Quota:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, Programm
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from fleet.errors import RegistryUnavailableError, StateError, StateInUseError
-from fleet.registry.query.statement import CONNECTED, LAST_SEEN
+from fleet.registry.query.statement import CONNECTED, LAST_DATA, LAST_SEEN
 from fleet.registry.schema import READING, facts, migrate, transactional
 
 FAILURES = (RegistryUnavailableError, StateInUseError, SQLAlchemyError)
@@ -30,6 +30,10 @@ class Live(Protocol):
         """Microseconds since 1970-01-01 UTC of its last message or connect; None: never."""
         ...
 
+    def last_data(self, device: str) -> int | None:
+        """The same of its last message."""
+        ...
+
     def names(self) -> Iterable[str]:
         """Whom it knows."""
         ...
@@ -40,6 +44,9 @@ class _Unknown:
         return False
 
     def last_seen(self, _device: str) -> int | None:
+        return None
+
+    def last_data(self, _device: str) -> int | None:
         return None
 
     def names(self) -> Iterable[str]:
@@ -141,9 +148,13 @@ class Database:
     def _define(self, connection: Any, _record: object) -> None:
         connection.create_function(CONNECTED, 1, self._connected)
         connection.create_function(LAST_SEEN, 1, self._last_seen)
+        connection.create_function(LAST_DATA, 1, self._last_data)
 
     def _connected(self, device: str) -> int:
         return int(self.live.connected(device))
 
     def _last_seen(self, device: str) -> int | None:
         return self.live.last_seen(device)
+
+    def _last_data(self, device: str) -> int | None:
+        return self.live.last_data(device)

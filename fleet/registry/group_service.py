@@ -12,6 +12,7 @@ from fleet.registry.details import check_word
 from fleet.registry.groups import Group, check_no_cycle, groups_asked_for, with_descendants
 from fleet.registry.model import check_version
 from fleet.registry.query import parse
+from fleet.registry.query.model import EVERYTHING, And, Query
 from fleet.registry.query.statement import DEVICES, Condition, condition
 from fleet.registry.records import check_not_attached
 from fleet.registry.schema import group_devices, groups, members
@@ -48,10 +49,10 @@ class Groups:
             raise NotFoundError(f"no group named {name!r}")
         return self._groups[name]
 
-    def condition(self, query: str) -> Condition:
-        """Compile a query as of now. Raises QueryError."""
+    def condition(self, query: str, within: Query = EVERYTHING) -> Condition:
+        """Compile a query as of now, for what another one finds too. Raises QueryError."""
         now = self._clock()
-        return condition(parse(query, now), self._groups, now)
+        return condition(And((parse(query, now), within)), self._groups, now)
 
     async def of(self, device: str) -> list[str]:
         """Names of the groups that a device is in by itself: it was put in, or the query finds it."""

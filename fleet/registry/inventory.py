@@ -10,6 +10,7 @@ from fleet.identity import Kind
 from fleet.registry.details import Details, InvalidDetailsError, check_details, check_required
 from fleet.registry.group_service import Groups
 from fleet.registry.model import Member
+from fleet.registry.query.model import EVERYTHING, Query
 from fleet.registry.query.statement import DEVICES, grouping
 from fleet.registry.records import attribute_rows, attribute_value, tag_rows
 from fleet.registry.schema import attributes, members, tags
@@ -71,31 +72,43 @@ class Inventory:
 
         return await self._registry.change(Kind.DEVICE, name, write=write, expected=expected)
 
-    async def find(self, query: str, after: str, limit: int) -> list[str]:
-        """Names of the devices that a query finds, in order, the first `limit` behind `after`. Raises QueryError."""
+    async def find(self, query: str, after: str, limit: int, within: Query = EVERYTHING) -> list[str]:
+        """Names of the devices that both queries find, in order, the first `limit` behind `after`.
+
+        Raises QueryError.
+        """
         statement = (
             select(members.c.name)
-            .where(DEVICES, members.c.name > after, self._groups.condition(query))
+            .where(DEVICES, members.c.name > after, self._groups.condition(query, within))
             .order_by(members.c.name)
             .limit(limit)
         )
         async with self._database.reading() as connection:
             return [str(name) for name in (await connection.execute(statement)).scalars()]
 
-    async def count(self, query: str) -> int:
-        """How many devices a query finds. Raises QueryError."""
-        statement = select(func.count()).select_from(members).where(DEVICES, self._groups.condition(query))
+    async def is_within(self, name: str, query: Query) -> bool:
+        """Whether a query finds a device."""
+        statement = select(members.c.name).where(DEVICES, members.c.name == name, self._groups.condition("", query))
+        async with self._database.reading() as connection:
+            return (await connection.execute(statement)).first() is not None
+
+    async def count(self, query: str, within: Query = EVERYTHING) -> int:
+        """How many devices both queries find. Raises QueryError."""
+        statement = select(func.count()).select_from(members).where(DEVICES, self._groups.condition(query, within))
         async with self._database.reading() as connection:
             return int((await connection.execute(statement)).scalar_one())
 
-    async def count_by(self, query: str, field: str) -> list[tuple[str, int]]:
-        """How many of the devices that a query finds have each value of a field, the most first. Raises QueryError."""
+    async def count_by(self, query: str, field: str, within: Query = EVERYTHING) -> list[tuple[str, int]]:
+        """How many of the devices that both queries find have each value of a field, the most first.
+
+        Raises QueryError.
+        """
         column, table = grouping(field)
         source = members if table is None else members.join(table, table.c.device == members.c.name)
         statement = (
             select(column, func.count())
             .select_from(source)
-            .where(DEVICES, self._groups.condition(query))
+            .where(DEVICES, self._groups.condition(query, within))
             .group_by(column)
             .order_by(func.count().desc(), column)
         )

@@ -114,6 +114,31 @@ seen = Table(
     metadata,
     Column("device", String(128), primary_key=True),
     Column("last_seen", BigInteger, nullable=False),
+    Column("last_data", BigInteger, nullable=False, server_default="0"),
+)
+
+# Whether devices are connected, since when, and how many events there were of each. Of those the newest are kept: each
+# takes the place of the oldest.
+presence = Table(
+    "presence",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("connected", Boolean, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Index("presence_connected", "connected", "device"),
+)
+
+presence_events = Table(
+    "presence_events",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("change", String(16), nullable=False),
+    Column("details", Text, nullable=False),
 )
 
 # Rows outlive their member: the certificate of a deleted device stays refused.
@@ -318,8 +343,86 @@ usage = Table(
     Index("usage_by_day", "day"),
 )
 
+# Who runs the fleet. `groups` and `sites`, as JSON, are the part of it that counts for them; `password` and `digest`
+# are hashes.
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("sites", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("password", Text, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("external", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("operator", String(128), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("groups", Text, nullable=False),
+    Column("sites", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("expires", BigInteger),
+    Column("created", BigInteger, nullable=False),
+    Column("last_used", BigInteger),
+)
+
+# Rows are never changed. `entry` is what `hash` is made of, with the hash before; the other columns are for finding it.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String(160), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("entry", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+audit_targets = Table(
+    "audit_targets",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+)
+
+# What somebody began to do, and has no entry yet.
+audit_begun = Table(
+    "audit_begun",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("entry", Text, nullable=False),
+)
+
+# Rules of the life of devices. `tried` is the version that ran dry last.
+lifecycle_rules = Table(
+    "lifecycle_rules",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("tried", BigInteger, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("ran", BigInteger, nullable=False),
+    Column("problem", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+)
+
 # Facts of the registry itself. `moved` (SQLite): which database has it now; `owner` (PostgreSQL): which process writes,
-# and how often it did; `origin` (PostgreSQL): the digest of the fleet.db that it was taken from.
+# and how often it did; `origin` (PostgreSQL): the digest of the fleet.db that it was taken from; `audit`: the signed
+# end of the audit log; `epoch`: how often the program was started, and `alive`, until when it surely ran.
 facts = Table(
     "facts",
     metadata,

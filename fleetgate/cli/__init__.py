@@ -9,6 +9,7 @@ from broker_plugins.engine.errors import EngineError
 from broker_plugins.errors import BrokerPluginsError
 from fleet.errors import FleetError
 from fleetgate.cli import (
+    audit,
     authority,
     backup,
     certificate,
@@ -21,7 +22,9 @@ from fleetgate.cli import (
     export,
     group,
     ingest,
+    lifecycle,
     mqtt,
+    operator,
     policy,
     provision,
     quarantine,
@@ -57,6 +60,7 @@ for feature in (
     group,
     policy,
     quota,
+    lifecycle,
     provision,
     template,
     claim,
@@ -72,6 +76,8 @@ for feature in (
     mqtt,
     ingest,
     simulate,
+    operator,
+    audit,
     backup,
     doctor,
 ):

@@ -11,7 +11,7 @@ from fleet.policy.text import read_text
 from fleetgate.cli.details import given_only
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, print_list, print_one, say
-from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, call, run, target
 from fleetgate.errors import ArgumentError, SettingsError
 
 _COLUMNS = ("name", "default_version", "versions", "attached", "description")
@@ -185,7 +185,13 @@ def _simulate(
 
 def _explain(
     context: typer.Context,
-    device: Annotated[str, typer.Option(help="The device that asks.")],
+    device: Annotated[str | None, typer.Option(help="The device that asks.", show_default=False)] = None,
+    operator: Annotated[
+        str | None, typer.Option(help="An operator: may it do --action, to --device?", show_default=False)
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="With --operator: such as device.retire.", show_default=False)
+    ] = None,
     publish: Annotated[str | None, typer.Option(help="May it publish to this topic?", show_default=False)] = None,
     subscribe: Annotated[str | None, typer.Option(help="May it subscribe to this filter?", show_default=False)] = None,
     receive: Annotated[str | None, typer.Option(help="May it receive from this topic?", show_default=False)] = None,
@@ -205,7 +211,7 @@ def _explain(
 ) -> None:
     """Say what a device may do, and which statement of which policy decides. Exit code 2: it can't be decided.
 
-    What is not given is taken from the device's connection, if it has one.
+    What is not given is taken from the device's connection, if it has one. With --operator: what an operator may do.
     """
     asked = given_only(publish=publish, subscribe=subscribe, receive=receive, retain=retain)
     if connect:
@@ -213,10 +219,13 @@ def _explain(
     facts = given_only(source_address=source_address, certificate=certificate, tls=tls, listener=listener, time=time)
     try:
         on = target(context, state, config)
+        if operator is not None:
+            _explain_operator(on, operator, action, device, as_json=as_json)
+            return
         if past:
-            found = run(call(on, "GET", "/decisions", params={"device": device, "since": since}))
+            found = run(call(on, "GET", "/decisions", params={"device": _asking(device), "since": since}))
         else:
-            found = run(call(on, "GET", "/explain", params={"device": device, **_one(asked), **facts}))
+            found = run(call(on, "GET", "/explain", params={"device": _asking(device), **_one(asked), **facts}))
     except (CommandError, FleetError, ArgumentError, SettingsError) as error:
         sys.stderr.write(f"fleetgate: {error}\n")
         raise typer.Exit(_UNDECIDED) from None
@@ -225,7 +234,25 @@ def _explain(
     elif as_json:
         print_json(found)
     else:
-        sys.stdout.write(f"{_sentence(device, asked, found)}\n")
+        sys.stdout.write(f"{_sentence(_asking(device), asked, found)}\n")
+
+
+def _asking(device: str | None) -> str:
+    if device is None:
+        raise ArgumentError("give --device, or --operator and --action")
+    return device
+
+
+def _explain_operator(on: Target, operator: str, action: str | None, device: str | None, *, as_json: bool) -> None:
+    if action is None:
+        raise ArgumentError("--operator needs --action, such as device.retire")
+    params = given_only(action=action, device=device)
+    found = run(call(on, "GET", f"/operators/{operator}/explanation", params=params))
+    if as_json:
+        print_json(found)
+    else:
+        what = f"{operator}, {action} {device or ''}".rstrip()
+        sys.stdout.write(f"{what}: {found['decision']}, {found['detail']}\n")
 
 
 def _one(asked: dict[str, Any]) -> dict[str, Any]:

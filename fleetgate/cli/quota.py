@@ -11,10 +11,11 @@ from fleetgate.cli.output import print_json, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
 
-_COLUMNS = ("device", "messages_per_minute", "bytes_per_minute", "messages_per_day", "bytes_per_day", "over")
+_COLUMNS = ("device", "type", "messages_per_minute", "bytes_per_minute", "messages_per_day", "bytes_per_day", "over")
 _DAYS = ("day", "messages", "bytes")
 
 Device = Annotated[str | None, typer.Option(help="This device.", show_default=False)]
+Type = Annotated[str | None, typer.Option("--type", help="The devices of this type.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="All devices that have none of their own.")]
 
 
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
 def _set(
     context: typer.Context,
     device: Device = None,
+    type_name: Type = None,
     messages_per_minute: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
     bytes_per_minute: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
     messages_per_day: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
@@ -42,32 +44,33 @@ def _set(
     all_devices: All = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Set the quota of a device, or of all: it counts from now on, on open connections too."""
+    """Set the quota of a device, of each of a type, or of all: it counts from now on, on open connections too."""
     body: dict[str, Any] = given_only(
         messages_per_minute=messages_per_minute,
         bytes_per_minute=bytes_per_minute,
         messages_per_day=messages_per_day,
         bytes_per_day=bytes_per_day,
     )
-    path = _path(device, all_devices=all_devices)
+    path = _path(device, type_name, all_devices=all_devices)
     found = run(call(target(context, state, config), "PUT", path, json={**body, "over": over}))
     if as_json:
         print_json(found)
     else:
-        say(f"quota of {found['device'] or 'all devices'}: more is {_WHAT[found['over']]}")
+        say(f"quota of {_whose(device, type_name)}: more is {_WHAT[found['over']]}")
 
 
 def _delete(
     context: typer.Context,
     device: Device = None,
+    type_name: Type = None,
     state: StateOption = None,
     config: ConfigOption = None,
     *,
     all_devices: All = False,
 ) -> None:
-    """Take the quota of a device away, or that of all."""
-    run(call(target(context, state, config), "DELETE", _path(device, all_devices=all_devices)))
-    say(f"no quota of {device or 'all devices'}")
+    """Take the quota of a device away, of a type, or that of all."""
+    run(call(target(context, state, config), "DELETE", _path(device, type_name, all_devices=all_devices)))
+    say(f"no quota of {_whose(device, type_name)}")
 
 
 def _usage(
@@ -90,7 +93,13 @@ def _usage(
 _WHAT = {Over.SLOW: "read slowly", Over.REJECT: "rejected", Over.SUSPEND: "rejected, and the device suspended"}
 
 
-def _path(device: str | None, *, all_devices: bool) -> str:
-    if (device is None) is not all_devices:
-        raise ArgumentError("give exactly one of --device, --all")
+def _path(device: str | None, type_name: str | None, *, all_devices: bool) -> str:
+    if sum((device is not None, type_name is not None, all_devices)) != 1:
+        raise ArgumentError("give exactly one of --device, --type, --all")
+    if type_name is not None:
+        return f"/types/{type_name}/quota"
     return "/quota" if device is None else f"/devices/{device}/quota"
+
+
+def _whose(device: str | None, type_name: str | None) -> str:
+    return device or (f"devices of type {type_name}" if type_name is not None else "all devices")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sys
 import tempfile
 import time
@@ -20,11 +21,16 @@ from fleet.errors import StateInUseError
 from fleet.state import StateFolder
 from fleetgate import __version__
 from fleetgate.core import open_core
+from fleetgate.http.access import CLI_AGENT
 from fleetgate.http.api import create_api
 from fleetgate.http.server import HttpServer
 from fleetgate.logs import logging_to
 from fleetgate.settings import Settings, load
 
+TOKEN_VARIABLE = "FLEETGATE_TOKEN"
+"""Environment variable with the token of an operator, who is not who has the state folder's admin.token."""
+URL_VARIABLE = "FLEETGATE_URL"
+"""Environment variable with the address of a server: the state folder need not be here then."""
 _OWNER_SECONDS = 5.0
 _OWNER_POLL_SECONDS = 0.1
 
@@ -111,7 +117,10 @@ class Api:
 
     async def answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """Call and return the answer. Raises CommandError as `call` does."""
-        response = await self._client.request(method, f"/api/v1{path}", **arguments)
+        try:
+            response = await self._client.request(method, f"/api/v1{path}", **arguments)
+        except httpx.TransportError as error:
+            raise CommandError(f"{self._client.base_url}: {error or type(error).__name__}") from None
         if response.is_error:
             raise CommandError(_detail(response))
         return response
@@ -121,7 +130,10 @@ class Api:
         request = self._client.build_request(
             "GET", f"/api/v1{path}", params=params, headers={"Accept": "application/x-ndjson"}, timeout=None
         )
-        response = await self._client.send(request, stream=True)
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise CommandError(f"{self._client.base_url}: {error or type(error).__name__}") from None
         try:
             if response.is_error:
                 await response.aread()
@@ -136,10 +148,14 @@ class Api:
 
 @asynccontextmanager
 async def api(on: Target) -> AsyncIterator[Api]:
-    """Reach the owner of the state folder, or own it for the time of the block.
+    """Reach the server that FLEETGATE_URL names, or the owner of the state folder, or own it for the time of the block.
 
     A folder that is in use but has no API yet is waited for a little; then raises StateInUseError.
     """
+    if url := os.environ.get(URL_VARIABLE):
+        async with _client(on, url.rstrip("/"), httpx.AsyncHTTPTransport()) as client:
+            yield Api(client, served=True)
+            return
     deadline = time.monotonic() + _OWNER_SECONDS
     while True:
         if await is_served(on):
@@ -190,7 +206,8 @@ async def _own(on: Target) -> AsyncIterator[Api]:
 
 
 def _client(on: Target, base: str, transport: httpx.AsyncHTTPTransport) -> httpx.AsyncClient:
-    headers = {"Authorization": f"Bearer {on.state.token()}"}
+    token = os.environ.get(TOKEN_VARIABLE) or on.state.token()
+    headers = {"Authorization": f"Bearer {token}", "User-Agent": f"{CLI_AGENT}{__version__}"}
     return httpx.AsyncClient(base_url=base, headers=headers, transport=transport, timeout=60, trust_env=False)
 
 

@@ -1,18 +1,17 @@
 """The HTTP application: its routes, who may call them, and the OpenAPI document."""
 
-import secrets
 from collections.abc import AsyncIterator
-from typing import Annotated
 
 import orjson
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from fleetgate import __version__
 from fleetgate.core import Core
 from fleetgate.http import (
+    audit,
     authorities,
     backup,
     certificates,
@@ -22,10 +21,13 @@ from fleetgate.http import (
     enrolments,
     groups,
     imports,
+    lifecycle,
     mqtt,
     operations,
+    operators,
     pki,
     policies,
+    presence,
     problems,
     provisioning,
     quarantine,
@@ -37,6 +39,7 @@ from fleetgate.http import (
     templates,
     types,
 )
+from fleetgate.http.access import PREFIX, Access, Permissions, check_known
 
 _FEATURES = (
     devices,
@@ -44,7 +47,9 @@ _FEATURES = (
     types,
     groups,
     policies,
+    presence,
     quotas,
+    lifecycle,
     imports,
     operations,
     provisioning,
@@ -60,30 +65,27 @@ _FEATURES = (
     quarantine,
     mqtt,
     backup,
+    operators,
+    audit,
 )
 """Each has `router(core)`."""
-
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
 def create_api(core: Core) -> FastAPI:
     """Build the application around the parts of one program."""
     app = FastAPI(title="fleetgate", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
-    token = core.state.token().encode()
-
-    def authorized(credentials: Credentials) -> None:
-        given = credentials.credentials.encode() if credentials is not None else b""
-        if not secrets.compare_digest(given, token):
-            raise HTTPException(401, "a bearer token is needed: see admin.token", {"WWW-Authenticate": "Bearer"})
-
+    app.add_middleware(Access, core=core)
+    permitted = [Depends(Permissions(core)), Depends(HTTPBearer(auto_error=False))]  # the second one: for OpenAPI
     for feature in _FEATURES:
-        app.include_router(feature.router(core), prefix="/api/v1", dependencies=[Depends(authorized)])
+        routes = feature.router(core)
+        check_known(routes)
+        app.include_router(routes, prefix=PREFIX, dependencies=permitted)
     pki.install(app, core)
     _operations(app, core)
     document = orjson.dumps(app.openapi())  # made now: later it would hold up the loop
 
-    @app.get("/api/v1/openapi.json", include_in_schema=False)
+    @app.get(f"{PREFIX}/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
         return Response(document, media_type="application/json")
 

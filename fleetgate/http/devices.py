@@ -19,8 +19,9 @@ from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
 from fleet.registry import Certificate, CertificateStatus, Member, State
 from fleet.registry.details import NOTHING, Details
-from fleetgate.core import Core
+from fleetgate.core import Core, erased
 from fleetgate.errors import ArgumentError
+from fleetgate.http.access import Calling, check_site, scope_of
 from fleetgate.http.names import Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
@@ -28,7 +29,6 @@ from ingester.clock import now_us
 
 Value = StrictStr | StrictBool | StrictInt | StrictFloat
 PEM_BYTES = 64 * 1024
-_PURGE_ROWS = 200
 _LIMIT = 200
 
 
@@ -89,7 +89,8 @@ class MemberView(BaseModel):
     state: str
     version: int
     connected: bool
-    last_seen: str | None
+    last_seen: str | None = Field(description="its last message or connect")
+    last_data: str | None = Field(description="its last message")
     created: str
     updated: str
     publish: list[str]
@@ -163,25 +164,29 @@ def router(core: Core) -> APIRouter:
 def _device_routes(routes: APIRouter, core: Core) -> None:
     @routes.get("/devices", summary="List devices, all or those that a query finds")
     async def list_devices(
+        caller: Calling,
         after: str = "",
         limit: Annotated[int, Query(ge=1, le=_LIMIT)] = _LIMIT,
         query: Annotated[str, Query(description="fleet query; empty: all")] = "",
     ) -> Devices:
-        names = await core.inventory.find(query, after, limit)
+        names = await core.inventory.find(query, after, limit, scope_of(core, caller))
         members = [member for name in names if (member := core.registry.find(Kind.DEVICE, name)) is not None]
         return Devices(items=await _device_views(core, members), next=names[-1] if len(names) == limit else None)
 
     @routes.get("/device-counts", summary="Count devices, all together or by a field")
     async def count_devices(
+        caller: Calling,
         query: Annotated[str, Query(description="fleet query; empty: all")] = "",
         by: Annotated[str | None, Query(description="type, site, state, tag, connected or attributes.KEY")] = None,
     ) -> list[Count]:
+        scope = scope_of(core, caller)
         if by is None:
-            return [Count(value=None, count=await core.inventory.count(query))]
-        return [Count(value=value, count=count) for value, count in await core.inventory.count_by(query, by)]
+            return [Count(value=None, count=await core.inventory.count(query, scope))]
+        return [Count(value=value, count=count) for value, count in await core.inventory.count_by(query, by, scope)]
 
     @routes.post("/devices", status_code=201, summary="Register a device")
-    async def add_device(new: NewDevice) -> Added:
+    async def add_device(new: NewDevice, caller: Calling) -> Added:
+        check_site(caller, new.site)
         details = core.inventory.check(
             Details(new.display_name, new.type, new.site, new.notes, new.attributes, tuple(new.tags))
         )
@@ -194,8 +199,10 @@ def _device_routes(routes: APIRouter, core: Core) -> None:
 
     @routes.patch("/devices/{name}", summary="Change what is known about a device")
     async def change_device(
-        name: Name, change: DeviceChange, response: Response, if_match: IfMatch = None
+        name: Name, change: DeviceChange, response: Response, caller: Calling, if_match: IfMatch = None
     ) -> OneDevice:
+        if change.site is not None:
+            check_site(caller, change.site)
         member = await core.inventory.update(name, partial(_changed, change), expected_version(if_match))
         return with_version(response, await _one(core, member))
 
@@ -262,10 +269,9 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
         except NotFoundError:
             if not (purge and await core.store.has(name)):  # what was left when the store could not be reached
                 raise
-        purged = 0
-        while purge and (gone := await core.store.purge(name, _PURGE_ROWS)):
-            purged += gone
-        core.last_values.forget(name)
+        if not purge:
+            core.last_values.forget(name)
+        purged = await erased(core.store, core.last_values, name) if purge else 0
         return Deleted(name=name, purged=purged)
 
 
@@ -360,7 +366,7 @@ def _member_view(core: Core, member: Member) -> MemberView:
 
 
 def _member_fields(core: Core, member: Member) -> dict[str, Any]:
-    last_seen = core.presence.last_seen(member.name)
+    last_seen, last_data = core.presence.last_seen(member.name), core.presence.last_data(member.name)
     return {
         "name": member.name,
         "kind": member.kind,
@@ -368,6 +374,7 @@ def _member_fields(core: Core, member: Member) -> dict[str, Any]:
         "version": member.version,
         "connected": core.presence.connected(member.name),
         "last_seen": iso(last_seen) if last_seen is not None else None,
+        "last_data": iso(last_data) if last_data is not None else None,
         "created": iso(member.created),
         "updated": iso(member.updated),
         "publish": list(member.publish),

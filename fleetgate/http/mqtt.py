@@ -16,6 +16,7 @@ from broker_plugins.engine.packets import Packet, check_topic
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.topics import check_levels
 from fleet.errors import NotFoundError
+from fleet.topics import is_servers
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.packets import Packets, view
@@ -128,7 +129,7 @@ def _message(core: Core, new: NewMessage) -> Message:
         size = len(new.topic.encode())
     except (ProtocolError, UnicodeEncodeError) as error:
         raise ArgumentError(f"topic: {error}") from None
-    if "\0" in new.topic or new.topic.startswith("$SYS") or size > 65_535:
+    if "\0" in new.topic or is_servers(new.topic) or size > 65_535:
         raise ArgumentError("topic: not one to publish to")
     if size + len(payload) > limits.packet_bytes:
         raise ArgumentError(f"payload: a packet has at most {limits.packet_bytes} bytes")

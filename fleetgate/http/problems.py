@@ -24,7 +24,7 @@ from fleet.errors import (
 from fleet.hook import HookError
 from fleet.policy.compiled import UndecidedError
 from fleet.registry.query import QueryError as FleetQueryError
-from fleetgate.errors import ArgumentError
+from fleetgate.errors import ArgumentError, ForbiddenError
 from fleetgate.tls import TlsReloadError
 from ingester.errors import QueryError, StoreError
 from ingester.streams import StreamError
@@ -50,9 +50,18 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     StateInUseError: (503, "registry_taken_over"),
     TlsReloadError: (409, "tls_files"),
     StreamError: (422, "invalid_stream"),
+    ForbiddenError: (403, "forbidden"),
 }
 """Status and code of each error. Codes are stable: programs may rely on them."""
-_CODES = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "media_type"}
+_CODES = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "media_type",
+    429: "too_many",
+}
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, *, code: str, **more: Any) -> JSONResponse:
@@ -65,24 +74,27 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, *, 
 def install(app: FastAPI) -> None:
     """Answer every error of this application with a problem document."""
 
-    async def known(_request: Request, error: Exception) -> JSONResponse:
+    async def known(request: Request, error: Exception) -> JSONResponse:
         status, code = next(_KNOWN[kind] for kind in type(error).__mro__ if kind in _KNOWN)
+        request.state.problem = code, str(error)
         more: dict[str, Any] = {"column": error.column} if isinstance(error, FleetQueryError) else {}
         return problem(status, str(error), code=code, **more)
 
-    async def by_status(_request: Request, error: Exception) -> JSONResponse:
+    async def by_status(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):
             raise error
         code = _CODES.get(error.status_code, "invalid")
+        request.state.problem = code, str(error.detail)
         return problem(error.status_code, str(error.detail), dict(error.headers or {}), code=code)
 
-    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, RequestValidationError):
             raise error
         places = [
             {"at": ".".join(str(part) for part in item["loc"]), "problem": item["msg"]} for item in error.errors()
         ]
         detail = "; ".join(f"{place['at']}: {place['problem']}" for place in places)
+        request.state.problem = "invalid", detail
         return problem(422, detail, code="invalid", errors=places)
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.identity import Kind
 from fleet.quota.model import Over, Quota
-from fleet.quota.service import ALL
+from fleet.quota.service import ALL, of_type, type_of
 from fleetgate.core import Core
 from fleetgate.http.names import Name
 
@@ -29,9 +29,10 @@ class QuotaBody(BaseModel):
 
 
 class QuotaView(QuotaBody):
-    """A quota; `device` null: that of all who have none of their own."""
+    """A quota: of a device, or of the devices of a type; both null: that of all who have none of their own."""
 
     device: str | None
+    type: str | None
 
 
 class DayView(BaseModel):
@@ -54,6 +55,7 @@ class Deleted(BaseModel):
     """What was deleted."""
 
     device: str | None
+    type: str | None
 
 
 def router(core: Core) -> APIRouter:
@@ -72,7 +74,17 @@ def router(core: Core) -> APIRouter:
     @routes.delete("/quota", summary="Take it away")
     async def delete_default() -> Deleted:
         await quotas.delete(ALL)
-        return Deleted(device=None)
+        return Deleted(device=None, type=None)
+
+    @routes.put("/types/{name}/quota", summary="Set the quota of each device of a type that has none of its own")
+    async def put_type_quota(name: Name, body: QuotaBody) -> QuotaView:
+        core.types.get(name)
+        return await put(of_type(name), body)
+
+    @routes.delete("/types/{name}/quota", summary="Take it away")
+    async def delete_type_quota(name: Name) -> Deleted:
+        await quotas.delete(of_type(name))
+        return Deleted(device=None, type=name)
 
     @routes.put("/devices/{name}/quota", summary="Set the quota of a device")
     async def put_quota(name: Name, body: QuotaBody) -> QuotaView:
@@ -81,7 +93,7 @@ def router(core: Core) -> APIRouter:
     @routes.delete("/devices/{name}/quota", summary="Take the quota of a device away; that of all counts then")
     async def delete_quota(name: Name) -> Deleted:
         await quotas.delete(name)
-        return Deleted(device=name)
+        return Deleted(device=name, type=None)
 
     @routes.get("/devices/{name}/usage", summary="How much a device sent, by day")
     async def show_usage(name: Name, days: Annotated[int, Query(ge=1, le=_DAYS)] = 30) -> UsageView:
@@ -106,7 +118,8 @@ def router(core: Core) -> APIRouter:
 
 def _view(device: str, quota: Quota) -> QuotaView:
     return QuotaView(
-        device=device or None,
+        device=device if device and type_of(device) is None else None,
+        type=type_of(device),
         messages_per_minute=quota.messages_per_minute,
         bytes_per_minute=quota.bytes_per_minute,
         messages_per_day=quota.messages_per_day,

@@ -8,10 +8,12 @@ from fastapi import Query as Param
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from fleet.operators.model import Caller
 from fleetgate.analytics.buckets import Asked, sql_of
 from fleetgate.analytics.question import MEDIA_TYPES, Bounds, Form
 from fleetgate.core import Core
 from fleetgate.history import needs_analytics
+from fleetgate.http.access import Calling, scope_of
 from fleetgate.times import parse_duration, parse_time
 from ingester.clock import now_us
 
@@ -47,6 +49,7 @@ def router(core: Core) -> APIRouter:
     async def buckets(
         field: str,
         bucket: str,
+        caller: Calling,
         query: Annotated[str, Param(description="fleet query; empty: all devices, also those of before")] = "",
         by: Annotated[str, Param(description="apart by device, type, site, state or attributes.KEY")] = "",
         stream: str | None = None,
@@ -63,17 +66,18 @@ def router(core: Core) -> APIRouter:
             None if end is None else parse_time(end, "to", now),
             by,
         )
-        sql = sql_of(asked, chosen=bool(query))
-        chosen = [name async for name in _found(core, query)] if query else []
+        some = bool(query) or not caller.whole
+        sql = sql_of(asked, chosen=some)
+        chosen = [name async for name in _found(core, query, caller)] if some else []
         answer = await core.analytics.ask(sql, Form.JSON, _DEFAULT, chosen=chosen)
         return Response(answer.data, media_type=MEDIA_TYPES[Form.JSON])
 
     return routes
 
 
-async def _found(core: Core, query: str) -> AsyncIterator[str]:
+async def _found(core: Core, query: str, caller: Caller) -> AsyncIterator[str]:
     after = ""
-    while names := await core.inventory.find(query, after, _PAGE):
+    while names := await core.inventory.find(query, after, _PAGE, scope_of(core, caller)):
         for name in names:
             yield name
         after = names[-1]

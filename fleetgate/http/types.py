@@ -5,6 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet.errors import ConflictError
+from fleet.quota.service import of_type
 from fleet.registry.details import ValueKind
 from fleet.registry.types import DeviceType
 from fleetgate.core import Core
@@ -51,6 +53,8 @@ def router(core: Core) -> APIRouter:
 
     @routes.delete("/{name}", summary="Delete a device type that no device has")
     async def delete_type(name: Name) -> Deleted:
+        if of_type(name) in core.quotas.all():
+            raise ConflictError(f"type {name} has a quota: delete that first")
         await core.types.delete(name)
         return Deleted(name=name)
 

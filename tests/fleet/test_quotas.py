@@ -1,13 +1,19 @@
 """Quotas and usage."""
 
+from dataclasses import replace
+
 import pytest
 
+from fleet.audit.service import Asked, AuditLog
+from fleet.authority import Authority
 from fleet.errors import NotFoundError
 from fleet.identity import Kind
 from fleet.quota.model import DAY_US, MINUTE_US, Exceeded, InvalidQuotaError, Meter, Over, Quota, check_quota
-from fleet.quota.service import ALL, Quotas
+from fleet.quota.service import ALL, Quotas, of_type
 from fleet.quota.usage import Usage
-from fleet.registry import Registry, State
+from fleet.registry import Groups, Inventory, Registry, State, Types
+from fleet.registry.details import Details
+from fleet.registry.types import DeviceType
 from ingester.ledger import Ledger
 from tests.waiting import until
 
@@ -168,3 +174,63 @@ async def test_quotas_are_kept(tmp_path):
                 await until(lambda: registry.get(Kind.DEVICE, "b").state is State.SUSPENDED)
                 await registry.delete(Kind.DEVICE, "b")
                 assert quotas.all() == {}
+
+
+async def test_quotas_of_types(tmp_path):
+    """Count for each device of the type that has none of its own, before that of all; devices may change their type."""
+    changed: list[str | None] = []
+    async with (
+        Registry(tmp_path / "fleet.db") as registry,
+        Types(registry.database) as types,
+        Groups(registry) as groups,
+        Usage(registry.database, Ledger()) as usage,
+    ):
+        inventory = Inventory(registry, types, groups)
+        for kind in ("pump", "valve"):
+            await types.put(DeviceType(kind))
+        for name, kind in (("p1", "pump"), ("p2", "pump"), ("v1", "valve")):
+            await registry.add(Kind.DEVICE, name, details=Details(type=kind))
+        of_pumps, of_p2, of_all = Quota(5), Quota(6), Quota(7)
+        async with Quotas(registry, usage) as quotas:
+            quotas.changed.append(changed.append)
+            await quotas.put(of_type("pump"), of_pumps)
+            await quotas.put("p2", of_p2)
+            await quotas.put(ALL, of_all)
+            assert [quotas.of(name) for name in ("p1", "p2", "v1")] == [of_pumps, of_p2, of_all]
+            assert changed == [None, "p2", None]
+            await inventory.update("v1", lambda known: replace(known, type="pump"))
+            await until(lambda: quotas.of("v1") == of_pumps)
+            assert changed[-1] == "v1"
+            await registry.add(Kind.DEVICE, "p3", details=Details(type="pump"))
+            await until(lambda: quotas.of("p3") == of_pumps)
+            await inventory.update("p1", lambda known: replace(known, type=""))
+            await until(lambda: quotas.of("p1") == of_all)
+            await registry.delete(Kind.DEVICE, "v1")
+            assert quotas.of("v1") == of_all
+        async with Quotas(registry, usage) as quotas:
+            assert [quotas.of(name) for name in ("p1", "p2", "p3")] == [of_all, of_p2, of_pumps]
+            await quotas.delete(of_type("pump"))
+            assert quotas.of("p3") == of_all
+            with pytest.raises(NotFoundError, match="no quota of type pump"):
+                await quotas.delete(of_type("pump"))
+
+
+async def test_a_suspension_is_in_the_audit_log(tmp_path):
+    """As done by a rule, with the state before and after."""
+    authority = Authority(tmp_path / "pki", "test", 30)
+    async with (
+        Registry(tmp_path / "fleet.db") as registry,
+        AuditLog(registry.database, authority) as log,
+        Usage(registry.database, Ledger()) as usage,
+        Quotas(registry, usage, audit=log) as quotas,
+    ):
+        await registry.add(Kind.DEVICE, "a")
+        await quotas.put("a", Quota(1, over=Over.SUSPEND))
+        meter = quotas.meter("a")
+        meter._exceeded("more than 1 messages per minute")
+        await until(lambda: registry.get(Kind.DEVICE, "a").state is State.SUSPENDED and not quotas._suspending)
+        (entry,) = await log.find(Asked(), None, 10)
+        said = entry.said
+        assert (said["actor"], said["action"], said["via"]) == ("rule:quota", "device.disable", "rule")
+        assert (said["before"], said["after"]) == ({"state": "registered"}, {"state": "suspended"})
+        assert said["facts"] == {"quota": "more than 1 messages per minute"}

@@ -73,6 +73,9 @@ class _Live:
     def last_seen(self, device: str) -> int | None:
         return BY_NAME[device].last_seen
 
+    def last_data(self, device: str) -> int | None:
+        return _last_data(BY_NAME[device])
+
     def names(self) -> Iterable[str]:
         return BY_NAME
 
@@ -103,10 +106,18 @@ def _term(term: Term, device: Device) -> bool:
         return device.connected is term.value
     if term.field == "last_seen":
         return device.last_seen is not None and _compared(term.op, device.last_seen, term.value)
+    if term.field == "last_data":
+        last_data = _last_data(device)
+        return last_data is not None and _compared(term.op, last_data, term.value)
     if term.field == "certificate_expires":
         return any(_compared(term.op, expires, term.value) for expires in device.expires)
     held = {"name": device.name, "type": device.type, "site": device.site, "state": "registered"}[term.field]
     return _text(term, held) if term.op is Op.IS else _compared(term.op, held, term.value)
+
+
+def _last_data(device: Device) -> int | None:
+    """It was connected again after it sent something."""
+    return None if device.last_seen is None else device.last_seen - 5_000_000
 
 
 def _attribute(term: Term, value: Value) -> bool:
@@ -157,7 +168,7 @@ terms = (
     | st.builds("attributes.{}{}{}".format, st.sampled_from(["fw", "floor", "spare", "none"]), ops, values)
     | st.sampled_from(["tag:lab", "tag:lab*", 'tag:"lab*"', "tag:*", "tag:none", "connected:true", "connected:false"])
     | st.sampled_from(["group:east", "group:west", "group:both", "group:pumps"])
-    | st.builds("{}{}{}".format, st.sampled_from(["last_seen", "certificate_expires"]), ops, times)
+    | st.builds("{}{}{}".format, st.sampled_from(["last_seen", "last_data", "certificate_expires"]), ops, times)
 )
 queries = st.recursive(
     terms,

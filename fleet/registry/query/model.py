@@ -47,6 +47,7 @@ FIELDS = {
     "created": Form.TIME,
     "updated": Form.TIME,
     "last_seen": Form.TIME,
+    "last_data": Form.TIME,
     "certificate_expires": Form.TIME,
     "connected": Form.YES_NO,
 }
@@ -89,3 +90,6 @@ class Or:
 
 
 Query = Term | Not | And | Or
+
+EVERYTHING: Query = And()
+"""Finds all."""

@@ -1,7 +1,7 @@
 """A fleet query as a condition of SQL on devices.
 
-Facts that only live in memory are asked for by two functions of SQL, CONNECTED(name) -> 0 or 1 and
-LAST_SEEN(name) -> microseconds or NULL; who opens the database defines them.
+Facts that only live in memory are asked for by functions of SQL, CONNECTED(name) -> 0 or 1, LAST_SEEN(name) and
+LAST_DATA(name) -> microseconds or NULL; who opens the database defines them.
 """
 
 import re
@@ -39,7 +39,7 @@ from fleet.registry.query.parser import parse
 from fleet.registry.query.versions import sort_key
 from fleet.registry.schema import attributes, certificates, group_devices, members, tags
 
-CONNECTED, LAST_SEEN = "fleetgate_connected", "fleetgate_last_seen"
+CONNECTED, LAST_SEEN, LAST_DATA = "fleetgate_connected", "fleetgate_last_seen", "fleetgate_last_data"
 
 Condition = ColumnElement[bool]
 
@@ -54,6 +54,7 @@ DEVICES = members.c.kind == Kind.DEVICE
 
 _connected: ColumnElement[Any] = getattr(func, CONNECTED)(members.c.name, type_=Integer)
 _last_seen: ColumnElement[Any] = getattr(func, LAST_SEEN)(members.c.name, type_=BigInteger)
+_last_data: ColumnElement[Any] = getattr(func, LAST_DATA)(members.c.name, type_=BigInteger)
 
 
 class _Matches(FunctionElement[bool]):
@@ -147,6 +148,7 @@ _SPECIAL: Mapping[str, Callable[[Term], Condition]] = {
     "tag": _tag,
     "connected": lambda term: _connected == int(term.value),
     "last_seen": lambda term: _compare(_last_seen, term),
+    "last_data": lambda term: _compare(_last_data, term),
     "certificate_expires": _certificate_expires,
 }
 

@@ -1,0 +1,141 @@
+"""Supervision: devices of types of which so many messages a minute are expected, and who of them is late or silent."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Self
+
+import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import select
+
+from fleet.presence.model import Change, Condition, Expected
+from fleet.presence.presence import Presence
+from fleet.registry.database import FAILURES
+from fleet.registry.model import State
+from fleet.registry.query.statement import DEVICES
+from fleet.registry.schema import members
+from fleet.registry.service import Registry
+from fleet.registry.type_service import Types
+from ingester.clock import Clock, steady
+
+log = structlog.get_logger("fleetgate.fleet")
+
+_SECONDS = 5.0
+_LOOK_ANEW = 12
+"""So many rounds later it is looked up anew whose type is which."""
+_SLICE = 2000
+
+
+class Supervision(Collector):
+    """Looks every few seconds at the devices that are active and of whose type something is expected. An async context
+    manager. Who sent nothing since the start of this run is judged from then on: nobody could send before.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        types: Types,
+        presence: Presence,
+        expected: Expected,
+        *,
+        clock: Clock | None = None,
+        seconds: float = _SECONDS,
+    ) -> None:
+        self._registry = registry
+        self._types = types
+        self._presence = presence
+        self._expected = expected
+        self._clock = clock or steady()
+        self._seconds = seconds
+        self._since = self._clock()
+        self._rates: dict[str, tuple[float, int]] = {}
+        """Messages a minute, and since when they are expected, by device."""
+        self._conditions: dict[str, Condition] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._now_and_then(), name="supervision")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def condition(self, device: str) -> Condition | None:
+        """Whether it sends as is expected; None: nothing is expected of it."""
+        return self._conditions.get(device, Condition.ON_TIME) if device in self._rates else None
+
+    def rate(self, device: str) -> float | None:
+        """How many messages a minute are expected of it."""
+        found = self._rates.get(device)
+        return found[0] if found is not None else None
+
+    async def look_up(self) -> None:
+        """Look up of whom what is expected."""
+        rates = {kind.name: kind.messages_per_minute for kind in self._types.all() if kind.messages_per_minute}
+        found: dict[str, tuple[float, int]] = {}
+        if rates:
+            statement = select(members.c.name, members.c.type).where(
+                DEVICES, members.c.type.in_(list(rates)), members.c.state == State.ACTIVE.value
+            )
+            async with self._registry.database.reading() as connection:
+                rows = (await connection.execute(statement)).all()
+            now = self._clock()
+            for start in range(0, len(rows), _SLICE):
+                for name, kind in rows[start : start + _SLICE]:
+                    known = self._rates.get(name)
+                    found[name] = rates[kind] or 0, known[1] if known is not None else now
+                await asyncio.sleep(0)
+        self._rates = found
+        self._conditions = {name: kept for name, kept in self._conditions.items() if name in found}
+
+    async def judge(self) -> None:
+        """Judge all of them."""
+        rates = list(self._rates.items())
+        for start in range(0, len(rates), _SLICE):
+            now = self._clock()
+            for device, (rate, since) in rates[start : start + _SLICE]:
+                self._judge(device, rate, now, max(self._since, since))
+            await asyncio.sleep(0)
+
+    def collect(self) -> Iterable[Metric]:
+        """Say what was found last."""
+        family = GaugeMetricFamily(
+            "fleetgate_devices_overdue", "Devices that send less than is expected of them.", labels=["condition"]
+        )
+        conditions = list(self._conditions.values())
+        for condition in (Condition.LATE, Condition.SILENT):
+            family.add_metric([condition.value], conditions.count(condition))
+        yield family
+        flapping = len(self._presence.flapping.devices)
+        yield GaugeMetricFamily("fleetgate_devices_flapping", "Devices that connect again and again.", value=flapping)
+        dropped = self._presence.dropped
+        yield GaugeMetricFamily("fleetgate_presence_events_dropped", "Events of presence not kept.", value=dropped)
+
+    def _judge(self, device: str, rate: float, now: int, since: int) -> None:
+        last = self._presence.last_data(device)
+        quiet = now - max(since, last or 0)
+        found, before = self._expected.condition(rate, quiet), self._conditions.get(device, Condition.ON_TIME)
+        if found is before:
+            return
+        if found is Condition.ON_TIME:
+            del self._conditions[device]
+        else:
+            self._conditions[device] = found
+        details = {"messages_per_minute": rate, "last_data": last, "quiet_seconds": round(quiet / 1e6, 3)}
+        self._presence.judged(device, Change(found.value), details)
+
+    async def _now_and_then(self) -> None:
+        rounds = 0
+        while True:
+            if not rounds % _LOOK_ANEW:
+                try:
+                    await self.look_up()
+                except FAILURES as error:
+                    log.warning("not looked up what is expected of devices", error=str(error))
+            rounds += 1
+            await self.judge()
+            self._presence.calm()
+            await asyncio.sleep(self._seconds)
