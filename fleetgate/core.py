@@ -81,6 +81,8 @@ if TYPE_CHECKING:
 _STAMPED_US = 1_000_000
 """Between the moment when a message is stamped and that when it is on its way to the store: at most."""
 _PURGE_ROWS = 200
+_WRONG_TOKENS = 30
+"""Different ones, from one address in five minutes."""
 _PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
 
 
@@ -129,6 +131,7 @@ class Core:
     operators: Operators
     sessions: Sessions
     guessing: Guessing
+    guessed_tokens: Guessing
     audit: AuditLog
 
     async def settled(self) -> int:
@@ -274,6 +277,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             operators,
             Sessions(operators),
             Guessing(time.monotonic),
+            Guessing(time.monotonic, _WRONG_TOKENS),
             audit,
         )
 

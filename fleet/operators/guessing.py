@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ALLOWED = 10
 WINDOW_SECONDS = 300
@@ -13,6 +13,7 @@ _KNOWN = 10_000
 class _Count:
     since: float
     failed: int = 0
+    tried: set[str] = field(default_factory=set)
 
 
 class Guessing:
@@ -42,13 +43,16 @@ class Guessing:
         known = self._counts.get(who)
         return max(known.since + self._window - self._now(), 0) if known is not None else 0
 
-    def failed(self, who: str) -> int:
-        """Count a failure; how many there are in this window."""
+    def failed(self, who: str, what: str = "") -> int:
+        """Count a failure; how many there are in this window. Who tries the same `what` again does not guess."""
         known, now = self._counts.get(who), self._now()
         if known is None or now - known.since >= self._window:
             known = self._counts[who] = _Count(now)
             self._counts.move_to_end(who)
             while len(self._counts) > _KNOWN:  # who has many addresses is not let to fill memory with them
                 self._counts.popitem(last=False)
-        known.failed += 1
+        if what not in known.tried:
+            known.failed += 1
+            if what and len(known.tried) < self._allowed:
+                known.tried.add(what)
         return known.failed

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fleet.errors import FleetError
+from fleet.errors import ConflictError, FleetError
 from fleet.names import is_name
 from fleet.registry.details import check_word
 from fleet.registry.query.model import And, Op, Or, Query, Term
@@ -123,11 +123,11 @@ def query_of(scopes: Collection[Scope], groups: Collection[str]) -> Query:
 
 
 def check_operator(operator: Operator) -> Operator:
-    """Return an operator; raises InvalidOperatorError."""
+    """Return an operator; raises InvalidOperatorError, and ConflictError for a name that is taken for good."""
     if not is_name(operator.name):
         raise InvalidOperatorError(f"name: {operator.name[:80]!r} is not of the characters of a device's name")
     if operator.name == OWNER:
-        raise InvalidOperatorError(f"name: {OWNER} is who has admin.token")
+        raise ConflictError(f"name: {OWNER} is who has admin.token")
     if len(operator.description) > MAX_TEXT:
         raise InvalidOperatorError(f"description: more than {MAX_TEXT} characters")
     check_scope(operator.scope)

@@ -17,7 +17,7 @@ from fleet.audit.model import MAX_TARGETS, Act, Outcome, Result, Via, difference
 from fleet.errors import NotFoundError
 from fleet.identity import Kind
 from fleet.operators.model import Caller, Role, query_of
-from fleet.operators.secrets import parts_of
+from fleet.operators.secrets import digest_of, parts_of
 from fleet.registry.query import Query
 from fleetgate.core import Core
 from fleetgate.errors import ForbiddenError
@@ -130,8 +130,8 @@ class Access:
     async def _refused(self, address: str, text: str) -> ASGIApp:
         """Count a token that does not hold. One that does is looked at all the same: it can't be guessed."""
         core = self._core
-        wait = core.guessing.wait_seconds(address)
-        core.guessing.failed(address)
+        wait = core.guessed_tokens.wait_seconds(address)
+        core.guessed_tokens.failed(address, digest_of(text))
         parts = parts_of(text)
         known = f"token {parts[0][:12]}" if parts is not None and parts[0].isalnum() else "token"
         if (times := self._seldom.due(("authenticate", address))) is not None:

@@ -78,8 +78,8 @@ ACTIONS: Mapping[str, Action] = {
     "PUT /types/{name}/quota": _rule("quota.set_type", "type"),
     "DELETE /types/{name}/quota": _rule("quota.delete_type", "type"),
     "GET /quotas": _look("quota.list", Reach.WHOLE),
-    "PUT /quota": _rule("quota.set", "quota"),
-    "DELETE /quota": _rule("quota.delete", "quota"),
+    "PUT /quota": _rule("quota.set_all", "quota"),
+    "DELETE /quota": _rule("quota.delete_all", "quota"),
     "GET /applications": _look("application.list", Reach.WHOLE),
     "POST /applications": _rule("application.add", "application"),
     "GET /applications/{name}": _look("application.show", Reach.WHOLE),
@@ -88,7 +88,7 @@ ACTIONS: Mapping[str, Action] = {
     "POST /applications/{name}/retire": _rule("application.retire", "application"),
     "POST /applications/{name}/revoke": _rule("application.revoke", "application"),
     "DELETE /applications/{name}": _rule("application.delete", "application"),
-    "POST /applications/{name}/certificates": _rule("certificate.add", "application"),
+    "POST /applications/{name}/certificates": _rule("application.add_certificate", "application"),
     "GET /certificates/{fingerprint}": _look("certificate.show", Reach.CERTIFICATE),
     "POST /certificates/{fingerprint}/activate": _run(
         "certificate.activate", Reach.CERTIFICATE, "certificate", "fingerprint"
@@ -175,7 +175,7 @@ ACTIONS: Mapping[str, Action] = {
     "GET /datasets/{name}/result": _look("dataset.result", Reach.WHOLE),
     "GET /quarantine": _look("quarantine.list", Reach.WHOLE),
     "GET /quarantine/summary": _look("quarantine.summary", Reach.WHOLE),
-    "GET /quarantine/{entry}": _look("quarantine.show", Reach.WHOLE),
+    "GET /quarantine/{entry:int}": _look("quarantine.show", Reach.WHOLE),
     "POST /quarantine/replay": _run("quarantine.replay", Reach.WHOLE),
     "POST /messages": _run("message.publish", Reach.WHOLE, "topic", "topic", facts=("qos", "retain")),
     "GET /connections": _look("connection.list", Reach.WHOLE),

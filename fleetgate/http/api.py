@@ -40,6 +40,7 @@ from fleetgate.http import (
     types,
 )
 from fleetgate.http.access import PREFIX, Access, Permissions, check_known
+from fleetgate.http.openapi import document
 
 _FEATURES = (
     devices,
@@ -83,11 +84,11 @@ def create_api(core: Core) -> FastAPI:
         app.include_router(routes, prefix=PREFIX, dependencies=permitted)
     pki.install(app, core)
     _operations(app, core)
-    document = orjson.dumps(app.openapi())  # made now: later it would hold up the loop
+    described = orjson.dumps(document(app))  # made now: later it would hold up the loop
 
     @app.get(f"{PREFIX}/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return Response(document, media_type="application/json")
+        return Response(described, media_type="application/json")
 
     return app
 

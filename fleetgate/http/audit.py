@@ -12,6 +12,7 @@ from fleet.audit.model import Entry, Outcome
 from fleet.audit.service import Asked
 from fleet.errors import NotFoundError
 from fleetgate.core import Core
+from fleetgate.http.names import TIME_PATTERN, looks_like
 from fleetgate.http.streams import NDJSON, stream
 from fleetgate.times import iso, parse_time
 from ingester.clock import now_us
@@ -72,8 +73,12 @@ def router(core: Core) -> APIRouter:
         action: Annotated[str | None, Query(max_length=64, description="such as device.retire, or device.*")] = None,
         outcome: Outcome | None = None,
         target: Annotated[str | None, Query(max_length=300, description="name, or kind:name")] = None,
-        start: Annotated[str | None, Query(alias="from", description="ISO 8601 or -1h")] = None,
-        end: Annotated[str | None, Query(alias="to", description="ISO 8601 or -1h")] = None,
+        start: Annotated[
+            str | None, Query(alias="from", description="ISO 8601 or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
+        end: Annotated[
+            str | None, Query(alias="to", description="ISO 8601 or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
     ) -> AuditPage:
         now = now_us()
         since = None if start is None else parse_time(start, "from", now)

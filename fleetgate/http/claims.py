@@ -10,7 +10,7 @@ from fleet.provisioning.model import Claim
 from fleet.registry import CertificateStatus
 from fleetgate.core import Core
 from fleetgate.http.devices import PEM_BYTES
-from fleetgate.http.names import Deleted, Name
+from fleetgate.http.names import Deleted, Name, NewName
 from fleetgate.times import iso
 from ingester.clock import now_us
 
@@ -19,7 +19,7 @@ class NewClaim(BaseModel):
     """A claim; null: no limit."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str
+    name: NewName
     template: str = Field(max_length=128)
     csr: str = Field(max_length=PEM_BYTES, description="signing request, PEM")
     max_uses: int | None = Field(None, ge=1, description="devices that may be made with it")

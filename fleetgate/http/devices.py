@@ -18,11 +18,11 @@ from fleet.errors import InvalidCertificateError, NotFoundError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
 from fleet.registry import Certificate, CertificateStatus, Member, State
-from fleet.registry.details import NOTHING, Details
+from fleet.registry.details import MAX_NOTES, MAX_TAGS, MAX_TEXT, NOTHING, Details
 from fleetgate.core import Core, erased
 from fleetgate.errors import ArgumentError
 from fleetgate.http.access import Calling, check_site, scope_of
-from fleetgate.http.names import Name
+from fleetgate.http.names import KEYS, WORD_PATTERN, Name, NewName, looks_like
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 from ingester.clock import now_us
@@ -31,12 +31,15 @@ Value = StrictStr | StrictBool | StrictInt | StrictFloat
 PEM_BYTES = 64 * 1024
 _LIMIT = 200
 
+Attributes = Annotated[dict[str, Value], Field(json_schema_extra=KEYS)]
+ChangedAttributes = Annotated[dict[str, Value | None], Field(json_schema_extra=KEYS)]
+
 
 class NewMember(BaseModel):
     """What is to be registered: with `csr` (a certificate is issued) or `certificate` (made elsewhere), not both."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str
+    name: NewName
     csr: str | None = Field(None, max_length=PEM_BYTES, description="signing request, PEM")
     certificate: str | None = Field(None, max_length=PEM_BYTES, description="certificate, PEM")
 
@@ -51,24 +54,24 @@ class NewApplication(NewMember):
 class NewDevice(NewMember):
     """A device to register, and what is known about it."""
 
-    display_name: str = ""
-    type: str = ""
-    site: str = ""
-    notes: str = ""
-    attributes: dict[str, Value] = {}
-    tags: list[str] = []
+    display_name: str = Field("", max_length=MAX_TEXT)
+    type: str = Field("", json_schema_extra=looks_like(WORD_PATTERN))
+    site: str = Field("", json_schema_extra=looks_like(WORD_PATTERN))
+    notes: str = Field("", max_length=MAX_NOTES)
+    attributes: Attributes = {}
+    tags: list[NewName] = Field([], max_length=MAX_TAGS)
 
 
 class DeviceChange(BaseModel):
     """What is to be different about a device [RFC 7396]: an attribute that is null goes; tags are all it is to have."""
 
     model_config = ConfigDict(extra="forbid")
-    display_name: str | None = None
-    type: str | None = None
-    site: str | None = None
-    notes: str | None = None
-    attributes: dict[str, Value | None] | None = None
-    tags: list[str] | None = None
+    display_name: str | None = Field(None, max_length=MAX_TEXT)
+    type: Annotated[str, Field(json_schema_extra=looks_like(WORD_PATTERN))] | None = None
+    site: Annotated[str, Field(json_schema_extra=looks_like(WORD_PATTERN))] | None = None
+    notes: str | None = Field(None, max_length=MAX_NOTES)
+    attributes: ChangedAttributes | None = None
+    tags: Annotated[list[NewName], Field(max_length=MAX_TAGS)] | None = None
 
 
 class CertificateView(BaseModel):

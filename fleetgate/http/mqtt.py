@@ -1,12 +1,12 @@
 """What operators do with MQTT: publish, look at connections and end them, watch packets, read TLS files anew."""
 
 import base64
-import binascii
 from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic.config import JsonDict
 from starlette.responses import StreamingResponse
 
 from broker_plugins.engine.connection import Connection
@@ -19,22 +19,33 @@ from fleet.errors import NotFoundError
 from fleet.topics import is_servers
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
+from fleetgate.http.names import BASE64_PATTERN, looks_like
 from fleetgate.http.packets import Packets, view
 from fleetgate.http.streams import NDJSON, stream
 from fleetgate.times import iso
 
-ClientId = Annotated[str, Path(max_length=65_535)]
+ClientId = Annotated[str, Path(max_length=4096)]
+"""In an URL a longer one has no room, with all that has to be escaped."""
+
+
+_TOPIC = r"^[^+#$\x00][^+#\x00]*$"
+_ONE_PAYLOAD: JsonDict = {
+    "oneOf": [
+        {"required": [name], "properties": {name: {"type": "string"}, other: {"type": "null"}}}
+        for name, other in (("payload", "payload_base64"), ("payload_base64", "payload"))
+    ]
+}
 
 
 class NewMessage(BaseModel):
     """A message to publish, with exactly one of `payload` (text) and `payload_base64`."""
 
-    model_config = ConfigDict(extra="forbid")
-    topic: str = Field(max_length=65_535)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_ONE_PAYLOAD)
+    topic: str = Field(max_length=65_535, json_schema_extra=looks_like(_TOPIC))
     payload: str | None = None
-    payload_base64: str | None = None
-    qos: int = Field(0, ge=0, le=2)
-    retain: bool = False
+    payload_base64: str | None = Field(None, json_schema_extra=looks_like(BASE64_PATTERN))
+    qos: StrictInt = Field(0, ge=0, le=2)
+    retain: StrictBool = False
 
 
 class Published(BaseModel):
@@ -120,7 +131,7 @@ def _message(core: Core, new: NewMessage) -> Message:
             if new.payload is not None
             else base64.b64decode(new.payload_base64 or "", validate=True)
         )
-    except (binascii.Error, UnicodeEncodeError) as error:
+    except ValueError as error:
         raise ArgumentError(f"payload: {error}") from None
     limits = core.broker.engine.limits
     try:

@@ -4,19 +4,20 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from starlette.responses import JSONResponse
 
 from fleet.audit.model import Act, Outcome, Result, Via
 from fleet.errors import NotFoundError
 from fleet.operators.guessing import ALLOWED
 from fleet.operators.model import MAX_SCOPE, MAX_TEXT, OWNER, Caller, Operator, Role, Scope, Token, caller_of
-from fleet.operators.secrets import MAX_PASSWORD
+from fleet.operators.secrets import MAX_PASSWORD, MIN_PASSWORD
 from fleet.operators.sessions import SECONDS
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError, ForbiddenError
 from fleetgate.http.access import COOKIE, LOGIN_PATH, PREFIX, Calling, Permissions, address_of, cookie_of, too_many
 from fleetgate.http.actions import ACTIONS, Reach
-from fleetgate.http.names import Deleted, Name
+from fleetgate.http.names import Deleted, Name, NewName
 from fleetgate.http.problems import problem
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
@@ -26,7 +27,10 @@ _DAY_US = 86_400_000_000
 _TO_AN_ACCOUNT = 10 * ALLOWED
 """Wrong passwords for one name, from anywhere, in a window; from one address fewer are."""
 
-Names = Annotated[list[str], Field(max_length=MAX_SCOPE)]
+_ACTION = "as GET /actions has it, such as device.retire"
+_NAMES: JsonDict = {"enum": [*sorted({action.name for action in ACTIONS.values()})]}
+
+Names = Annotated[list[NewName], Field(max_length=MAX_SCOPE)]
 
 
 class ScopeBody(BaseModel):
@@ -65,7 +69,9 @@ class PasswordBody(BaseModel):
     """A new password, empty: none any more; `current` is needed by who changes the own one."""
 
     model_config = ConfigDict(extra="forbid")
-    password: str = Field(max_length=MAX_PASSWORD)
+    password: str = Field(
+        max_length=MAX_PASSWORD, json_schema_extra={"anyOf": [{"maxLength": 0}, {"minLength": MIN_PASSWORD}]}
+    )
     current: str = Field("", max_length=MAX_PASSWORD)
 
 
@@ -74,7 +80,7 @@ class NewToken(ScopeBody):
 
     role: Role | None = Field(None, description="null: that of the operator")
     description: str = Field("", max_length=MAX_TEXT)
-    days: float | None = Field(90, gt=0, le=3650, description="days from now on that it counts; null: for ever")
+    days: float | None = Field(90, ge=0.001, le=3650, description="days from now on that it counts; null: for ever")
 
 
 class TokenView(ScopeBody):
@@ -208,7 +214,7 @@ def _operator_routes(routes: APIRouter, core: Core) -> None:  # noqa: C901 - one
     @routes.get("/operators/{name}/explanation", summary="Say whether an operator may do something, and why not")
     async def explain(
         name: Name,
-        action: Annotated[str, Query(max_length=64, description="as GET /actions has it, such as device.retire")],
+        action: Annotated[str, Query(max_length=64, description=_ACTION, json_schema_extra=_NAMES)],
         device: Annotated[str | None, Query(max_length=128)] = None,
     ) -> Explanation:
         return await _explained(core, permissions, name, action, device)

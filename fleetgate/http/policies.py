@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from broker_plugins.engine.router import split_share
 from broker_plugins.engine.topics import why_invalid
@@ -18,7 +19,7 @@ from fleet.policy.pattern import CONNECTION
 from fleet.policy.text import read_text
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
-from fleetgate.http.names import Deleted, Name
+from fleetgate.http.names import TIME_PATTERN, Deleted, Name, looks_like
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso, parse_time
 from ingester.clock import now_us
@@ -37,10 +38,24 @@ class NewVersion(BaseModel):
     default: bool = Field(True, description="whether it counts from now on")
 
 
+_TARGETS: JsonDict = {
+    "anyOf": [
+        {"properties": {"kind": {"const": TargetKind.ALL.value}, "target": {"const": ""}}},
+        {
+            "required": ["target"],
+            "properties": {
+                "kind": {"enum": [kind.value for kind in TargetKind if kind is not TargetKind.ALL]},
+                "target": {"minLength": 1},
+            },
+        },
+    ]
+}
+
+
 class AttachmentBody(BaseModel):
     """What a policy is attached to; of kind `all`, target is empty."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_TARGETS)
     kind: TargetKind
     target: str = Field("", max_length=128)
 
@@ -247,7 +262,9 @@ def _decision_routes(routes: APIRouter, core: Core) -> None:
     @routes.get("/decisions", summary="What was decided lately, the latest first")
     async def list_decisions(
         device: str | None = None,
-        since: Annotated[str | None, Query(description="ISO 8601, or -1h")] = None,
+        since: Annotated[
+            str | None, Query(description="ISO 8601, or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=_LIMIT)] = 100,
         *,
         all: Annotated[bool, Query(description="what was allowed, too")] = False,  # noqa: A002 - its name in the URL

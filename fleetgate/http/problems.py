@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from fleet.documents import DocumentError
 from fleet.errors import (
@@ -53,6 +54,7 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     ForbiddenError: (403, "forbidden"),
 }
 """Status and code of each error. Codes are stable: programs may rely on them."""
+_METHOD_NOT_ALLOWED = 405
 _CODES = {
     401: "unauthorized",
     403: "forbidden",
@@ -71,6 +73,17 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, *, 
     return JSONResponse({**body, **more}, status, headers, media_type="application/problem+json")
 
 
+def _allowed(request: Request) -> set[str]:
+    """Methods of all routes of a path [RFC 9110, 10.2.1]: the framework names those of the first."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    return {
+        method
+        for route in routes
+        if route.matches({**request.scope, "path_params": {}})[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of this application with a problem document."""
 
@@ -85,7 +98,10 @@ def install(app: FastAPI) -> None:
             raise error
         code = _CODES.get(error.status_code, "invalid")
         request.state.problem = code, str(error.detail)
-        return problem(error.status_code, str(error.detail), dict(error.headers or {}), code=code)
+        headers = dict(error.headers or {})
+        if error.status_code == _METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_allowed(request)))
+        return problem(error.status_code, str(error.detail), headers, code=code)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, RequestValidationError):

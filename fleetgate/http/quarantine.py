@@ -4,7 +4,7 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from fleet.errors import NotFoundError
 from fleetgate.core import Core
@@ -21,7 +21,7 @@ class ReplayRequest(BaseModel):
     """Which messages to read again: those with these ids, those of a reason, or all, where both are null."""
 
     model_config = ConfigDict(extra="forbid")
-    ids: list[int] | None = Field(None, max_length=10_000)
+    ids: list[StrictInt] | None = Field(None, max_length=10_000)
     reason: str | None = Field(None, max_length=64)
     payload_base64: str | None = Field(
         None, max_length=_PAYLOAD_CHARACTERS, description="read this instead of what came; for one id"
@@ -68,7 +68,7 @@ def router(core: Core) -> APIRouter:
             for one in await core.store.quarantine_summary()
         ]
 
-    @routes.get("/{entry}", summary="Show one, with its payload")
+    @routes.get("/{entry:int}", summary="Show one, with its payload")
     async def show(entry: int) -> dict[str, Any]:
         found = await core.store.quarantined(ids=[entry])
         if not found:

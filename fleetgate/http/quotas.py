@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from fleet.identity import Kind
 from fleet.quota.model import Over, Quota
@@ -17,10 +18,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS = 400
 
 
+_LIMITS = ("messages_per_minute", "bytes_per_minute", "messages_per_day", "bytes_per_day")
+_SOMETHING: JsonDict = {"anyOf": [{"required": [name], "properties": {name: {"type": "integer"}}} for name in _LIMITS]}
+"""At least one limit is one."""
+
+
 class QuotaBody(BaseModel):
     """How much may be sent, null: any number; and what becomes of more: slow, reject or suspend."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_SOMETHING)
     messages_per_minute: Limit = None
     bytes_per_minute: Limit = None
     messages_per_day: Limit = None

@@ -14,6 +14,7 @@ from fleetgate.analytics.question import MEDIA_TYPES, Bounds, Form
 from fleetgate.core import Core
 from fleetgate.history import needs_analytics
 from fleetgate.http.access import Calling, scope_of
+from fleetgate.http.names import DURATION_PATTERN, TIME_PATTERN, looks_like
 from fleetgate.times import parse_duration, parse_time
 from ingester.clock import now_us
 
@@ -48,13 +49,17 @@ def router(core: Core) -> APIRouter:
     @routes.get("/telemetry/buckets", summary="One field of many devices over time", response_class=Response)
     async def buckets(
         field: str,
-        bucket: str,
+        bucket: Annotated[str, Param(description="30s, 1m, 1h ...", json_schema_extra=looks_like(DURATION_PATTERN))],
         caller: Calling,
         query: Annotated[str, Param(description="fleet query; empty: all devices, also those of before")] = "",
         by: Annotated[str, Param(description="apart by device, type, site, state or attributes.KEY")] = "",
         stream: str | None = None,
-        start: Annotated[str | None, Param(alias="from", description="ISO 8601 or -1h")] = None,
-        end: Annotated[str | None, Param(alias="to", description="ISO 8601 or -1h")] = None,
+        start: Annotated[
+            str | None, Param(alias="from", description="ISO 8601 or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
+        end: Annotated[
+            str | None, Param(alias="to", description="ISO 8601 or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
     ) -> Response:
         needs_analytics()
         now = now_us()

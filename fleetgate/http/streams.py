@@ -20,10 +20,10 @@ def stream(chunks: AsyncIterator[Iterable[Any]], accept: str | None) -> Streamin
 
 async def begun(chunks: AsyncIterator[Iterable[Any]]) -> AsyncIterator[Iterable[Any]]:
     """The same, with the first chunk looked up: what can't be asked is known while an answer can still say so."""
-    first = await anext(chunks, ())
+    first = await anext(chunks, None)  # not (): CPython 3.11 takes a tuple apart and fails
 
     async def whole() -> AsyncIterator[Iterable[Any]]:
-        yield first
+        yield first or ()
         async for chunk in chunks:
             yield chunk
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from fleet.identity import Kind
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
-from fleetgate.http.names import Name
+from fleetgate.http.names import DURATION_PATTERN, TIME_PATTERN, Name, looks_like
 from fleetgate.http.streams import NDJSON, begun, stream
 from fleetgate.times import iso, parse_duration, parse_time
 from ingester.clock import now_us
@@ -28,10 +28,17 @@ def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
     async def telemetry(
         name: Name,
         stream_name: Annotated[str | None, Query(alias="stream")] = None,
-        start: Annotated[str | None, Query(alias="from", description="ISO 8601 or -1h")] = None,
-        end: Annotated[str | None, Query(alias="to", description="ISO 8601 or -1h")] = None,
+        start: Annotated[
+            str | None, Query(alias="from", description="ISO 8601 or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
+        end: Annotated[
+            str | None, Query(alias="to", description="ISO 8601 or -1h", json_schema_extra=looks_like(TIME_PATTERN))
+        ] = None,
         field: Annotated[str | None, Query(description="one field, dotted")] = None,
-        bucket: Annotated[str | None, Query(description="with field: 30s, 1m, 1h ...")] = None,
+        bucket: Annotated[
+            str | None,
+            Query(description="with field: 30s, 1m, 1h ...", json_schema_extra=looks_like(DURATION_PATTERN)),
+        ] = None,
         stats: Annotated[str, Query(description="with bucket: also sum, stddev, p50, p99 ...")] = "",
         fill: Annotated[str, Query(description="with bucket: none, null, previous or linear")] = "none",
         points: Annotated[int | None, Query(ge=3, le=100_000, description="with field: at most so many")] = None,

@@ -10,7 +10,7 @@ from fleet.quota.service import of_type
 from fleet.registry.details import ValueKind
 from fleet.registry.types import DeviceType
 from fleetgate.core import Core
-from fleetgate.http.names import Deleted, Name
+from fleetgate.http.names import KEYS, Deleted, Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 
@@ -20,7 +20,9 @@ class TypeBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     description: str = Field("", max_length=1024)
-    required: dict[str, ValueKind] = Field({}, description="attributes that must be there, and what they hold")
+    required: dict[str, ValueKind] = Field(
+        {}, description="attributes that must be there, and what they hold", json_schema_extra=KEYS
+    )
     telemetry: dict[str, Any] | None = Field(None, description="JSON Schema of what its devices send")
     messages_per_minute: float | None = Field(None, description="how many messages are expected of a device")
 

@@ -5,10 +5,17 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Header, Response
 
+from fleet.errors import StaleError
 from fleetgate.errors import ArgumentError
+from fleetgate.http.names import looks_like
 
 IfMatch = Annotated[
-    str | None, Header(alias="If-Match", description='the version that was seen, as in ETag: "3"; else no matter which')
+    str | None,
+    Header(
+        alias="If-Match",
+        description='the version that was seen, as in ETag: "3"; else no matter which',
+        json_schema_extra=looks_like(r'^("[0-9]{1,18}"|[*])$'),
+    ),
 ]
 
 _is_tag = re.compile(r'"(\d{1,18})"').fullmatch
@@ -30,9 +37,11 @@ def with_version(response: Response, found: V) -> V:
 
 
 def expected_version(if_match: str | None) -> int | None:
-    """The version that a client has seen; None: it does not say. Raises ArgumentError."""
+    """The version that a client has seen; None: it does not say. Raises ArgumentError, StaleError."""
     if if_match is None or if_match == "*":
         return None
+    if not if_match:
+        raise StaleError("If-Match: it names no version")  # no tag matches [RFC 9110, 13.1.1]
     if (found := _is_tag(if_match)) is None:
         raise ArgumentError(f'If-Match: {if_match[:40]!r} is not a version such as "3"')
     return int(found[1])

@@ -124,7 +124,7 @@ def test_a_password_is_kept_as_a_hash():
 async def test_who_can_not_be_one(opened, operator: Operator, detail: str):
     """Is said, and what is wrong."""
     async with opened() as operators:
-        with pytest.raises((InvalidOperatorError, InvalidDetailsError), match=detail):
+        with pytest.raises((ConflictError, InvalidOperatorError, InvalidDetailsError), match=detail):
             await operators.put(operator)
         with pytest.raises(NotFoundError):
             await operators.add_token("nobody", Role.VIEWER, Scope(), "", None)
@@ -173,6 +173,7 @@ def test_guessing():
     now[0] = 60
     assert (guessing.wait_seconds("a"), guessing.failures("a")) == (0, 0)
     assert guessing.failed("a") == 1
+    assert [guessing.failed("b", what) for what in ("x", "x", "y", "x", "z", "z")] == [1, 1, 2, 2, 3, 3]
     for number in range(10_001):
         guessing.failed(str(number))
     assert guessing.failures("a") == 0

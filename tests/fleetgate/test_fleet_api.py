@@ -313,7 +313,7 @@ async def test_quotas_and_usage(client, core):
     core.ledger.received("p1", 1, 100, 0)
     found = (await client.get("/api/v1/devices/p1/usage")).json()
     assert (found["quota"]["bytes_per_day"], found["days"][0]["messages"], found["days"][0]["bytes"]) == (5, 1, 100)
-    assert (await client.delete("/api/v1/devices/p1/quota")).json() == {"device": "p1"}
+    assert (await client.delete("/api/v1/devices/p1/quota")).json() == {"device": "p1", "type": None}
     assert (await client.get("/api/v1/devices/p1/usage")).json()["quota"]["messages_per_minute"] == 10
     assert (await client.delete("/api/v1/quota")).status_code == 200
     assert (await client.get("/api/v1/devices/p1/usage")).json()["quota"] is None

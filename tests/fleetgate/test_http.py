@@ -279,3 +279,11 @@ def metrics(text: str) -> dict[str, float]:
         for line in text.splitlines()
         if line and not line.startswith("#")
     }
+
+
+async def test_all_rows_of_a_device_that_has_none(client):
+    """An empty answer."""
+    _key, csr = signing_request("pump-1")
+    await client.post("/api/v1/devices", json={"name": "pump-1", "csr": csr.decode()})
+    answer = await client.get("/api/v1/devices/pump-1/telemetry", params={"from": "-1h"})
+    assert (answer.status_code, answer.json()) == (200, [])
