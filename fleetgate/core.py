@@ -52,12 +52,13 @@ from fleet.state import StateFolder, StateLock
 from fleet.streams import StreamDefinitions
 from fleet.topics import PRESENCE_LEVELS, presence_topic
 from fleetgate.analytics.service import Analytics
+from fleetgate.changes import Changes
 from fleetgate.datasets import Datasets
 from fleetgate.errors import SettingsError
 from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
 from fleetgate.postgres import open_store, registry_database
-from fleetgate.settings import PresenceSettings, Settings, configured_streams
+from fleetgate.settings import DecisionsSettings, PresenceSettings, Settings, configured_streams
 from fleetgate.times import iso
 from fleetgate.tls import DeviceTls
 from ingester.decode import Limits
@@ -127,6 +128,7 @@ class Core:
     exposition: Exposition
     sources: list[MqttSource]
     operations: Operations
+    changes: Changes
     revoked: RevokedList
     operators: Operators
     sessions: Sessions
@@ -163,8 +165,6 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         rules = partial(history_rules, streams, settings)
         metrics = CollectorRegistry()
         store, mover = await _telemetry(stack, settings, state, rules, metrics)
-        if store.catalogue.files and not available():
-            raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
         ledger, tail = Ledger(), Tail(limits)
         presence, supervision = await _presence(stack, settings.presence, registry, types, ledger)
@@ -179,11 +179,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         issuer = make_issuer(settings, authority, naming)
         provisioning = await _provisioning(stack, registry, inventory, groups, issuer)
         tls = await stack.enter_async_context(DeviceTls(settings, state, authority, provisioning.authorities))
-        kept = settings.decisions
-        bounds = DecisionBounds(kept.per_device, kept.refused, int(kept.keep_hours * 3.6e9))
-        decisions = await stack.enter_async_context(
-            Decisions(registry.database, bounds, replace(bounds, total=kept.allowed))
-        )
+        decisions = await stack.enter_async_context(_decisions(settings.decisions, registry))
         policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
         usage = await stack.enter_async_context(Usage(registry.database, ledger))
         quotas = await stack.enter_async_context(Quotas(registry, usage, audit=audit))
@@ -212,7 +208,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             )
         )
         _follow(registry, policies, quotas, tls, broker.engine)
-        presence.tell = partial(_told, broker.engine)
+        operations = await stack.enter_async_context(Operations())
+        changes = _changes(tail, registry, presence, operations, broker.engine)
         lifecycle = await stack.enter_async_context(
             Lifecycle(registry, inventory, audit, partial(_forget, broker.engine), partial(erased, store, last_values))
         )
@@ -272,7 +269,8 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             metrics,
             Exposition(metrics, series),
             sources,
-            await stack.enter_async_context(Operations()),
+            operations,
+            changes,
             RevokedList(authority, registry),
             operators,
             Sessions(operators),
@@ -295,9 +293,15 @@ async def _telemetry(
     metrics: CollectorRegistry,
 ) -> "tuple[TieredStore, Mover | None]":
     """Where telemetry goes, and what moves it into a database where one is set."""
+    mover: Mover | None = None
+    store: TieredStore
     if url := settings.store.url.get_secret_value():
-        return await open_store(stack, state.telemetry, url, rules, metrics, seals=seals(settings))
-    return await stack.enter_async_context(TieredStore(state.telemetry, rules)), None
+        store, mover = await open_store(stack, state.telemetry, url, rules, metrics, seals=seals(settings))
+    else:
+        store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
+    if store.catalogue.files and not available():
+        raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
+    return store, mover
 
 
 async def _presence(
@@ -309,6 +313,11 @@ async def _presence(
     presence = await stack.enter_async_context(Presence(registry, ledger, flapping))
     expected = Expected(watched.late_intervals, watched.silent_intervals)
     return presence, await stack.enter_async_context(Supervision(registry, types, presence, expected))
+
+
+def _decisions(kept: DecisionsSettings, registry: Registry) -> Decisions:
+    bounds = DecisionBounds(kept.per_device, kept.refused, int(kept.keep_hours * 3.6e9))
+    return Decisions(registry.database, bounds, replace(bounds, total=kept.allowed))
 
 
 async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
@@ -332,8 +341,16 @@ async def erased(store: TieredStore, last_values: LastValues, device: str) -> in
     return count
 
 
-async def _told(engine: Engine, event: Event) -> None:
-    """Whoever subscribes to it hears what happens to a device."""
+def _changes(tail: Tail, registry: Registry, presence: Presence, operations: Operations, engine: Engine) -> Changes:
+    changes = Changes(tail, registry, presence.timeline.epoch)
+    operations.ended.append(changes.ended)
+    presence.tell = partial(_told, engine, changes)
+    return changes
+
+
+async def _told(engine: Engine, changes: Changes, event: Event) -> None:
+    """Whoever watches or subscribes to it hears what happens to a device."""
+    changes.happened(event)
     said = {
         "device": event.device,
         "event": event.change.value,

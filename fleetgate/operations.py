@@ -56,6 +56,8 @@ class Operations:
         self._clock = clock
         self._operations: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.ended: list[Callable[[Operation], None]] = []
+        """Called with each operation that came to its end."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,3 +97,5 @@ class Operations:
             # Supervision point: the traceback is for the log, not for the client.
             log.exception("operation failed", kind=operation.kind)
             operation.problem, operation.state = "an error of ours; the log has it", OperationState.FAILED
+        for ended in self.ended:
+            ended(operation)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,6 +69,8 @@ class Tail:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._watchers: set[Watcher] = set()
+        self.refusals: list[Callable[[Event], None]] = []
+        """Called with each refusal."""
 
     @contextmanager
     def watch(self, device: str | None = None) -> Iterator[Watcher]:
@@ -104,18 +106,21 @@ class Tail:
 
     def refused(self, received: int, device: str, topic: str, refused: str, reason: str, detail: str) -> None:
         """A connection, subscription or message was refused or lost; `refused` says which, `reason` why."""
+        if not self._watchers and not self.refusals:
+            return
+        event = {
+            "received": received,
+            "device": device,
+            "topic": topic,
+            "refused": refused,
+            "reason": reason,
+            "detail": detail,
+        }
         for watcher in self._watchers:
             if watcher.wants(device):
-                watcher.put(
-                    {
-                        "received": received,
-                        "device": device,
-                        "topic": topic,
-                        "refused": refused,
-                        "reason": reason,
-                        "detail": detail,
-                    }
-                )
+                watcher.put(event)
+        for told in self.refusals:
+            told(event)
 
     def _show(self, watcher: Watcher, committed: Committed) -> None:
         batch = committed.batch

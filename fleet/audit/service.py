@@ -14,7 +14,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.audit.checkpoint import Checkpoint, CheckpointError, read_checkpoint, signed_bytes
-from fleet.audit.model import Act, Checking, End, Entry, Fault, Outcome, Result, Via, Wrong, entry_of
+from fleet.audit.model import Act, Checking, End, Entry, Fault, Outcome, Result, Via, Wrong, difference, entry_of
 from fleet.authority import Authority
 from fleet.errors import FleetError
 from fleet.registry.database import Database
@@ -238,7 +238,8 @@ async def acting(log: AuditLog | None, act: Act) -> AsyncIterator[Noted]:
             await log.end(begun, act, Result(Outcome.FAILED, "failed", str(error)))
         raise
     if log is not None:
-        await log.end(begun, act, Result(Outcome.DONE, before=noted.before, after=noted.after))
+        was, became = difference(noted.before or {}, noted.after or {})
+        await log.end(begun, act, Result(Outcome.DONE, before=was or None, after=became or None))
 
 
 def _check_rows(checking: Checking, rows: Sequence[Any], expected: Mapping[int, str]) -> Fault | None:

@@ -405,6 +405,20 @@ audit_begun = Table(
     Column("entry", Text, nullable=False),
 )
 
+# Answers to requests with a key that may be repeated.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("caller", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("idempotency_by_time", "at"),
+)
+
 # Rules of the life of devices. `tried` is the version that ran dry last.
 lifecycle_rules = Table(
     "lifecycle_rules",

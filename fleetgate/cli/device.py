@@ -13,6 +13,7 @@ from fleet.files import write_private, write_public
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
+from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.device_presence import show_presence, show_timeline
 from fleetgate.cli.output import print_json, print_table, progress_console, say
@@ -50,6 +51,7 @@ def register(app: typer.Typer) -> None:
             commands.command("count")(_count_devices)
             commands.command("set")(_set_device)
             commands.command("import")(import_devices)
+            commands.command("bulk")(act_on_devices)
             commands.command("presence")(show_presence)
             commands.command("timeline")(show_timeline)
         else:

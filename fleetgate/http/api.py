@@ -15,8 +15,10 @@ from fleetgate.http import (
     authorities,
     backup,
     certificates,
+    changes,
     claims,
     datasets,
+    device_actions,
     devices,
     enrolments,
     groups,
@@ -40,6 +42,7 @@ from fleetgate.http import (
     types,
 )
 from fleetgate.http.access import PREFIX, Access, Permissions, check_known
+from fleetgate.http.idempotency import Idempotency
 from fleetgate.http.openapi import document
 
 _FEATURES = (
@@ -51,6 +54,7 @@ _FEATURES = (
     presence,
     quotas,
     lifecycle,
+    device_actions,
     imports,
     operations,
     provisioning,
@@ -65,6 +69,7 @@ _FEATURES = (
     telemetry,
     quarantine,
     mqtt,
+    changes,
     backup,
     operators,
     audit,
@@ -76,7 +81,8 @@ def create_api(core: Core) -> FastAPI:
     """Build the application around the parts of one program."""
     app = FastAPI(title="fleetgate", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
-    app.add_middleware(Access, core=core)
+    app.add_middleware(Idempotency, database=core.registry.database)
+    app.add_middleware(Access, core=core)  # around it: who calls is known then
     permitted = [Depends(Permissions(core)), Depends(HTTPBearer(auto_error=False))]  # the second one: for OpenAPI
     for feature in _FEATURES:
         routes = feature.router(core)

@@ -206,7 +206,7 @@ def _device_routes(routes: APIRouter, core: Core) -> None:
     ) -> OneDevice:
         if change.site is not None:
             check_site(caller, change.site)
-        member = await core.inventory.update(name, partial(_changed, change), expected_version(if_match))
+        member = await core.inventory.update(name, partial(changed, change), expected_version(if_match))
         return with_version(response, await _one(core, member))
 
 
@@ -324,7 +324,9 @@ def check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certific
         )
 
 
-def _changed(change: DeviceChange, known: Details) -> Details:
+def changed(change: DeviceChange, known: Details) -> Details:
+    """What is known of a device, with a change."""
+
     def text(now: str, to_be: str | None) -> str:
         return now if to_be is None else to_be
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from pydantic.config import JsonDict
 from starlette.responses import StreamingResponse
 
@@ -19,7 +19,7 @@ from fleet.errors import NotFoundError
 from fleet.topics import is_servers
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
-from fleetgate.http.names import BASE64_PATTERN, looks_like
+from fleetgate.http.names import BASE64_PATTERN, Whole, looks_like
 from fleetgate.http.packets import Packets, view
 from fleetgate.http.streams import NDJSON, stream
 from fleetgate.times import iso
@@ -44,7 +44,7 @@ class NewMessage(BaseModel):
     topic: str = Field(max_length=65_535, json_schema_extra=looks_like(_TOPIC))
     payload: str | None = None
     payload_base64: str | None = Field(None, json_schema_extra=looks_like(BASE64_PATTERN))
-    qos: StrictInt = Field(0, ge=0, le=2)
+    qos: Whole = Field(0, ge=0, le=2)
     retain: StrictBool = False
 
 

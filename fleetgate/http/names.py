@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import Path, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.config import JsonDict
 
 from fleet.registry.details import MAX_ATTRIBUTES
@@ -29,6 +29,15 @@ def looks_like(pattern: str) -> JsonDict:
 KEYS: JsonDict = {"propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_.-]{0,63}$"}, "maxProperties": MAX_ATTRIBUTES}
 """For the OpenAPI document: keys of attributes."""
 
+
+def _not_a_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("neither true nor false is a number")  # noqa: TRY004 - what pydantic makes an answer of
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_a_bool)]
+"""A whole number, as JSON Schema has it: 1.0 is one, true is none."""
 Name = Annotated[str, Path(max_length=128)]
 NewName = Annotated[str, Field(json_schema_extra=looks_like(NAME_PATTERN))]
 

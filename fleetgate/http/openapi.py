@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from fleetgate.http.access import PREFIX
 from fleetgate.http.actions import ACTIONS, Action, Reach
+from fleetgate.http.idempotency import KEY_PATTERN, NOT_REPEATED
 from fleetgate.http.names import NAME_PATTERN
 
 _PROBLEM = "Problem"
@@ -31,6 +32,13 @@ _SAFE = frozenset({"get", "head"})
 _HEADERS: dict[str, dict[str, Any]] = {
     "401": {"WWW-Authenticate": {"schema": {"type": "string"}}},
     "429": {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}},
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
+    "description": "chosen by the client: the same request with the same key, within a day, is done once",
 }
 _PROBLEM_SCHEMA = {
     "title": _PROBLEM,
@@ -116,6 +124,8 @@ def _describe(operation: dict[str, Any], method: str, path: str, action: Action)
     responses["default"] = _problem(_DEFAULT, None)
     if action.name == "session.login":
         operation["security"] = []
+    if method == "post" and action.audited and action.name not in NOT_REPEATED:
+        operation.setdefault("parameters", []).append(_KEY)
 
 
 def _problem(description: str, headers: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.errors import NotFoundError
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.binary import decode_base64
+from fleetgate.http.names import Whole
 from fleetgate.times import iso
 from ingester.batch import Quarantined
 from ingester.quarantine import replay
@@ -21,7 +22,7 @@ class ReplayRequest(BaseModel):
     """Which messages to read again: those with these ids, those of a reason, or all, where both are null."""
 
     model_config = ConfigDict(extra="forbid")
-    ids: list[StrictInt] | None = Field(None, max_length=10_000)
+    ids: list[Whole] | None = Field(None, max_length=10_000)
     reason: str | None = Field(None, max_length=64)
     payload_base64: str | None = Field(
         None, max_length=_PAYLOAD_CHARACTERS, description="read this instead of what came; for one id"

@@ -24,7 +24,9 @@ class TypeBody(BaseModel):
         {}, description="attributes that must be there, and what they hold", json_schema_extra=KEYS
     )
     telemetry: dict[str, Any] | None = Field(None, description="JSON Schema of what its devices send")
-    messages_per_minute: float | None = Field(None, description="how many messages are expected of a device")
+    messages_per_minute: float | None = Field(
+        None, gt=0, lt=1e9, description="how many messages are expected of a device"
+    )
 
 
 class TypeView(TypeBody):

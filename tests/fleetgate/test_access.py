@@ -49,7 +49,7 @@ def path_of(route: str) -> str:
     return route
 
 
-STREAMS = {"GET /tail", "GET /packets"}
+STREAMS = {"GET /changes", "GET /tail", "GET /packets"}
 
 
 @pytest.mark.parametrize("role", list(Role))

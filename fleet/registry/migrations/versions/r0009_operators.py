@@ -69,6 +69,17 @@ def upgrade() -> None:
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("updated", sa.BigInteger, nullable=False),
     )
+    op.create_table(
+        "idempotency",
+        sa.Column("caller", sa.String(128), primary_key=True),
+        sa.Column("key", sa.String(255), primary_key=True),
+        sa.Column("request", sa.String(64), nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("headers", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("idempotency_by_time", "idempotency", ["at"])
     op.add_column("seen", sa.Column("last_data", sa.BigInteger, nullable=False, server_default="0"))
     op.create_table(
         "presence",

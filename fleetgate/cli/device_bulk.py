@@ -1,0 +1,44 @@
+"""`device bulk`: one action on all devices that a query finds."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from fleetgate.cli.operations import finished, progress_bars
+from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, run, target
+from fleetgate.http.device_actions import ActionKind
+
+
+def act_on_devices(
+    context: typer.Context,
+    action: Annotated[ActionKind, typer.Argument(help="What to do to each.")],
+    query: Annotated[str, typer.Option("--query", help="Fleet query that finds them; '' finds all.")],
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which these are.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do something to all devices that a query finds; each is in the audit log. Exit code 1 when one of them failed."""
+    body = {"action": action.value, "query": query, "dry_run": dry_run}
+    found = run(_done(target(context, state, config), body))
+    if as_json:
+        print_json(found)
+    elif dry_run:
+        sys.stdout.write("".join(f"{name}\n" for name in found["names"]))
+        say(f"{found['devices']} devices")
+    else:
+        if found["failed"]:
+            print_table(("device", "problem"), found["failed"])
+        say(f"{action}: {found['done']} of {found['devices']} devices")
+    if found["failed"]:
+        raise CommandError(f"{found['devices'] - found['done']} devices: not done")
+
+
+async def _done(on: Target, body: dict[str, Any]) -> dict[str, Any]:
+    with progress_bars() as shown:
+        async with api(on) as owner:
+            operation = await owner.call("POST", "/device-actions", json=body, timeout=None)
+            return await finished(owner, operation, shown, shown.add_task("devices", total=None))
