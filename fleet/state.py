@@ -12,6 +12,9 @@ from typing import IO, Any, Self
 from fleet.errors import StateError, StateInUseError
 from fleet.files import write_private
 
+RESTORED = "restored.json"
+"""What a state folder has that came out of a backup, until it was opened."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateFolder:

@@ -1,6 +1,7 @@
 """The parts of the program without its sockets: what the API and the commands work on."""
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from broker_plugins.engine.session import QueueLimits
 from broker_plugins.engine_metrics import EngineCollector
 from broker_plugins.refusals import Refusals
 from broker_plugins.services import Services
+from fleet.audit.model import Act, Outcome, Result, Via
 from fleet.audit.service import AuditLog
 from fleet.authority import Authority
 from fleet.authority.issuers import BuiltInIssuer, HookIssuer
@@ -48,7 +50,7 @@ from fleet.quota.service import Quotas
 from fleet.quota.usage import Usage
 from fleet.registry import Groups, Inventory, Member, Registry, Types
 from fleet.revoked import RevokedList
-from fleet.state import StateFolder, StateLock
+from fleet.state import RESTORED, StateFolder, StateLock
 from fleet.streams import StreamDefinitions
 from fleet.topics import PRESENCE_LEVELS, presence_topic
 from fleetgate.analytics.service import Analytics
@@ -155,6 +157,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
         registry = await stack.enter_async_context(Registry(database))
         audit = await stack.enter_async_context(AuditLog(registry.database, authority))
+        await _note_restored(state, audit)
         operators = await stack.enter_async_context(Operators(registry.database, state.token))
         types = await stack.enter_async_context(Types(registry.database))
         groups = await stack.enter_async_context(Groups(registry))
@@ -339,6 +342,15 @@ async def erased(store: TieredStore, last_values: LastValues, device: str) -> in
         count += gone
     last_values.forget(device)
     return count
+
+
+async def _note_restored(state: StateFolder, audit: AuditLog) -> None:
+    """A state that came out of a backup says so in its log."""
+    note = state.path / RESTORED
+    if note.exists():
+        facts = json.loads(note.read_text())
+        await audit.add(Act("rule:restore", "backup.restore", Via.RULE, facts=facts), Result(Outcome.DONE))
+        note.unlink()
 
 
 def _changes(tail: Tail, registry: Registry, presence: Presence, operations: Operations, engine: Engine) -> Changes:

@@ -185,7 +185,7 @@ ACTIONS: Mapping[str, Action] = {
     "DELETE /connections/{client_id:path}": _run("connection.close", Reach.WHOLE, "client", "client_id"),
     "GET /packets": Action("connection.packets", Role.OPERATOR, Reach.DEVICE),
     "POST /tls/reload": _rule("tls.reload"),
-    "POST /backups": _rule("backup.make", facts=("folder",)),
+    "POST /backups": _rule("backup.make", facts=("file",)),
     "GET /me": _look("operator.me", Reach.OPEN),
     "GET /actions": _look("operator.actions", Reach.OPEN),
     "GET /operators": _look("operator.list", Reach.WHOLE, Role.ADMIN),

@@ -4,19 +4,20 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from fleetgate.backup import back_up, checked_folder
+from fleetgate.backup import back_up, checked_file
 from fleetgate.core import Core
 from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
 
 
 class BackupTarget(BaseModel):
-    """A folder on the server's machine that is not there yet."""
+    """A file on the server's machine that is not there yet; keys in it are encrypted where there is a passphrase."""
 
     model_config = ConfigDict(extra="forbid")
-    folder: str
+    file: str
+    passphrase: SecretStr | None = Field(None, min_length=1, max_length=1024)
 
 
 def router(core: Core) -> APIRouter:
@@ -26,11 +27,12 @@ def router(core: Core) -> APIRouter:
 
     @routes.post("", status_code=202, summary="Copy the state folder while everything goes on")
     async def make_backup(target: BackupTarget, response: Response) -> OperationView:
-        folder = checked_folder(target.folder)
+        file = checked_file(target.file)
+        passphrase = None if target.passphrase is None else target.passphrase.get_secret_value().encode()
 
         async def work(operation: Operation) -> dict[str, Any]:
             async with one:
-                return await back_up(core, folder, operation)
+                return await back_up(core, file, passphrase, operation)
 
         operation = core.operations.start("backup", 0, work)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"

@@ -122,7 +122,7 @@ def test_a_backup_is_restored(tmp_path: Path, postgres: Postgres, url: str):
         device = gate.json("device", "list")[0]["name"]
         rows = gate.json("query", device, "--from", "-1h")
     shutil.rmtree(gate.state)
-    shutil.copytree(tmp_path / "backup", gate.state)
+    gate.run("restore", str(tmp_path / "backup"))
     with gate:
         assert gate.json("query", device, "--from", "-1h") == rows
         stored += simulated(gate)
