@@ -11,3 +11,11 @@ class ArgumentError(Exception):
 
 class ForbiddenError(Exception):
     """Whoever asks may not have that; says what would be needed."""
+
+
+class OidcError(Exception):
+    """A login by OpenID Connect that did not come to its end, and why."""
+
+
+class OidcUnavailableError(OidcError):
+    """The provider can't be asked now."""

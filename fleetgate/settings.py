@@ -150,6 +150,21 @@ class AuthoritySettings(_Section):
     )
 
 
+class OidcSettings(_Section):
+    """A provider of OpenID Connect that operators log in by, with a browser; needs the extra `oidc`."""
+
+    issuer: str = Field("", description="https://... of the provider; empty: none")
+    client_id: str = Field("", description="what the provider knows fleetgate as")
+    client_secret: SecretStr = Field(SecretStr(""), description="and by which secret; empty: it has none")
+    public_url: str = Field("", description="address of fleetgate for browsers; empty: as they say")
+    scopes: list[str] = Field(["openid", "profile", "email"], description="what is asked for")
+    name_claim: str = Field("preferred_username", description="claim with the operator's name")
+    role_claim: str = Field("groups", description="claim that says the role: a text or a list")
+    admins: list[str] = Field([], description="values of it that make an admin")
+    operators: list[str] = Field([], description="values of it that make an operator")
+    viewers: list[str] = Field([], description="values of it that make a viewer; who has none of them is refused")
+
+
 class PresenceSettings(_Section):
     """Who is there, and who should be."""
 
@@ -301,6 +316,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     identity: IdentitySettings = IdentitySettings()
     authority: AuthoritySettings = AuthoritySettings()
+    oidc: OidcSettings = OidcSettings()
     presence: PresenceSettings = PresenceSettings()
     decisions: DecisionsSettings = DecisionsSettings()
     ingest: IngestSettings = IngestSettings()

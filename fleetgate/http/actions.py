@@ -198,6 +198,7 @@ ACTIONS: Mapping[str, Action] = {
     "POST /operators/{name}/tokens": Action("token.add", Role.VIEWER, Reach.SELF, "operator", facts=("role", "days")),
     "DELETE /operators/{name}/tokens/{token}": Action("token.revoke", Role.VIEWER, Reach.SELF, "operator"),
     "POST /session": _look("session.login", Reach.OPEN),
+    "GET /session": _look("session.show", Reach.OPEN),
     "DELETE /session": Action("session.logout", Role.VIEWER, Reach.OPEN),
     "GET /audit": _look("audit.list", Reach.WHOLE, Role.ADMIN),
     "GET /audit/export": Action("audit.export", Role.ADMIN, Reach.WHOLE),

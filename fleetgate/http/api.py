@@ -24,6 +24,7 @@ from fleetgate.http import (
     groups,
     imports,
     lifecycle,
+    login,
     mqtt,
     operations,
     operators,
@@ -89,6 +90,7 @@ def create_api(core: Core) -> FastAPI:
         check_known(routes)
         app.include_router(routes, prefix=PREFIX, dependencies=permitted)
     pki.install(app, core)
+    login.install(app, core)
     _operations(app, core)
     described = orjson.dumps(document(app))  # made now: later it would hold up the loop
 

@@ -272,6 +272,13 @@ def _session_routes(routes: APIRouter, core: Core) -> None:
         )
         return done
 
+    @routes.get(LOGIN_PATH.removeprefix(PREFIX), summary="Show who is logged in")
+    async def show_session(caller: Calling, request: Request) -> LoggedIn:
+        session = getattr(request.state, "session", None)
+        if session is None:
+            raise NotFoundError("nobody is logged in: this is no browser's session")
+        return LoggedIn(**_me(caller), csrf=session.csrf)
+
     @routes.delete(LOGIN_PATH.removeprefix(PREFIX), summary="Log out")
     async def log_out(request: Request, response: Response) -> LoggedOut:
         sessions.end(cookie_of(request.headers))

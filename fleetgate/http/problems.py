@@ -25,7 +25,7 @@ from fleet.errors import (
 from fleet.hook import HookError
 from fleet.policy.compiled import UndecidedError
 from fleet.registry.query import QueryError as FleetQueryError
-from fleetgate.errors import ArgumentError, ForbiddenError
+from fleetgate.errors import ArgumentError, ForbiddenError, OidcError, OidcUnavailableError
 from fleetgate.tls import TlsReloadError
 from ingester.errors import QueryError, StoreError
 from ingester.streams import StreamError
@@ -52,6 +52,8 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     TlsReloadError: (409, "tls_files"),
     StreamError: (422, "invalid_stream"),
     ForbiddenError: (403, "forbidden"),
+    OidcError: (401, "unauthorized"),
+    OidcUnavailableError: (502, "provider"),
 }
 """Status and code of each error. Codes are stable: programs may rely on them."""
 _METHOD_NOT_ALLOWED = 405
