@@ -32,6 +32,7 @@ from fleet.census import Census
 from fleet.hook import HOOKS
 from fleet.identity import Rules
 from fleet.lifecycle.service import Lifecycle
+from fleet.ocsp import OcspResponder
 from fleet.operators.guessing import Guessing
 from fleet.operators.service import Operators
 from fleet.operators.sessions import Sessions
@@ -132,6 +133,7 @@ class Core:
     operations: Operations
     changes: Changes
     revoked: RevokedList
+    ocsp: OcspResponder
     operators: Operators
     sessions: Sessions
     guessing: Guessing
@@ -275,6 +277,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             operations,
             changes,
             RevokedList(authority, registry),
+            OcspResponder(authority, registry),
             operators,
             Sessions(operators),
             Guessing(time.monotonic),

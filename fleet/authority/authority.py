@@ -14,6 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fleet.authority.chain import constraints_of, is_signed_by, pem_of
@@ -86,6 +87,10 @@ class Authority:
     def sign(self, data: bytes) -> bytes:
         """Sign with the key of `certificate`; see keys.sign."""
         return sign(self._key, data)
+
+    def sign_ocsp(self, builder: ocsp.OCSPResponseBuilder) -> ocsp.OCSPResponse:
+        """Sign an answer whether a certificate is revoked [RFC 6960]."""
+        return builder.sign(self._key, hash_for(self._key))
 
     def revocation_list(self, revoked: Iterable[tuple[int, datetime]], now: datetime) -> x509.CertificateRevocationList:
         """Sign a list of serial numbers and when each was revoked [RFC 5280, 5]; it counts for a week."""

@@ -48,7 +48,6 @@ app = typer.Typer(
     name="fleetgate",
     help="A device gateway: MQTT over TLS with certificate identity, durable telemetry, per-device metrics.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     callback=version_and_folder,
 )

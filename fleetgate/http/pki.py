@@ -1,11 +1,17 @@
 """What everybody may read of our certificate authority: its certificate, and which of those it issued are revoked."""
 
+import base64
+from typing import Annotated
+
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Path, Request
 from starlette.responses import Response
 
 from fleet.authority.chain import pem_of
 from fleetgate.core import Core
+
+_OCSP = "application/ocsp-response"
+_OCSP_BYTES = 4096
 
 
 def install(app: FastAPI, core: Core) -> None:
@@ -19,6 +25,25 @@ def install(app: FastAPI, core: Core) -> None:
     async def crl() -> Response:
         found = await core.revoked.get()
         return Response(found.public_bytes(Encoding.DER), media_type="application/pkix-crl")
+
+    async def answer(request: bytes) -> Response:
+        return Response(await core.ocsp.answer(request), media_type=_OCSP, headers={"Cache-Control": "max-age=60"})
+
+    @app.post("/pki/ocsp", response_class=Response, summary="Whether one of its certificates is revoked [RFC 6960]")
+    async def ocsp(request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _OCSP_BYTES:
+                raise HTTPException(413, f"a request has at most {_OCSP_BYTES} bytes")
+        return await answer(bytes(body))
+
+    @app.get("/pki/ocsp/{asked:path}", response_class=Response, summary="The same, for what can be cached")
+    async def ocsp_by_url(asked: Annotated[str, Path(max_length=2 * _OCSP_BYTES)]) -> Response:
+        try:
+            return await answer(base64.b64decode(asked, validate=True))
+        except ValueError:
+            return await answer(b"")  # which is said to be malformed
 
     @app.get("/pki/ca-crl.pem", response_class=Response, summary="Its revocation list, PEM")
     async def crl_pem() -> Response:

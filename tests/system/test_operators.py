@@ -172,3 +172,22 @@ async def test_sessions_and_retained_messages_survive_kill_9(tmp_path):
             async for message in back.messages:
                 assert (message.payload, message.retain) == (b"kept", True)
                 break
+
+
+def test_the_shell_completes(tmp_path):
+    """Commands and their options."""
+    for words, wanted in (("fleetgate op", "operator"), ("fleetgate device li", "list")):
+        done = subprocess.run(
+            FLEETGATE[:1] + ["-c", "import sys; sys.argv[0] = 'fleetgate'; from fleetgate.cli import main; main()"],
+            env={
+                **os.environ,
+                "_FLEETGATE_COMPLETE": "complete_bash",
+                "COMP_WORDS": words,
+                "COMP_CWORD": str(len(words.split()) - 1),
+            },
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert wanted in done.stdout.split(), done
