@@ -19,6 +19,7 @@ from fleetgate.cli.device_presence import show_presence, show_timeline
 from fleetgate.cli.output import print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 from fleetgate.errors import ArgumentError
+from fleetgate.snippets import SNIPPETS, Facts
 
 _COLUMNS = ("name", "state", "connected", "last_seen", "certificates", "created")
 _DEVICE_COLUMNS = ("name", "state", "type", "site", "tags", "connected", "last_seen", "certificates")
@@ -152,13 +153,21 @@ def _add_device(
     state: StateOption = None,
     config: ConfigOption = None,
     *,
+    with_snippets: Annotated[
+        bool, typer.Option("--snippets", help="Programs for its clients, too, beside them in --out.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register a device: with a new key and certificate in --out, or from --csr or --certificate."""
     on = target(context, state, config)
+    if with_snippets and (out is None or certificate is not None or csr is not None):
+        raise ArgumentError("--snippets: programs need the key, which a new one in --out has")
     known = given_only(display_name=display_name, type=type_name, site=site, notes=notes, tags=tags)
     known["attributes"] = attributes_of(attributes or [])
     _add(on, "devices", name, out, certificate, csr, known, as_json=as_json)
+    if with_snippets and out is not None:
+        written = write_snippets(on, name, out)
+        say(f"programs for its clients: {', '.join(written)}")
 
 
 def _list_devices(
@@ -299,10 +308,26 @@ def _add(
         say(f"registered {name}")
 
 
+def write_snippets(on: Target, name: str, out: Path) -> list[str]:
+    """Write the programs that publish as a device whose files are in `out`; their names. Some have its key in them."""
+    host, port = _reached(on)
+    files = {"ca": out / "ca.pem", "certificate": out / f"{name}.pem", "key": out / f"{name}-key.pem"}
+    paths = {key: str(path.absolute()) for key, path in files.items()}
+    pems = {f"{key}_pem": path.read_text() for key, path in files.items()}
+    facts = Facts(name, host, port, **paths, **pems)
+    for ending, write in SNIPPETS.values():
+        write_private(out / f"{name}.{ending}", write(facts).encode())
+    return [f"{name}.{ending}" for ending, _ in SNIPPETS.values()]
+
+
+def _reached(on: Target) -> tuple[str, int]:
+    host, port = parse_bind(on.state.server().get("mqtts") or on.settings.mqtt.bind)
+    return reachable_host(host), port
+
+
 def publish_lines(on: Target, name: str, out: Path) -> list[str]:
     """Make three shell commands that publish a reading: with mosquitto_pub, with paho and with aiomqtt."""
-    host, port = parse_bind(on.state.server().get("mqtts") or on.settings.mqtt.bind)
-    host = reachable_host(host)
+    host, port = _reached(on)
     ca, cert, key = str(out / "ca.pem"), str(out / f"{name}.pem"), str(out / f"{name}-key.pem")
     topic = f"devices/{name}/telemetry"
     mosquitto = ["mosquitto_pub", "-h", host, "-p", str(port), "--cafile", ca, "--cert", cert, "--key", key]

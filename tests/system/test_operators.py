@@ -178,7 +178,7 @@ def test_the_shell_completes(tmp_path):
     """Commands and their options."""
     for words, wanted in (("fleetgate op", "operator"), ("fleetgate device li", "list")):
         done = subprocess.run(
-            FLEETGATE[:1] + ["-c", "import sys; sys.argv[0] = 'fleetgate'; from fleetgate.cli import main; main()"],
+            [*FLEETGATE[:1], "-c", "import sys; sys.argv[0] = 'fleetgate'; from fleetgate.cli import main; main()"],
             env={
                 **os.environ,
                 "_FLEETGATE_COMPLETE": "complete_bash",
