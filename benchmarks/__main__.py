@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import broker, connections, history, ingest, large, metrics, policies, postgres, registry
+from benchmarks import broker, connections, history, ingest, large, metrics, operation, policies, postgres, registry
 
 BENCHMARKS = {
     "ingest": ingest.main,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "large": large.main,
     "postgres": postgres.main,
     "registry": registry.main,
+    "operation": operation.main,
     "policies": policies.main,
 }
 

@@ -180,6 +180,12 @@ class Generator:
         self._clients = await asyncio.gather(*map(one, self._names))
         return {"connected": len(self._clients), "seconds": time.perf_counter() - started}
 
+    async def leave(self) -> dict[str, Any]:
+        """Disconnect all of them; they may be connected again."""
+        self.close()
+        self._clients = []
+        return {"connected": 0}
+
     async def load(self, window: int, messages: int, rate: float, to: str = "") -> dict[str, Any]:
         """Send `messages` in all. `rate` 0: each client `window` ahead. Else so many a second, each due at a time
         of its own; latency counts from that time, however late it left. `to`: the topic.

@@ -44,18 +44,19 @@ QUERIES = [
 def main() -> None:
     """Measure all of it."""
     print(describe())
-    listed = _list()
+    listed = listed_devices()
     with tempfile.TemporaryDirectory(dir=".", prefix=".bench-") as folder:
         run(_inside(StateFolder(Path(folder).resolve() / "state"), listed))
     with fleet(CONNECTS) as made:
         few = _connect(made)
-        run(_fill(made.state, listed))
+        run(fill(made.state, listed))
         print(f"a connect beside {CONNECTS} devices {few:.0f} µs CPU, beside {DEVICES:,} more {_connect(made):.0f} µs")
     with fleet(CONNECTED) as made, fleetgate(made) as server, Clients(server, made, CONNECTED - 1, 2):
         print(f"revocation to closed socket, {CONNECTED:,} connected: {_revoke(server, made) * 1000:.1f} ms")
 
 
-def _list() -> str:
+def listed_devices() -> str:
+    """A list of DEVICES devices, as CSV."""
     chance = random.Random(1)
     lines = ["name,display_name,type,site,tags,attributes.fw,attributes.serial,attributes.floor:number\n"]
     for number in range(DEVICES):
@@ -96,7 +97,8 @@ async def _inside(state: StateFolder, listed: str) -> None:
         print(f"opened again in {time.perf_counter() - started:.1f} s")
 
 
-async def _fill(state: StateFolder, listed: str) -> None:
+async def fill(state: StateFolder, listed: str) -> None:
+    """Register a list of devices in a state folder."""
     async with open_core(Settings(), state) as core:
         await _import(core, listed)
 

@@ -81,7 +81,8 @@ async def serving(
         if available():
             core.datasets.start()
         core.lifecycle.start()
-        http = await stack.enter_async_context(HttpServer(create_api(core), bind=http_bind, closing=core.tail.close))
+        api = HttpServer(create_api(core), bind=http_bind, closing=core.tail.close, proxies=settings.http.proxies)
+        http = await stack.enter_async_context(api)
         for config in (*sources, *map(_source, settings.source)):
             source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams)
             core.sources.append(await stack.enter_async_context(source))

@@ -64,6 +64,7 @@ from fleetgate.postgres import open_store, registry_database
 from fleetgate.settings import DecisionsSettings, PresenceSettings, Settings, configured_streams
 from fleetgate.times import iso
 from fleetgate.tls import DeviceTls
+from fleetgate.top import Top
 from ingester.decode import Limits
 from ingester.device_series import DeviceSeries
 from ingester.history.metrics import HistoryCollector
@@ -132,6 +133,7 @@ class Core:
     sources: list[MqttSource]
     operations: Operations
     changes: Changes
+    top: Top
     revoked: RevokedList
     ocsp: OcspResponder
     operators: Operators
@@ -276,6 +278,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             sources,
             operations,
             changes,
+            Top(ledger, registry),
             RevokedList(authority, registry),
             OcspResponder(authority, registry),
             operators,

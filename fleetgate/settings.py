@@ -102,6 +102,9 @@ class HttpSettings(_Section):
     https_bind: str = Field(
         "", description="host:port of the devices' API, /device/v1/, over TLS with client certificate; empty: off"
     )
+    proxies: list[str] = Field(
+        [], description="addresses of reverse proxies: what they say of who asks, X-Forwarded-For and -Proto, counts"
+    )
     allow_plain: bool = Field(False, description="listen without TLS on an address that is not loopback")
 
     _bind = field_validator("bind")(_checked_bind)

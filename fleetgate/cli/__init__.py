@@ -36,6 +36,7 @@ from fleetgate.cli import (
     stream,
     telemetry,
     template,
+    top,
 )
 from fleetgate.cli.target import CommandError, version_and_folder
 from fleetgate.errors import ArgumentError, SettingsError
@@ -68,6 +69,7 @@ for feature in (
     stream,
     store,
     telemetry,
+    top,
     sql,
     dataset,
     export,

@@ -166,6 +166,7 @@ ACTIONS: Mapping[str, Action] = {
     "GET /telemetry/buckets": _look("telemetry.buckets", Reach.WITHIN),
     "GET /telemetry/recent": _look("telemetry.recent", Reach.WHOLE),
     "GET /telemetry/settled": _look("telemetry.settled", Reach.OPEN),
+    "GET /top": _look("device.top", Reach.WITHIN),
     "GET /changes": _look("change.watch", Reach.WITHIN),
     "GET /tail": _look("telemetry.tail", Reach.DEVICE),
     "GET /datasets": _look("dataset.list", Reach.WHOLE),

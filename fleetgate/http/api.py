@@ -40,6 +40,7 @@ from fleetgate.http import (
     stream_definitions,
     telemetry,
     templates,
+    top,
     types,
 )
 from fleetgate.http.access import PREFIX, Access, Permissions, check_known
@@ -71,6 +72,7 @@ _FEATURES = (
     quarantine,
     mqtt,
     changes,
+    top,
     backup,
     operators,
     audit,

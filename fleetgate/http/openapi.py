@@ -84,6 +84,8 @@ def document(app: FastAPI) -> dict[str, Any]:
             action = _action(method, path)
             if action is not None:
                 _describe(operation, method, path, action)
+            elif operation["responses"].pop("422", None) is not None:
+                operation["responses"]["default"] = _problem(_DEFAULT, None)
     return found
 
 

@@ -12,6 +12,7 @@ from fleetgate.core import Core
 
 _OCSP = "application/ocsp-response"
 _OCSP_BYTES = 4096
+_URL_CHARACTERS = 1024
 
 
 def install(app: FastAPI, core: Core) -> None:
@@ -39,7 +40,7 @@ def install(app: FastAPI, core: Core) -> None:
         return await answer(bytes(body))
 
     @app.get("/pki/ocsp/{asked:path}", response_class=Response, summary="The same, for what can be cached")
-    async def ocsp_by_url(asked: Annotated[str, Path(max_length=2 * _OCSP_BYTES)]) -> Response:
+    async def ocsp_by_url(asked: Annotated[str, Path(max_length=_URL_CHARACTERS)]) -> Response:
         try:
             return await answer(base64.b64decode(asked, validate=True))
         except ValueError:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,8 @@ class HttpServer:
     uvicorn's, for who needs more of a connection. Beyond `most` connections the answer is 503. An async
     context manager.
 
+    `proxies` are addresses whose X-Forwarded-For and -Proto count: of others they are not believed.
+
     `closing` is called when it stops, for streams that would never end by themselves.
     """
 
@@ -32,11 +34,14 @@ class HttpServer:
         tls: ssl.SSLContext | None = None,
         protocol: type[asyncio.Protocol] | None = None,
         most: int | None = None,
+        proxies: Sequence[str] = (),
     ) -> None:
         config = uvicorn.Config(
             application,
             http=protocol or "auto",
             limit_concurrency=most,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -1,9 +1,12 @@
 """Who may call what, and that each change is in the audit log."""
 
+import httpx
 import pytest
 
 from fleet.operators.model import Role
 from fleetgate.http.actions import ACTIONS, Reach
+from fleetgate.http.api import create_api
+from fleetgate.http.server import HttpServer
 from tests.fleetgate.test_fleet_api import add
 from tests.fleetgate.test_http import client, core
 
@@ -334,3 +337,15 @@ async def test_verify_takes_checkpoints(client):
     assert answer.json() == {"ok": True, "entries": 2, "fault": None}
     answer = await client.post("/api/v1/audit/verify", json={"checkpoints": [{**point, "seq": 2}]})
     assert (answer.status_code, "signature does not hold" in answer.json()["detail"]) == (422, True)
+
+
+async def test_where_somebody_comes_from_is_not_theirs_to_say(client, core, tmp_path):
+    """X-Forwarded-For counts where it comes from a proxy that is set, and nowhere else."""
+    for proxies, address in (((), "127.0.0.1"), (("127.0.0.1",), "192.0.2.7")):
+        async with (
+            HttpServer(create_api(core), bind=("127.0.0.1", 0), proxies=proxies) as server,
+            httpx.AsyncClient(base_url="http://{}:{}".format(*server.address)) as other,
+        ):
+            wrong = {"Authorization": "Bearer wrong", "X-Forwarded-For": "192.0.2.7"}
+            assert (await other.get("/api/v1/me", headers=wrong)).status_code == 401
+        assert (await entries(client, action="authenticate"))[0]["address"] == address

@@ -1,0 +1,172 @@
+"""What running a fleet costs its telemetry: devices that come and go in waves, the API asked meanwhile, a backup."""
+
+import asyncio
+import json
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+
+from benchmarks.generator import quantiles
+from benchmarks.ingest import Pauses
+from benchmarks.machine import describe
+from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
+from benchmarks.registry import fill, listed_devices
+from fleetgate.app import serving
+from fleetgate.cli.target import run
+from fleetgate.settings import Settings
+
+DEVICES = 10_000
+SENDERS = 200
+WAVES = 3
+RATE = 3000
+SECONDS = 60
+ASKED = 300
+ASK_RATE = 2000
+QUERY = 'type:pump AND attributes.fw<"1.4.0" AND connected:true AND NOT tag:lab'
+
+
+def main() -> None:
+    """Measure all of it."""
+    print(describe())
+    with fleet(DEVICES) as made:
+        _waves(made)
+    with fleet(SENDERS) as made:
+        run(fill(made.state, listed_devices()))
+        run(_asked(made))
+        _backed_up(made)
+
+
+def _waves(made: Fleet) -> None:
+    """Senders at a steady rate, alone, and while all others connect and leave again and again."""
+    others = DEVICES - SENDERS
+    with (
+        fleetgate(made) as server,
+        Clients(server, made, SENDERS) as senders,
+        Clients(server, made, others // 2, SENDERS + 1) as one,
+        Clients(server, made, others - others // 2, SENDERS + 1 + others // 2) as other,
+    ):
+        for clients in (one, other):
+            clients.do("leave")
+        alone = senders.do("load", window=1, messages=RATE * SECONDS // 3, rate=RATE)
+        senders.tell("load", window=1, messages=RATE * SECONDS, rate=RATE)
+        started, wrong, coming = time.perf_counter(), 0, []
+        for _ in range(WAVES):
+            for clients in (one, other):
+                clients.tell("connect")
+            coming += [clients.answer()["seconds"] for clients in (one, other)]
+            wrong += _connected(made, DEVICES) != DEVICES
+            for clients in (one, other):
+                clients.do("leave")
+            wrong += _connected(made, SENDERS) != SENDERS
+        took = time.perf_counter() - started
+        meanwhile = senders.answer()
+        events = _events(made)
+    print(f"{WAVES} waves of {others:,} devices in {took:.0f} s, the slowest came in {max(coming):.1f} s")
+    print(f"presence was wrong {wrong} of {2 * WAVES} times")
+    print(f"events of a device in its timeline, of {2 * (WAVES + 1)}: {events}")
+    _say(alone=alone, meanwhile=meanwhile)
+
+
+def _say(**found: dict[str, Any]) -> None:
+    for when, sent in found.items():
+        latency = f"PUBACK p50 {sent['p50_ms']} ms, p99 {sent['p99_ms']} ms"
+        print(f"{RATE:,} messages/s due, {when}: {sent['rate']:,.0f}/s, {latency}")
+
+
+def _connected(made: Fleet, wanted: int) -> int:
+    """How many devices are connected by the API; the sockets' ends take a moment to arrive."""
+    deadline = time.monotonic() + 10
+    while True:
+        (count,) = _get(made, "/device-counts", query="connected:true")
+        if count["count"] == wanted or time.monotonic() > deadline:
+            return int(count["count"])
+        time.sleep(0.05)
+
+
+def _events(made: Fleet) -> set[int]:
+    deadline = time.monotonic() + 30
+    while True:
+        found = {len(_get(made, f"/devices/sim-{number:05}/timeline")) for number in range(SENDERS + 1, DEVICES, 97)}
+        if found == {2 * (WAVES + 1)} or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
+def _get(made: Fleet, path: str, **params: Any) -> Any:
+    address = json.loads((made.state.path / "server.json").read_text())["http"]
+    headers = {"Authorization": f"Bearer {made.state.token()}"}
+    answer = httpx.get(f"http://{address}/api/v1{path}", params=params, headers=headers, trust_env=False, timeout=30)
+    return answer.raise_for_status().json()
+
+
+async def _asked(made: Fleet) -> None:
+    """The API of a server in this process, asked by another thread while devices send; and how long its loop stood."""
+    settings = Settings(mqtt={"bind": "127.0.0.1:0", "flapping_connects": 0}, http={"bind": "127.0.0.1:0"})
+    async with AsyncExitStack() as stack:
+        core, addresses = await stack.enter_async_context(serving(settings, made.state))
+        server = Server(addresses.by_scheme()["mqtts"], ())
+        clients = await asyncio.to_thread(stack.enter_context, _connecting(server, made))
+        pauses = Pauses()
+        watching = asyncio.create_task(pauses.watch())
+        asking = asyncio.create_task(asyncio.to_thread(_ask_all, made))
+        sent = await asyncio.to_thread(clients.do, "load", window=1, messages=ASK_RATE * 30, rate=ASK_RATE)
+        await asking
+        watching.cancel()
+        print(
+            f"{await core.inventory.count(''):,} devices, {sent['rate']:,.0f} messages/s meanwhile, PUBACK p99"
+            f" {sent['p99_ms']} ms; the loop's longest pause {pauses.longest * 1000:.1f} ms"
+        )
+
+
+def _connecting(server: Server, made: Fleet) -> Clients:
+    return Clients(server, made, SENDERS)
+
+
+def _ask_all(made: Fleet) -> None:
+    """List, show and query, one after the other."""
+    address = json.loads((made.state.path / "server.json").read_text())["http"]
+    headers = {"Authorization": f"Bearer {made.state.token()}"}
+    print("| asked | p50 | p95 | p99 |")
+    print("|---|---|---|---|")
+    with httpx.Client(base_url=f"http://{address}/api/v1", headers=headers, trust_env=False, timeout=30) as client:
+        for name, path, params in (
+            ("list 200 devices", "/devices", {"after": "dev-05000"}),
+            ("show a device", "/devices/dev-050000", {}),
+            ("query", "/devices", {"query": QUERY}),
+        ):
+            times = []
+            for _ in range(ASKED):
+                started = time.perf_counter()
+                client.get(path, params=params).raise_for_status()
+                times.append(time.perf_counter() - started)
+            found = quantiles(sorted(times))
+            print(f"| {name} | {found['p50_ms']} ms | {found['p95_ms']} ms | {found['p99_ms']} ms |")
+
+
+def _backed_up(made: Fleet) -> None:
+    """Senders at a steady rate, alone, and while the state is backed up again and again."""
+    with fleetgate(made) as server, Clients(server, made, SENDERS) as senders:
+        alone = senders.do("load", window=1, messages=RATE * 20, rate=RATE)
+        senders.tell("load", window=1, messages=RATE * 20, rate=RATE)
+        times, number, until = [], 0, time.monotonic() + 18
+        while time.monotonic() < until:
+            number += 1
+            started = time.perf_counter()
+            size = _back_up(made, number)
+            times.append(time.perf_counter() - started)
+        meanwhile = senders.answer()
+    print(f"{len(times)} backups of {size / 1e6:.1f} MB, each in {max(times):.1f} s at most")
+    _say(alone=alone, meanwhile=meanwhile)
+
+
+def _back_up(made: Fleet, number: int) -> int:
+    address = json.loads((made.state.path / "server.json").read_text())["http"]
+    headers = {"Authorization": f"Bearer {made.state.token()}"}
+    with httpx.Client(base_url=f"http://{address}/api/v1", headers=headers, trust_env=False, timeout=60) as client:
+        body = {"file": str(made.clients.parent / f"{number}.backup"), "passphrase": "correct horse"}
+        path = client.post("/backups", json=body).raise_for_status().headers["Location"].removeprefix("/api/v1")
+        while (found := client.get(path).json())["state"] == "running":
+            time.sleep(0.05)
+    return int(found["result"]["bytes"])
