@@ -15,6 +15,7 @@ from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
 from benchmarks.registry import fill, listed_devices
 from fleetgate.app import serving
 from fleetgate.cli.target import run
+from fleetgate.logs import logging_to
 from fleetgate.settings import Settings
 
 DEVICES = 10_000
@@ -105,6 +106,7 @@ async def _asked(made: Fleet) -> None:
     """The API of a server in this process, asked by another thread while devices send; and how long its loop stood."""
     settings = Settings(mqtt={"bind": "127.0.0.1:0", "flapping_connects": 0}, http={"bind": "127.0.0.1:0"})
     async with AsyncExitStack() as stack:
+        stack.enter_context(logging_to(None, "warning", 1, 1))
         core, addresses = await stack.enter_async_context(serving(settings, made.state))
         server = Server(addresses.by_scheme()["mqtts"], ())
         clients = await asyncio.to_thread(stack.enter_context, _connecting(server, made))
