@@ -61,8 +61,8 @@ class Presence:
         self._event_seconds = event_seconds
         self._waiting: deque[Event] = deque()
         self._untold: list[Event] = []
-        self._telling: asyncio.Task[None] | None = None
-        self._something = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._to_tell, self._to_write = asyncio.Event(), asyncio.Event()
         self.timeline = Timeline(registry)
         self.flapping = flapping or Flapping(0, 1)
         self.dropped = 0
@@ -78,13 +78,14 @@ class Presence:
         self._registry.database.live = self
         self._registry.changed.append(self._forget)
         await self._written.__aenter__()
-        self._telling = asyncio.create_task(self._tell_and_write(), name="presence events")
+        for work in (self._tell_them(), self._write_them()):
+            self._tasks.append(asyncio.create_task(work, name="presence events"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            await asyncio.wait([self._telling])
+        for task in self._tasks:
+            task.cancel()
+            await asyncio.wait([task])
         try:
             await self._write_all()
         except FAILURES as error:
@@ -166,28 +167,32 @@ class Presence:
         self._waiting.append(event)
         if self.tell is not None and len(self._untold) < _WAITING:
             self._untold.append(event)
-        self._something.set()
+        self._to_tell.set()
+        self._to_write.set()
 
-    async def _tell_and_write(self) -> None:
+    async def _tell_them(self) -> None:
         while True:
-            await self._something.wait()
+            await self._to_tell.wait()
+            await asyncio.sleep(self._event_seconds)
+            self._to_tell.clear()
+            untold, self._untold = self._untold, []
+            for number, event in enumerate(untold):
+                if self.tell is not None:
+                    await self.tell(event)
+                if not number % _TOLD:
+                    await asyncio.sleep(0)
+
+    async def _write_them(self) -> None:
+        while True:
+            await self._to_write.wait()
             await asyncio.sleep(self._event_seconds)  # what happens at once is written at once
-            self._something.clear()
-            await self._tell_all()
+            self._to_write.clear()
             try:
                 await self._write_all()
             except FAILURES as error:
                 log.warning("timeline not written, again later", events=len(self._waiting), error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
-                self._something.set()
-
-    async def _tell_all(self) -> None:
-        untold, self._untold = self._untold, []
-        for number, event in enumerate(untold):
-            if self.tell is not None:
-                await self.tell(event)
-            if not number % _TOLD:
-                await asyncio.sleep(0)
+                self._to_write.set()
 
     async def _write_all(self) -> None:
         while events := list(islice(self._waiting, _AT_ONCE)):

@@ -34,6 +34,8 @@ class Report:
     bad_count: int = 0
     bad: list[BadRow] = field(default_factory=list)
     issued: dict[str, Sequence[x509.Certificate]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    """Of the devices that were registered."""
 
 
 class _Nothing(Exception):  # noqa: N818 - not an error: what was tried is not to be kept
@@ -66,6 +68,7 @@ async def register(
             _keep_if(not dry_run and (skip_bad or not report.bad_count))
     except _Nothing:
         report.issued.clear()
+        report.names.clear()
     if report.bad_count and not skip_bad:
         report.added = 0
     return report
@@ -93,6 +96,7 @@ async def _add(row: Row | BadRow, inventory: Inventory, adding: Adding, certify:
             row = BadRow(row.number, row.name, str(error))
         else:
             report.added += 1
+            report.names.append(row.name)
             if row.csr is not None and chain is not None:
                 report.issued[row.name] = chain
             return

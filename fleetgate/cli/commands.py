@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fleetgate.cli.output import print_list, print_one, say
+from fleetgate.cli.output import print_json, print_list, print_one, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
@@ -48,3 +48,23 @@ def add_delete(commands: typer.Typer, path: str, what: str, summary: str) -> Non
         say(f"deleted {what} {name}")
 
     commands.command("delete", help=summary)(delete)
+
+
+def add_action(commands: typer.Typer, path: str, action: str, summary: str) -> None:
+    """Add `ACTION NAME`: what the API does at `path`/NAME/ACTION; its name ends in e."""
+
+    def act(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        as_json: JsonOption = False,
+    ) -> None:
+        found = run(call(target(context, state, config), "POST", f"{path}/{name}/{action}"))
+        if as_json:
+            print_json(found)
+        else:
+            say(f"{name}: {action}d")
+
+    commands.command(action, help=summary)(act)

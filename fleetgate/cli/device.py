@@ -12,6 +12,7 @@ from fleet.authority import signing_request
 from fleet.files import write_private, write_public
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
+from fleetgate.cli.commands import add_action
 from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
 from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
@@ -80,7 +81,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         ("enable", "Let it in again."),
         ("retire", "Refuse its connections for good; what is known about it stays."),
     ):
-        _register_action(commands, plural, action, summary)
+        add_action(commands, f"/{plural}", action, summary)
 
     @commands.command()
     def revoke(
@@ -118,24 +119,6 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
             print_json(found)
         else:
             say(f"deleted {name}" + (f", {found['purged']} rows of telemetry with it" if purge else ""))
-
-
-def _register_action(commands: typer.Typer, plural: str, action: str, summary: str) -> None:
-    def act(
-        context: typer.Context,
-        name: Name,
-        state: StateOption = None,
-        config: ConfigOption = None,
-        *,
-        as_json: JsonOption = False,
-    ) -> None:
-        found = run(call(target(context, state, config), "POST", f"/{plural}/{name}/{action}"))
-        if as_json:
-            print_json(found)
-        else:
-            say(f"{name}: {action}d")
-
-    commands.command(action, help=summary)(act)
 
 
 def _add_device(

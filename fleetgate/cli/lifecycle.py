@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fleet.lifecycle.model import read_rule
-from fleetgate.cli.commands import add_delete, add_list, add_show
+from fleetgate.cli.commands import add_action, add_delete, add_list, add_show
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     add_delete(commands, "/lifecycle-rules", "rule", "Delete one; what it did stays.")
     commands.command("set")(_set)
     for action, summary in (("enable", "Let one run by itself; it has to run dry first."), ("disable", "Stop one.")):
-        _add_action(commands, action, summary)
+        add_action(commands, "/lifecycle-rules", action, summary)
     commands.command("run")(_run)
     app.add_typer(commands, name="lifecycle")
 
@@ -64,21 +64,3 @@ def _run(
         return
     sys.stdout.write("".join(f"{found['then']} {device}\n" for device in found["devices"]))
     say(f"{found['count']} devices{' would be' if dry_run else ''}; {found['problem'] or 'nothing is wrong'}")
-
-
-def _add_action(commands: typer.Typer, action: str, summary: str) -> None:
-    def act(
-        context: typer.Context,
-        name: Name,
-        state: StateOption = None,
-        config: ConfigOption = None,
-        *,
-        as_json: JsonOption = False,
-    ) -> None:
-        found = run(call(target(context, state, config), "POST", f"/lifecycle-rules/{name}/{action}"))
-        if as_json:
-            print_json(found)
-        else:
-            say(f"rule {name}: {action}d")
-
-    commands.command(action, help=summary)(act)

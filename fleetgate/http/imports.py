@@ -2,15 +2,18 @@
 
 import asyncio
 import io
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 
+from fleet.audit.model import MAX_TARGETS, Outcome, Result
 from fleet.authority.chain import pem_of
 from fleet.identity import Kind
 from fleet.provisioning.bulk import register
 from fleet.provisioning.rows import Form, decode, read
 from fleetgate.core import Core
+from fleetgate.http.access import Acting
 from fleetgate.http.devices import certificate_for
 from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
@@ -27,6 +30,7 @@ def router(core: Core) -> APIRouter:
     async def import_devices(
         request: Request,
         response: Response,
+        act: Acting,
         content_type: Annotated[str, Header(description=" or ".join(_MEDIA_TYPES))],
         dry_run: Annotated[bool, Query(description="say what would come of it")] = False,
         skip_bad: Annotated[bool, Query(description="register the good rows, whatever the others are")] = False,
@@ -48,6 +52,10 @@ def router(core: Core) -> APIRouter:
                 progress=operation.advance,
             )
             operation.total = report.rows
+            for start in range(0, len(report.names), MAX_TARGETS):
+                targets = tuple(("device", name) for name in report.names[start : start + MAX_TARGETS])
+                added = replace(act, action="device.add", targets=targets, facts={"operation": operation.id})
+                await core.audit.add(added, Result(Outcome.DONE))
             bad = [{"line": row.number, "name": row.name, "problem": row.problem} for row in report.bad]
             return {
                 "rows": report.rows,

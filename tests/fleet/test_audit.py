@@ -297,6 +297,15 @@ async def test_an_export_verifies_by_itself(opened, authority):
     other = json.dumps({"checkpoint": {**early.document(), "at": 1}}).encode()
     assert fault([*lines[:-1], other]) == (5, Wrong.END)
     assert fault(lines, read_checkpoint(early.document())) is None
+    others, end = [], End()
+    for number in range(5):  # another log of the same authority, whose checkpoint it can't have
+        entry = entry_of(end, T + number, act(f"other-{number}"), DONE)
+        end = End(entry.seq, entry.hash)
+        others.append(json.dumps({"entry": entry.text, "hash": entry.hash}).encode())
+    assert fault([*others, lines[-1]], early) == (4, Wrong.ALTERED)
+    assert fault([*others, lines[-1]]) == (5, Wrong.ALTERED)
+    assert fault([]) is None
+    assert fault([*lines[:5], json.dumps({"checkpoint": early.document()}).encode()]) == (5, Wrong.END)
     with pytest.raises(CheckpointError, match="does not hold"):
         verify_export(lines, roots, [read_checkpoint({**early.document(), "hash": "00" * 32})])
 

@@ -119,3 +119,22 @@ async def test_one_action_on_many_devices(client):
     assert (await anna("POST", "/device-actions", json={"action": "disable", "devices": ["p3"]})).status_code == 404
     moved = {"action": "set", "query": "", "change": {"site": "roof"}}
     assert (await anna("POST", "/device-actions", json=moved)).status_code == 403
+
+
+async def test_a_list_of_devices_is_in_the_log(client):
+    """Each device that came by it, with who brought it; nothing of a list of which nothing was registered."""
+    headers = {"Content-Type": "text/csv"}
+    path = "/api/v1/device-imports"
+    lines = "name,site\n" + "".join(f"d{number},hall\n" for number in range(3))
+    tried = await client.post(path, params={"dry_run": True}, content=lines, headers=headers)
+    assert (await finished(client, tried))["added"] == 3
+    assert await entries(client, target="device:d1") == []
+    done = await finished(client, await client.post(path, content=lines, headers=headers))
+    assert done["added"] == 3
+    (entry,) = await entries(client, target="device:d1")
+    assert (entry["actor"], entry["action"], entry["targets"]) == (
+        "admin", "device.add", [["device", "d0"], ["device", "d1"], ["device", "d2"]],
+    )  # fmt: skip
+    bad = await finished(client, await client.post(path, content="name\nd3\nd1\n", headers=headers))
+    assert bad["added"] == 0
+    assert await entries(client, target="device:d3") == []

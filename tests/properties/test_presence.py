@@ -94,7 +94,7 @@ async def act(run: Run, part: list[tuple[str, object]], known: dict[str, Referen
 
 async def killed(presence: Presence) -> None:
     """Its tasks end, and write nothing."""
-    for task in (presence._telling, presence._written._writing):
+    for task in (*presence._tasks, presence._written._writing):
         task.cancel()
         await asyncio.wait([task])
 
