@@ -137,8 +137,19 @@ def entry_of(end: End, at: int, act: Act, result: Result) -> Entry:
         "targets_total": len(act.targets) if len(act.targets) > MAX_TARGETS else None,
     }
     said |= {key: value for key, value in more.items() if value is not None}
-    text = orjson.dumps(said, option=orjson.OPT_SORT_KEYS).decode()
+    text = orjson.dumps(cleaned(said), option=orjson.OPT_SORT_KEYS).decode()
     return Entry(end.seq + 1, at, text, hash_of(end.hash, text))
+
+
+def cleaned(value: Any) -> Any:
+    """A JSON value whose texts can be written anywhere: what is no Unicode, and NUL, is replaced."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    if isinstance(value, list | tuple):
+        return [cleaned(item) for item in value]
+    if isinstance(value, Mapping):
+        return {cleaned(key): cleaned(item) for key, item in value.items()}
+    return value
 
 
 def hash_of(before: str, text: str) -> str:

@@ -14,7 +14,20 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.audit.checkpoint import Checkpoint, CheckpointError, read_checkpoint, signed_bytes
-from fleet.audit.model import Act, Checking, End, Entry, Fault, Outcome, Result, Via, Wrong, difference, entry_of
+from fleet.audit.model import (
+    Act,
+    Checking,
+    End,
+    Entry,
+    Fault,
+    Outcome,
+    Result,
+    Via,
+    Wrong,
+    cleaned,
+    difference,
+    entry_of,
+)
 from fleet.authority import Authority
 from fleet.errors import FleetError
 from fleet.registry.database import Database
@@ -108,9 +121,10 @@ class AuditLog:
             signature = await asyncio.to_thread(self._authority.sign, signed_bytes(end, now))
             checkpoint = Checkpoint(end, now, signature, self._authority.certificate)
             row = {"seq": entry.seq, "at": now, "entry": entry.text, "hash": entry.hash}
-            found_by = {"actor": act.actor[:160], "action": act.action[:64], "outcome": result.outcome.value}
+            said = entry.said
+            found_by = {"actor": said["actor"][:160], "action": said["action"][:64], "outcome": said["outcome"]}
             await connection.execute(audit.insert(), [{**row, **found_by}])
-            targets = {(kind[:_KIND], name[:_NAME]) for kind, name in entry.said["targets"]}
+            targets = {(kind[:_KIND], name[:_NAME]) for kind, name in said["targets"]}
             if targets:
                 rows = [{"kind": kind, "name": name, "seq": entry.seq} for kind, name in sorted(targets)]
                 await connection.execute(audit_targets.insert(), rows)
@@ -274,7 +288,7 @@ def _begun(act: Act) -> str:
         "targets": [list(target) for target in act.targets],
         "facts": dict(act.facts),
     }
-    return orjson.dumps(said).decode()
+    return orjson.dumps(cleaned(said)).decode()
 
 
 def _act(said: dict[str, Any]) -> Act:

@@ -106,6 +106,17 @@ async def test_who_did_what_to_whom(opened):
         assert await seqs(before=2) == await seqs(before=2, limit=1) == [1]
 
 
+async def test_whatever_is_asked_for_can_be_written(opened):
+    """Names that are no names, in texts that are no Unicode: in both databases."""
+    async with opened() as log:
+        odd = Act("\ud800\0", "x", Via.API, targets=(("device", "a\0\udfff"),), facts={"\ud800": ["\0", {"x": 1.5}]})
+        await log.end(await log.begin(odd), odd, Result(Outcome.FAILED, detail="\udc00"))
+        (entry,) = await log.find(Asked(), None, 10)
+        assert entry.said["targets"] == [["device", "a\ufffd?"]]
+        assert entry.said["facts"] == {"?": ["\ufffd", {"x": 1.5}]}
+        assert (await log.verify()).fault is None
+
+
 async def test_what_was_begun_and_never_ended_is_in_the_log(opened):
     """The process came to its end in the middle: the next start says so."""
     async with opened() as log:

@@ -319,11 +319,11 @@ async def test_operators_are_kept(client):
 
 async def test_what_refused_requests_leave(client):
     """A body that is none, a field too many: failed, with the reason; nothing is left as begun."""
-    for body in (b"{", b"[]", b'{"name": 1}'):
+    for body in (b"{", b"[]", b'{"name": 1}', b'{"name": "\\ud800"}', b'{"name": "\\u0000"}'):
         answer = await client.post("/api/v1/devices", content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 422
     found = await entries(client, action="device.add")
-    assert [(entry["outcome"], entry["code"]) for entry in found][:2] == [("failed", "invalid")] * 2
+    assert {(entry["outcome"], entry["code"]) for entry in found} == {("failed", "invalid"), ("failed", "invalid_name")}
 
 
 async def test_verify_takes_checkpoints(client):
@@ -349,3 +349,11 @@ async def test_where_somebody_comes_from_is_not_theirs_to_say(client, core, tmp_
             wrong = {"Authorization": "Bearer wrong", "X-Forwarded-For": "192.0.2.7"}
             assert (await other.get("/api/v1/me", headers=wrong)).status_code == 401
         assert (await entries(client, action="authenticate"))[0]["address"] == address
+
+
+async def test_names_that_are_none_at_the_login(client):
+    """Are refused as any other, and in the log."""
+    body = b'{"name": "\\u0000x", "password": "wrong horse"}'
+    answer = await client.post("/api/v1/session", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 401
+    assert (await entries(client, action="session.login"))[0]["actor"] == "\ufffdx"
