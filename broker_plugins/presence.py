@@ -40,7 +40,6 @@ class PresencePlugin(Attached):
             details = {
                 "reason": connection.ended_why,
                 "client_id": principal.client_id,
-                "connection": connection.number,
                 "messages_in": connection.messages_in,
                 "messages_out": connection.messages_out,
             }
@@ -75,7 +74,6 @@ def about(connection: Connection) -> dict[str, Any]:
     """What is known of a connection, as JSON values."""
     peer, packet = connection.peer, connection.connect
     found = {
-        "connection": connection.number,
         "client_id": connection.client_id,
         "address": peer.host,
         "port": peer.port,

@@ -17,6 +17,7 @@ from ingester.clock import Clock, now_us
 
 _FRESH = timedelta(hours=1)
 """How long an answer counts."""
+_SLICE = 2000
 _ENDED = frozenset({CertificateStatus.REVOKED, CertificateStatus.DELETED})
 _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "sha1": hashes.SHA1,
@@ -40,8 +41,10 @@ class OcspResponder:
         self._authority = authority
         self._registry = registry
         self._clock = clock
-        self._serials: dict[int, str] | None = None
-        """Fingerprints by serial number; None: not looked up yet."""
+        self._serials: dict[int, str] = {}
+        """Fingerprints by serial number: all of them, once they were looked up."""
+        self._looking = asyncio.Lock()
+        self._complete = False
         registry.changed.append(self._changed)
 
     async def answer(self, request: bytes) -> bytes:
@@ -53,11 +56,18 @@ class OcspResponder:
             return _refusal(ocsp.OCSPResponseStatus.MALFORMED_REQUEST)
         if asked_by not in _HASHES or not self._is_ours(asked):
             return _refusal(ocsp.OCSPResponseStatus.UNAUTHORIZED)
-        if self._serials is None:
-            self._serials = {}
-            for entry in self._registry.all()[1]:
-                self._keep(entry)
+        async with self._looking:
+            await self._look_up()
         return await asyncio.to_thread(self._signed, asked, self._status(asked.serial_number))
+
+    async def _look_up(self) -> None:
+        """At the first request; what is new from then on is kept as it comes."""
+        certificates = [] if self._complete else self._registry.all()[1]
+        for start in range(0, len(certificates), _SLICE):
+            for entry in certificates[start : start + _SLICE]:
+                self._keep(entry)
+            await asyncio.sleep(0)
+        self._complete = True
 
     def _is_ours(self, asked: ocsp.OCSPRequest) -> bool:
         issuer, algorithm = self._authority.certificate, _HASHES[asked.hash_algorithm.name]
@@ -66,7 +76,7 @@ class OcspResponder:
         return (asked.issuer_name_hash, asked.issuer_key_hash) == (name_hash, key_hash)
 
     def _status(self, serial: int) -> _Status:
-        fingerprint = (self._serials or {}).get(serial)
+        fingerprint = self._serials.get(serial)
         if fingerprint is None or not self._registry.has(fingerprint):
             return _Status(ocsp.OCSPCertStatus.UNKNOWN)
         entry = self._registry.certificate(fingerprint)
@@ -98,13 +108,12 @@ class OcspResponder:
         return self._authority.sign_ocsp(builder).public_bytes(Encoding.DER)
 
     def _keep(self, entry: Certificate) -> None:
-        if self._serials is not None and entry.issuer == self._authority.key_id:
+        if entry.issuer == self._authority.key_id:
             self._serials[int(entry.serial, 16)] = entry.fingerprint
 
     def _changed(self, member: Member) -> None:
-        if self._serials is not None:
-            for entry in self._registry.certificates(member):
-                self._keep(entry)
+        for entry in self._registry.certificates(member):
+            self._keep(entry)
 
 
 def _hashed(algorithm: hashes.HashAlgorithm, data: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 from fleet.identity import Kind as MemberKind
 from fleet.presence.model import Event
 from fleet.registry import Member, Registry
+from fleetgate.happened import said
 from fleetgate.operations import Operation
 from fleetgate.times import iso
 from ingester.clock import Clock, now_us
@@ -77,27 +78,28 @@ class Changes:
         """A device was registered, changed, or is gone."""
         if member.kind is MemberKind.DEVICE:
             gone = self._registry.find(member.kind, member.name) is None
-            said = {"state": "deleted" if gone else member.state.value, "version": member.version}
-            self._add(Kind.DEVICE, member.name, said)
+            known = {"state": "deleted" if gone else member.state.value, "version": member.version}
+            self._add(Kind.DEVICE, member.name, known)
 
     def happened(self, event: Event) -> None:
         """Something happened to the presence of a device."""
-        self._add(Kind.PRESENCE, event.device, {"event": event.change.value, "at": iso(event.at), **event.details})
+        known = {"event": event.change.value, "at": iso(event.at), **said(event.details)}
+        self._add(Kind.PRESENCE, event.device, known)
 
     def refused(self, event: dict[str, Any]) -> None:
         """Something was refused: as the tail shows it."""
-        said = {key: event[key] for key in ("topic", "refused", "reason", "detail")}
-        self._add(Kind.REFUSAL, event["device"], said)
+        known = {key: event[key] for key in ("topic", "refused", "reason", "detail")}
+        self._add(Kind.REFUSAL, event["device"], known)
 
     def ended(self, operation: Operation) -> None:
         """An operation came to its end."""
-        said = {"id": operation.id, "what": operation.kind, "state": operation.state.value}
-        self._add(Kind.OPERATION, "", {**said, "problem": operation.problem})
+        known = {"id": operation.id, "what": operation.kind, "state": operation.state.value}
+        self._add(Kind.OPERATION, "", {**known, "problem": operation.problem})
 
-    def _add(self, kind: Kind, device: str, said: dict[str, Any]) -> None:
+    def _add(self, kind: Kind, device: str, known: dict[str, Any]) -> None:
         self._number += 1
         about = {"device": device} if device else {}
-        change = Change(self._number, kind, device, {"time": iso(self._clock()), **about, **said})
+        change = Change(self._number, kind, device, {"time": iso(self._clock()), **about, **known})
         self._kept.append(change)
         for watcher in self._watchers:
             watcher.put({"change": change})

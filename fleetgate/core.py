@@ -58,6 +58,7 @@ from fleetgate.analytics.service import Analytics
 from fleetgate.changes import Changes
 from fleetgate.datasets import Datasets
 from fleetgate.errors import SettingsError
+from fleetgate.happened import said
 from fleetgate.history import available, policy_of, rules_of
 from fleetgate.operations import Operations
 from fleetgate.postgres import open_store, registry_database
@@ -189,7 +190,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         decisions = await stack.enter_async_context(_decisions(settings.decisions, registry))
         policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
         usage = await stack.enter_async_context(Usage(registry.database, ledger))
-        quotas = await stack.enter_async_context(Quotas(registry, usage, audit=audit))
+        quotas = await stack.enter_async_context(Quotas(registry, groups, usage, audit=audit))
         services = Services(
             registry,
             policies,
@@ -215,7 +216,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
             )
         )
         _follow(registry, policies, quotas, tls, broker.engine)
-        operations = await stack.enter_async_context(Operations())
+        operations = await stack.enter_async_context(Operations(audit))
         changes = _changes(tail, registry, presence, operations, broker.engine)
         lifecycle = await stack.enter_async_context(
             Lifecycle(registry, inventory, audit, partial(_forget, broker.engine), partial(erased, store, last_values))
@@ -369,14 +370,8 @@ def _changes(tail: Tail, registry: Registry, presence: Presence, operations: Ope
 async def _told(engine: Engine, changes: Changes, event: Event) -> None:
     """Whoever watches or subscribes to it hears what happens to a device."""
     changes.happened(event)
-    said = {
-        "device": event.device,
-        "event": event.change.value,
-        "time": iso(event.at),
-        "epoch": event.epoch,
-        **event.details,
-    }
-    message = Message(presence_topic(event.device), orjson.dumps(said), qos=1)
+    about = {"device": event.device, "event": event.change.value, "time": iso(event.at), "epoch": event.epoch}
+    message = Message(presence_topic(event.device), orjson.dumps({**about, **said(event.details)}), qos=1)
     found = list(engine.sessions.router.route(message, PRESENCE_LEVELS))
     engine.publish(message, await engine.agreed(message, found) if engine.hooks.checks_topics else found)
 

@@ -3,13 +3,16 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
 import structlog
 
+from fleet.audit.model import Act, Outcome, Result
+from fleet.audit.service import AuditLog
 from fleet.errors import FleetError, NotFoundError
+from fleet.registry.database import FAILURES
 from fleetgate.errors import ArgumentError
 from ingester.clock import Clock, now_us
 from ingester.errors import IngestError
@@ -40,6 +43,8 @@ class Operation:
     state: OperationState = OperationState.RUNNING
     result: dict[str, Any] | None = None
     problem: str | None = None
+    act: Act | None = None
+    """Who asked for it, where that is in the audit log: then it is too when it fails."""
 
     def advance(self, done: int) -> None:
         """So many steps are done."""
@@ -52,7 +57,8 @@ Work = Callable[[Operation], Awaitable[dict[str, Any]]]
 class Operations:
     """The operations of this run, the last ones. An async context manager: at its end those that run are cancelled."""
 
-    def __init__(self, clock: Clock = now_us) -> None:
+    def __init__(self, audit: AuditLog | None = None, clock: Clock = now_us) -> None:
+        self._audit = audit
         self._clock = clock
         self._operations: dict[str, Operation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,11 +74,11 @@ class Operations:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def start(self, kind: str, total: int, work: Work) -> Operation:
+    def start(self, kind: str, total: int, work: Work, act: Act | None = None) -> Operation:
         """Begin; what `work` returns is the result. Raises ArgumentError when too many run."""
         if len(self._tasks) >= _RUNNING:
             raise ArgumentError(f"{_RUNNING} operations run already: wait for one of them")
-        operation = Operation(secrets.token_hex(8), kind, self._clock(), total)
+        operation = Operation(secrets.token_hex(8), kind, self._clock(), total, act=act)
         self._operations[operation.id] = operation
         while len(self._operations) > _KEPT:
             del self._operations[next(iter(self._operations))]
@@ -99,3 +105,9 @@ class Operations:
             operation.problem, operation.state = "an error of ours; the log has it", OperationState.FAILED
         for ended in self.ended:
             ended(operation)
+        if self._audit is not None and operation.act is not None and operation.problem is not None:
+            failed = replace(operation.act, facts={**operation.act.facts, "operation": operation.id})
+            try:
+                await self._audit.add(failed, Result(Outcome.FAILED, "failed", operation.problem))
+            except FAILURES as error:
+                log.warning("not in the audit log", operation=operation.id, error=str(error))

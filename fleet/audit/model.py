@@ -5,7 +5,7 @@ the first one it is 64 zeros. Whoever changes an entry, takes one out or moves i
 anew; the hash at the end is signed by the certificate authority.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -175,11 +175,14 @@ def number_of(text: str) -> int | None:
 
 
 class Checking:
-    """Follows a chain from its first entry, or from one behind `end`. `check` may be called again and again."""
+    """Follows a chain from its first entry; `check` may be called again and again. `known`: ends of it that were kept
+    elsewhere.
+    """
 
-    def __init__(self, end: End | None = None) -> None:
-        self.end = end or End()
+    def __init__(self, known: Iterable[End] = ()) -> None:
+        self.end = End()
         self._at = 0
+        self._known = {end.seq: end.hash for end in known}
 
     def check(self, entries: Sequence[Entry]) -> Fault | None:
         """Look at the next entries; the first fault, if there is one."""
@@ -191,6 +194,18 @@ class Checking:
 
     def _check(self, entry: Entry) -> Fault | None:
         due = self.end.seq + 1
+        if (fault := self._check_place(entry, due)) is not None:
+            return fault
+        if hash_of(self.end.hash, entry.text) != entry.hash or entry.said["at"] != entry.at:
+            return Fault(due, Wrong.ALTERED, f"entry {due} is not what its hash was made of")
+        if self._known.get(due, entry.hash) != entry.hash:
+            return Fault(due, Wrong.ALTERED, f"entry {due} is not the one that the checkpoint knows")
+        if entry.at < self._at - BACKWARDS_US:
+            back = (self._at - entry.at) / 1e6
+            return Fault(due, Wrong.CLOCK, f"entry {due} says that it was made {back:.0f} s before entry {due - 1}")
+        return None
+
+    def _check_place(self, entry: Entry, due: int) -> Fault | None:
         number = number_of(entry.text)
         if entry.seq > due:
             return Fault(due, Wrong.REMOVED, f"entry {due} is missing: the next one is {entry.seq}")
@@ -198,17 +213,13 @@ class Checking:
             return Fault(entry.seq, Wrong.REORDERED, f"entry {entry.seq} comes where {due} is due")
         if number not in {None, due}:
             return Fault(due, Wrong.REORDERED, f"entry {due} was made as entry {number}")
-        if hash_of(self.end.hash, entry.text) != entry.hash or entry.said["at"] != entry.at:
-            return Fault(due, Wrong.ALTERED, f"entry {due} is not what its hash was made of")
-        if entry.at < self._at - BACKWARDS_US:
-            back = (self._at - entry.at) / 1e6
-            return Fault(due, Wrong.CLOCK, f"entry {due} says that it was made {back:.0f} s before entry {due - 1}")
         return None
 
     def finish(self, signed: End | None) -> Fault | None:
-        """Whether the chain ends where its signed end is. None: nothing is signed."""
-        if signed is None:
-            return None if not self.end.seq else Fault(self.end.seq, Wrong.END, "the end of the log is not signed")
+        """Whether the chain ends where its signed end is, and has all that is known. None: nothing is signed."""
+        if signed is None and self.end.seq:
+            return Fault(self.end.seq, Wrong.END, "the end of the log is not signed")
+        signed = signed or End()
         if signed.seq > self.end.seq:
             due = self.end.seq + 1
             return Fault(due, Wrong.REMOVED, f"entry {due} is missing: {signed.seq} entries were signed for")
@@ -216,4 +227,6 @@ class Checking:
             return Fault(signed.seq + 1, Wrong.END, f"entry {signed.seq + 1} is behind the end that was signed for")
         if signed != self.end:
             return Fault(signed.seq, Wrong.ALTERED, f"entry {signed.seq} is not the one that was signed for")
+        if (most := max(self._known, default=0)) > self.end.seq:
+            return Fault(self.end.seq + 1, Wrong.REMOVED, f"a checkpoint knows {most} entries")
         return None

@@ -26,6 +26,7 @@ log = structlog.get_logger("fleetgate.fleet")
 
 _LOOK_SECONDS = 30.0
 _MAX_TEXT = 1000
+_PAGE = 1000
 _ACTIONS = {Then.SUSPEND: "device.disable", Then.RETIRE: "device.retire", Then.DELETE: "device.delete"}
 """As the API calls them."""
 
@@ -164,9 +165,11 @@ class Lifecycle:
         return Run(done, problem)
 
     async def _found(self, rule: Rule) -> Run:
-        names = await self._inventory.find(rule.when, "", rule.most + 1)
-        wanted = [name for name in names if self._is_left(name, rule.then)]
-        if len(names) > rule.most:
+        wanted, after = list[str](), ""
+        while len(wanted) <= rule.most and (names := await self._inventory.find(rule.when, after, _PAGE)):
+            wanted += [name for name in names if self._is_left(name, rule.then)]
+            after = names[-1]
+        if len(wanted) > rule.most:
             return Run(wanted[: rule.most], f"it finds more than {rule.most} devices, and does nothing: see `most`")
         return Run(wanted)
 

@@ -102,6 +102,8 @@ class Caller:
     credential: str
     role: Role
     scopes: tuple[Scope, ...] = ()
+    expires: int | None = None
+    """When the credential ends, in microseconds; None: never, or with a session."""
 
     @property
     def whole(self) -> bool:
@@ -114,7 +116,7 @@ def caller_of(operator: Operator, credential: str, token: Token | None = None) -
     if token is None:
         return Caller(operator.name, credential, operator.role, (operator.scope,))
     role = token.role if operator.role.covers(token.role) else operator.role
-    return Caller(operator.name, credential, role, (operator.scope, token.scope))
+    return Caller(operator.name, credential, role, (operator.scope, token.scope), token.expires)
 
 
 def query_of(scopes: Collection[Scope], groups: Collection[str]) -> Query:

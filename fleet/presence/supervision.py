@@ -28,8 +28,8 @@ _SLICE = 2000
 
 
 class Supervision(Collector):
-    """Looks every few seconds at the devices that are active and of whose type something is expected. An async context
-    manager. Who sent nothing since the start of this run is judged from then on: nobody could send before.
+    """Looks every few seconds at the devices that are active and of whose type something is expected: from when that
+    was found out in this run, as nobody could send before. An async context manager.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Supervision(Collector):
         self._expected = expected
         self._clock = clock or steady()
         self._seconds = seconds
-        self._since = self._clock()
         self._rates: dict[str, tuple[float, int]] = {}
         """Messages a minute, and since when they are expected, by device."""
         self._conditions: dict[str, Condition] = {}
@@ -97,7 +96,7 @@ class Supervision(Collector):
         for start in range(0, len(rates), _SLICE):
             now = self._clock()
             for device, (rate, since) in rates[start : start + _SLICE]:
-                self._judge(device, rate, now, max(self._since, since))
+                self._judge(device, rate, now, since)
             await asyncio.sleep(0)
 
     def collect(self) -> Iterable[Metric]:

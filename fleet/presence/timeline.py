@@ -30,8 +30,8 @@ class Timeline:
         self._database = registry.database
         self.epoch = 0
 
-    async def begin(self, now: int) -> int:
-        """Begin a run: its number. Devices that were connected when the last one was killed are so no more."""
+    async def begin(self, now: int) -> None:
+        """Begin a run. Devices that were connected when the last one was killed are so no more."""
         async with self._database.transaction() as connection:
             rows = await connection.execute(facts.select().where(facts.c.name.in_([_EPOCH, _ALIVE])))
             known = {row.name: int(row.value) for row in rows}
@@ -53,7 +53,6 @@ class Timeline:
         ]
         for start in range(0, len(ended), _SLICE):
             await self.write(ended[start : start + _SLICE])
-        return self.epoch
 
     async def alive(self, now: int) -> None:
         """Note that this run goes on."""

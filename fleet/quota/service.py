@@ -1,23 +1,22 @@
 """Quotas as fleet.db has them: one for all devices, those of types, which count instead, and those of single ones."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Self
 
 import structlog
-from sqlalchemy import select
 
 from fleet.audit.model import Act, Via
 from fleet.audit.service import AuditLog, acting
 from fleet.errors import FleetError, NotFoundError
 from fleet.identity import Kind
+from fleet.policy.subjects import Needs, Subjects
 from fleet.quota.model import Meter, Over, Quota, check_quota
 from fleet.quota.usage import Usage
-from fleet.registry.database import FAILURES
+from fleet.registry.group_service import Groups
 from fleet.registry.model import Member, State
-from fleet.registry.query.statement import DEVICES
-from fleet.registry.schema import members, quotas
+from fleet.registry.schema import quotas
 from fleet.registry.service import Registry
 from ingester.clock import Clock, steady
 
@@ -26,9 +25,6 @@ log = structlog.get_logger("fleetgate.fleet")
 ALL = ""
 """The name that the quota of all devices is kept by: no device has it."""
 _TYPE = "/"
-_SECONDS = 0.05
-_RETRY_SECONDS = 5.0
-_CHUNK = 500
 
 
 def of_type(name: str) -> str:
@@ -49,16 +45,16 @@ class Quotas:
     """An async context manager. Who has none is not limited."""
 
     def __init__(
-        self, registry: Registry, usage: Usage, clock: Clock | None = None, audit: AuditLog | None = None
+        self,
+        registry: Registry,
+        groups: Groups,
+        usage: Usage,
+        clock: Clock | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._registry = registry
         self._audit = audit
-        self._types: dict[str, str] = {}
-        """The types of devices, of those types that have a quota."""
-        self._unknown: set[str] = set()
-        """Devices whose type may be another one by now."""
-        self._asked = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._subjects = Subjects(registry, groups, self._changed)
         self._usage = usage
         self._clock = clock or steady()
         self._found: dict[str, Quota] = {}
@@ -69,17 +65,13 @@ class Quotas:
     async def __aenter__(self) -> Self:
         async with self._registry.database.reading() as connection:
             self._found = {row.device: _read(row) for row in await connection.execute(quotas.select())}
-        for name in self._found:
-            if (kind := type_of(name)) is not None:
-                await self._learn(kind)
+        await self._subjects.__aenter__()
+        await self._need()
         self._registry.changed.append(self._member_changed)
-        self._looking = asyncio.create_task(self._look_up(), name="types of devices with quotas")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        await self._subjects.__aexit__()
         if self._suspending:
             await asyncio.wait(self._suspending.values())
 
@@ -89,12 +81,8 @@ class Quotas:
 
     def of(self, device: str) -> Quota | None:
         """What counts for a device."""
-        kind = self._types.get(device)
-        return (
-            self._found.get(device)
-            or (self._found.get(of_type(kind)) if kind is not None else None)
-            or self._found.get(ALL)
-        )
+        of_its_type = of_type(self._subjects.of(device).type)
+        return self._found.get(device) or self._found.get(of_its_type) or self._found.get(ALL)
 
     def meter(self, device: str) -> Meter | None:
         """What its connections are read by; None: it is not limited."""
@@ -114,16 +102,14 @@ class Quotas:
 
     async def put(self, device: str, quota: Quota) -> None:
         """Set the quota of a device, of a type that is there, or of ALL. Raises NotFoundError, InvalidQuotaError."""
-        kind = type_of(device)
-        if device != ALL and kind is None:
+        if device != ALL and type_of(device) is None:
             self._registry.get(Kind.DEVICE, device)
         check_quota(quota)
         async with self._registry.database.transaction() as connection:
             await connection.execute(quotas.delete().where(quotas.c.device == device))
             await connection.execute(quotas.insert(), [_row(device, quota)])
         self._found[device] = quota
-        if kind is not None:
-            await self._learn(kind)
+        await self._need()
         self._tell(device)
 
     async def delete(self, device: str) -> None:
@@ -134,6 +120,7 @@ class Quotas:
         async with self._registry.database.transaction() as connection:
             await connection.execute(quotas.delete().where(quotas.c.device == device))
         del self._found[device]
+        await self._need()
         self._tell(device)
 
     def _tell(self, device: str) -> None:
@@ -145,46 +132,13 @@ class Quotas:
         for changed in self.changed:
             changed(None if several else device)
 
-    async def _learn(self, kind: str) -> None:
-        """Find out which devices are of a type."""
-        statement = select(members.c.name).where(DEVICES, members.c.type == kind)
-        async with self._registry.database.reading() as connection:
-            for name in (await connection.execute(statement)).scalars():
-                self._types[str(name)] = kind
+    async def _need(self) -> None:
+        """The types of devices have to be known while there is a quota of one."""
+        await self._subjects.need(Needs(details=any(type_of(name) is not None for name in self._found)))
 
-    async def _look_up(self) -> None:
-        """Find out of which types devices are that were changed."""
-        while True:
-            await self._asked.wait()
-            await asyncio.sleep(_SECONDS)  # many at once are asked for at once
-            self._asked.clear()
-            names = list(self._unknown)
-            try:
-                for start in range(0, len(names), _CHUNK):
-                    await self._look_up_some(names[start : start + _CHUNK])
-            except FAILURES as error:
-                log.warning("types not looked up, again later", error=str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
-                self._asked.set()
-
-    async def _look_up_some(self, names: list[str]) -> None:
-        self._unknown.difference_update(names)
-        statement = select(members.c.name, members.c.type).where(DEVICES, members.c.name.in_(names))
-        try:
-            async with self._registry.database.reading() as connection:
-                found = {str(row.name): str(row.type) for row in await connection.execute(statement)}
-        except FAILURES:
-            self._unknown.update(names)
-            raise
-        for name in names:
-            kind = found.get(name) if of_type(found.get(name, "")) in self._found else None
-            if kind == self._types.get(name):
-                continue
-            if kind is None:
-                del self._types[name]
-            else:
-                self._types[name] = kind
-            self._tell(name)
+    def _changed(self, devices: Iterable[str]) -> None:
+        for device in devices:
+            self._tell(device)
 
     def _exceeded(self, device: str, quota: Quota, detail: str) -> None:
         if quota.over is Over.SUSPEND and device not in self._suspending:
@@ -211,10 +165,6 @@ class Quotas:
             self._found.pop(member.name, None)
             self._meters.pop(member.name, None)
             self._usage.forget(member.name)
-            self._types.pop(member.name, None)
-        elif any(type_of(name) is not None for name in self._found):
-            self._unknown.add(member.name)
-            self._asked.set()
 
 
 def _read(row: Any) -> Quota:

@@ -22,8 +22,9 @@ def show_presence(
 ) -> None:
     """Show whether it is there, since when and from where, and whether it sends as is expected."""
     found = run(call(target(context, state, config), "GET", f"/devices/{name}/presence"))
-    if not as_json and found["connection"] is not None:
-        found = {**found, **found.pop("connection")}
+    if not as_json:
+        connection = found.pop("connection")
+        found |= connection or {}
     print_one(found, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from fleet.operators.model import Role
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_json, print_list, print_one, say
-from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, api, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("name", "role", "groups", "sites", "disabled", "password", "external", "tokens", "description")
@@ -148,15 +148,11 @@ def _revoke_token(
     async def revoke() -> dict[str, Any]:
         async with api(target(context, state, config)) as owner:
             name = operator or (await owner.call("GET", "/me"))["name"]
-            return await _revoked(owner, name, token)
+            revoked: dict[str, Any] = await owner.call("DELETE", f"/operators/{name}/tokens/{token}")
+            return revoked
 
     found = run(revoke())
     say(f"token {token} of {found['operator']} is revoked")
-
-
-async def _revoked(owner: Api, name: str, token: str) -> dict[str, Any]:
-    found: dict[str, Any] = await owner.call("DELETE", f"/operators/{name}/tokens/{token}")
-    return found
 
 
 def _secret(prompt: str) -> str:

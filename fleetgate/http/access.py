@@ -1,9 +1,8 @@
 """Who calls the API, whether they may, and the entry of the audit log that each change has before it is answered."""
 
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any
 
@@ -24,6 +23,8 @@ from fleetgate.errors import ForbiddenError
 from fleetgate.http.actions import ACTIONS, Action, Reach
 from fleetgate.http.problems import problem
 from fleetgate.http.snapshots import Snapshot, snapshots, taken
+from ingester.clock import now_us
+from ingester.ratelimit import LineLimit
 
 PREFIX = "/api/v1"
 OPEN_PATHS = frozenset({f"{PREFIX}/openapi.json"})
@@ -32,8 +33,8 @@ COOKIE = "fleetgate_session"
 CSRF_HEADER = "X-CSRF-Token"
 CLI_AGENT = "fleetgate-cli/"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_TOLD_SECONDS = 60.0
-_TOLD = 1000
+_TOLD_US = 60_000_000
+"""Who only looks, and may not, is in the log once in a while; so are wrong tokens."""
 _FACT_CHARACTERS = 1024
 _ERROR = 400
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
@@ -51,25 +52,6 @@ class _Doing:
     before: dict[str, Any]
 
 
-class _Seldom:
-    """Lets the same thing be told once in a while, with how often it was not."""
-
-    def __init__(self) -> None:
-        self._told: dict[tuple[str, ...], tuple[float, int]] = {}
-
-    def due(self, key: tuple[str, ...]) -> int | None:
-        """How often it happened since it was told last, with this time; None: it was told a moment ago."""
-        now = time.monotonic()
-        at, more = self._told.get(key, (-math.inf, 0))
-        if now - at < _TOLD_SECONDS:
-            self._told[key] = at, more + 1
-            return None
-        if len(self._told) >= _TOLD:
-            self._told.clear()
-        self._told[key] = now, 0
-        return more + 1
-
-
 class Access:
     """ASGI middleware around the API: nobody comes in without a credential that holds; what is changed is answered
     when the audit log has it. The routes ask `permitted`.
@@ -78,7 +60,7 @@ class Access:
     def __init__(self, app: ASGIApp, core: Core) -> None:
         self._app = app
         self._core = core
-        self._seldom = _Seldom()
+        self._told = LineLimit(_TOLD_US)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer that it is not."""
@@ -95,7 +77,6 @@ class Access:
         if answer is not None:
             await answer(scope, receive, send)
             return
-        state["seldom"] = self._seldom
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -134,8 +115,8 @@ class Access:
         core.guessed_tokens.failed(address, digest_of(text))
         parts = parts_of(text)
         known = f"token {parts[0][:12]}" if parts is not None and parts[0].isalnum() else "token"
-        if (times := self._seldom.due(("authenticate", address))) is not None:
-            act = Act("unknown", "authenticate", Via.API, known, address, facts={"times": times})
+        if (held := self._told.held_back(address, now_us())) is not None:
+            act = Act("unknown", "authenticate", Via.API, known, address, facts={"times": 1 + held})
             await core.audit.add(act, Result(Outcome.REFUSED, "unauthorized", "this token does not hold"))
         if wait:
             return too_many(wait)
@@ -153,8 +134,7 @@ class Access:
             code, detail = state.get("problem", ("failed", ""))
             refused = status in {401, 403}
             result = Result(Outcome.REFUSED if refused else Outcome.FAILED, code, detail)
-        act = replace(doing.act, targets=(*doing.act.targets, *state.get("targets", ())))
-        await self._core.audit.end(doing.begun, act, result)
+        await self._core.audit.end(doing.begun, doing.act, result)
 
 
 class Permissions:
@@ -163,6 +143,7 @@ class Permissions:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._snapshots = snapshots(core)
+        self._told = LineLimit(_TOLD_US)
 
     async def __call__(self, request: Request) -> None:
         """Raise ForbiddenError, or NotFoundError for a device that is not the caller's; note that it begins."""
@@ -186,10 +167,9 @@ class Permissions:
         except (ForbiddenError, NotFoundError) as error:
             code = "forbidden" if isinstance(error, ForbiddenError) else "not_found"
             key = caller.name, action.name, about
-            if action.audited or isinstance(error, ForbiddenError):
-                times = 1 if action.audited else request.state.seldom.due(key)
-                if times is not None:
-                    await self._core.audit.add(act, Result(Outcome.REFUSED, code, str(error)))
+            seldom = isinstance(error, ForbiddenError) and self._told.held_back(key, now_us()) is not None
+            if action.audited or seldom:
+                await self._core.audit.add(act, Result(Outcome.REFUSED, code, str(error)))
             raise
         if action.audited:
             snapshot = self._snapshots.get(action.kind)
@@ -278,6 +258,19 @@ def cookie_of(headers: Headers) -> str:
     except CookieError:
         return ""
     return found.value if found is not None else ""
+
+
+def address_for_browsers(core: Core, request: Request) -> str:
+    """Where browsers reach us, without a slash at its end."""
+    return core.settings.oidc.public_url.rstrip("/") or str(request.base_url).rstrip("/")
+
+
+def set_cookie(
+    answer: Response, core: Core, request: Request, name: str, secret: str, seconds: int, path: str = "/"
+) -> None:
+    """Give a browser a secret that pages can't read, and that goes over TLS only where we are reached by it."""
+    secure = address_for_browsers(core, request).startswith("https:")
+    answer.set_cookie(name, secret, max_age=seconds, path=path, httponly=True, samesite="lax", secure=secure)
 
 
 def too_many(wait_seconds: float) -> Response:

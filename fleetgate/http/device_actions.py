@@ -22,7 +22,7 @@ from fleetgate.http.access import Acting, Calling, check_site, scope_of, within
 from fleetgate.http.devices import DeviceChange, changed
 from fleetgate.http.names import NewName
 from fleetgate.http.operations import OperationView, view
-from fleetgate.http.snapshots import snapshots, taken
+from fleetgate.http.snapshots import Snapshot, snapshots, taken
 from fleetgate.operations import Operation
 from ingester.errors import IngestError
 
@@ -58,6 +58,7 @@ class DeviceActions(BaseModel):
 def router(core: Core) -> APIRouter:
     """Build the routes of this feature."""
     routes = APIRouter()
+    snapshot = snapshots(core)["device"]
 
     @routes.post("/device-actions", status_code=202, summary="Do something to many devices")
     async def act_on_devices(body: DeviceActions, response: Response, caller: Calling, act: Acting) -> OperationView:
@@ -74,7 +75,7 @@ def router(core: Core) -> APIRouter:
         async def work(operation: Operation) -> dict[str, Any]:
             done, failed = 0, list[dict[str, str]]()
             for number, name in enumerate(names if not body.dry_run else ()):
-                problem = await _apply(core, body, replace(act, facts={"operation": operation.id}), name)
+                problem = await _apply(core, snapshot, body, replace(act, facts={"operation": operation.id}), name)
                 if problem is None:
                     done += 1
                 elif len(failed) < _NAMED:
@@ -83,7 +84,7 @@ def router(core: Core) -> APIRouter:
             result = {"devices": len(names), "done": done, "failed": failed, "dry_run": body.dry_run}
             return {**result, "names": list(names[:_NAMED])} if body.dry_run else result
 
-        operation = core.operations.start("device-actions", len(names), work)
+        operation = core.operations.start("device-actions", len(names), work, act)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 
@@ -106,9 +107,8 @@ async def _names(core: Core, caller: Caller, body: DeviceActions) -> Sequence[st
     return found
 
 
-async def _apply(core: Core, body: DeviceActions, act: Act, name: str) -> str | None:
+async def _apply(core: Core, snapshot: Snapshot, body: DeviceActions, act: Act, name: str) -> str | None:
     """Do it to one device, which is in the log; what was wrong, None: nothing."""
-    snapshot = snapshots(core)["device"]
     one = replace(act, action=f"device.{body.action}", targets=(("device", name),))
     try:
         async with acting(core.audit, one) as noted:

@@ -272,9 +272,8 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
         except NotFoundError:
             if not (purge and await core.store.has(name)):  # what was left when the store could not be reached
                 raise
-        if not purge:
-            core.last_values.forget(name)
         purged = await erased(core.store, core.last_values, name) if purge else 0
+        core.last_values.forget(name)
         return Deleted(name=name, purged=purged)
 
 

@@ -14,6 +14,7 @@ from fleet.provisioning.bulk import register
 from fleet.provisioning.rows import Form, decode, read
 from fleetgate.core import Core
 from fleetgate.http.access import Acting
+from fleetgate.http.bodies import read_body
 from fleetgate.http.devices import certificate_for
 from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
@@ -38,7 +39,7 @@ def router(core: Core) -> APIRouter:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type not in _MEDIA_TYPES:
             raise HTTPException(415, f"Content-Type: {' or '.join(_MEDIA_TYPES)}, not {media_type[:100]!r}")
-        text = await asyncio.to_thread(decode, await _body(request))
+        text = await asyncio.to_thread(decode, await read_body(request, _LIST_BYTES))
         rows = read(io.StringIO(text, newline=""), _MEDIA_TYPES[media_type])
 
         async def work(operation: Operation) -> dict[str, Any]:
@@ -67,17 +68,8 @@ def router(core: Core) -> APIRouter:
                 "ca": core.authority.ca_pem.decode(),
             }
 
-        operation = core.operations.start("device-import", text.count("\n"), work)
+        operation = core.operations.start("device-import", text.count("\n"), work, act)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 
     return routes
-
-
-async def _body(request: Request) -> bytes:
-    found = bytearray()
-    async for chunk in request.stream():
-        found += chunk
-        if len(found) > _LIST_BYTES:
-            raise HTTPException(413, f"a list has at most {_LIST_BYTES} bytes")
-    return bytes(found)

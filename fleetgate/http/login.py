@@ -2,7 +2,6 @@
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from starlette.responses import RedirectResponse, Response
@@ -13,7 +12,7 @@ from fleet.operators.model import Operator
 from fleet.operators.sessions import SECONDS
 from fleetgate.core import Core
 from fleetgate.errors import ForbiddenError, OidcError, OidcUnavailableError, SettingsError
-from fleetgate.http.access import COOKIE, address_of
+from fleetgate.http.access import COOKIE, address_for_browsers, address_of, set_cookie
 
 if TYPE_CHECKING:
     from fleetgate.oidc import Identity
@@ -35,12 +34,9 @@ def install(app: FastAPI, core: Core) -> None:
 
     @app.get(PATH, include_in_schema=False)
     async def begin(request: Request) -> Response:
-        address, browser = await oidc.begin(_redirect(core, request))
+        address, browser = await oidc.begin(f"{address_for_browsers(core, request)}{PATH}/callback")
         answer = RedirectResponse(address, 303, {"Cache-Control": "no-store"})
-        secure = _is_secure(core, request)
-        answer.set_cookie(
-            _BEGUN_COOKIE, browser, max_age=_BEGUN_SECONDS, path=PATH, httponly=True, samesite="lax", secure=secure
-        )
+        set_cookie(answer, core, request, _BEGUN_COOKIE, browser, _BEGUN_SECONDS, PATH)
         return answer
 
     @app.get(f"{PATH}/callback", include_in_schema=False)
@@ -59,8 +55,7 @@ def install(app: FastAPI, core: Core) -> None:
         await core.audit.add(act, Result(Outcome.DONE, after={"role": operator.role.value}))
         answer = RedirectResponse("/", 303, {"Cache-Control": "no-store"})
         answer.delete_cookie(_BEGUN_COOKIE, path=PATH)
-        secure = _is_secure(core, request)
-        answer.set_cookie(COOKIE, secret, max_age=SECONDS, httponly=True, samesite="lax", secure=secure)
+        set_cookie(answer, core, request, COOKIE, secret, SECONDS)
         return answer
 
 
@@ -79,12 +74,3 @@ async def _operator(core: Core, identity: "Identity") -> Operator:
     scope = known.scope if known is not None else Operator(identity.name, identity.role).scope
     description = known.description if known is not None else "by OpenID Connect"
     return await core.operators.put(Operator(identity.name, identity.role, scope, description, external=True))
-
-
-def _redirect(core: Core, request: Request) -> str:
-    base = core.settings.oidc.public_url.rstrip("/") or str(request.base_url).rstrip("/")
-    return f"{base}{PATH}/callback"
-
-
-def _is_secure(core: Core, request: Request) -> bool:
-    return urlsplit(_redirect(core, request)).scheme == "https"

@@ -1,5 +1,6 @@
 """The OpenAPI document of the API: what FastAPI makes of the routes, with what holds for all of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -74,6 +75,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     """Make the document."""
     found = app.openapi()
     schemas = found["components"]["schemas"]
+    actions = {_without_kinds(route): action for route, action in ACTIONS.items()}
     schemas[_PROBLEM] = _PROBLEM_SCHEMA
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -81,7 +83,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for method, operation in operations.items():
             for parameter in operation.get("parameters", ()):
                 _tidy(parameter)
-            action = _action(method, path)
+            action = _action(actions, method, path)
             if action is not None:
                 _describe(operation, method, path, action)
             elif operation["responses"].pop("422", None) is not None:
@@ -89,13 +91,10 @@ def document(app: FastAPI) -> dict[str, Any]:
     return found
 
 
-def _action(method: str, path: str) -> Action | None:
+def _action(actions: Mapping[str, Action], method: str, path: str) -> Action | None:
     if not path.startswith(PREFIX):
         return None
-    below = path.removeprefix(PREFIX)
-    return next(
-        (action for route, action in ACTIONS.items() if _without_kinds(route) == f"{method.upper()} {below}"), None
-    )
+    return actions.get(f"{method.upper()} {path.removeprefix(PREFIX)}")
 
 
 def _without_kinds(route: str) -> str:

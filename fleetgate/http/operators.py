@@ -15,7 +15,17 @@ from fleet.operators.secrets import MAX_PASSWORD, MIN_PASSWORD
 from fleet.operators.sessions import SECONDS
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError, ForbiddenError
-from fleetgate.http.access import COOKIE, LOGIN_PATH, PREFIX, Calling, Permissions, address_of, cookie_of, too_many
+from fleetgate.http.access import (
+    COOKIE,
+    LOGIN_PATH,
+    PREFIX,
+    Calling,
+    Permissions,
+    address_of,
+    cookie_of,
+    set_cookie,
+    too_many,
+)
 from fleetgate.http.actions import ACTIONS, Reach
 from fleetgate.http.names import Deleted, Name, NewName
 from fleetgate.http.problems import problem
@@ -234,6 +244,8 @@ def _token_routes(routes: APIRouter, core: Core) -> None:
         if caller.name == name and not (caller.role.covers(role) and all(scope.whole for scope in caller.scopes[1:])):
             raise ForbiddenError("a token can't make one that may more than it does itself")
         expires = None if new.days is None else now_us() + int(new.days * _DAY_US)
+        if caller.name == name and caller.expires is not None:  # nor that counts for longer
+            expires = caller.expires if expires is None else min(expires, caller.expires)
         made, text = await operators.add_token(name, role, new.scope(), new.description, expires)
         return MadeToken(**_token(made).model_dump(), token=text)
 
@@ -267,9 +279,7 @@ def _session_routes(routes: APIRouter, core: Core) -> None:
         await core.audit.add(act, Result(Outcome.DONE))
         body = LoggedIn(**_me(caller_of(operator, "session")), csrf=session.csrf)
         done = JSONResponse(body.model_dump(mode="json"))
-        done.set_cookie(
-            COOKIE, secret, max_age=SECONDS, httponly=True, samesite="lax", secure=request.url.scheme == "https"
-        )
+        set_cookie(done, core, request, COOKIE, secret, SECONDS)
         return done
 
     @routes.get(LOGIN_PATH.removeprefix(PREFIX), summary="Show who is logged in")

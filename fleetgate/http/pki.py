@@ -4,11 +4,12 @@ import base64
 from typing import Annotated
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import FastAPI, HTTPException, Path, Request
+from fastapi import FastAPI, Path, Request
 from starlette.responses import Response
 
 from fleet.authority.chain import pem_of
 from fleetgate.core import Core
+from fleetgate.http.bodies import read_body
 
 _OCSP = "application/ocsp-response"
 _OCSP_BYTES = 4096
@@ -32,12 +33,7 @@ def install(app: FastAPI, core: Core) -> None:
 
     @app.post("/pki/ocsp", response_class=Response, summary="Whether one of its certificates is revoked [RFC 6960]")
     async def ocsp(request: Request) -> Response:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _OCSP_BYTES:
-                raise HTTPException(413, f"a request has at most {_OCSP_BYTES} bytes")
-        return await answer(bytes(body))
+        return await answer(await read_body(request, _OCSP_BYTES))
 
     @app.get("/pki/ocsp/{asked:path}", response_class=Response, summary="The same, for what can be cached")
     async def ocsp_by_url(asked: Annotated[str, Path(max_length=_URL_CHARACTERS)]) -> Response:

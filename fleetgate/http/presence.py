@@ -9,10 +9,9 @@ from broker_plugins.presence import about
 from fleet.identity import Kind
 from fleet.presence.model import KEPT
 from fleetgate.core import Core
+from fleetgate.happened import said
 from fleetgate.http.names import Name
 from fleetgate.times import iso
-
-_TIMES = ("not_before", "not_after", "last_data")
 
 
 class PresenceView(BaseModel):
@@ -82,8 +81,3 @@ def router(core: Core) -> APIRouter:
         ]
 
     return routes
-
-
-def said(details: Any) -> dict[str, Any]:
-    """Details as the API says them: times are ISO 8601."""
-    return {key: iso(value) if key in _TIMES and value is not None else value for key, value in details.items()}

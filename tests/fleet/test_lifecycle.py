@@ -233,3 +233,13 @@ def test_a_rule_and_back():
     assert from_object(source_of(rule)) == rule
     with pytest.raises(QueryError):
         read_rule("when: 'tag:a tag:b'\nthen: retire")
+
+
+async def test_who_was_dealt_with_does_not_count(opened, world):
+    """A rule goes on to find those, and does nothing more to them: they are not too many."""
+    async with opened() as lifecycle:
+        await fill(world)
+        await enabled(lifecycle, Rule("name:a OR name:b OR name:c", Then.SUSPEND, most=2))
+        await world.registry.set_state(Kind.DEVICE, "a", State.SUSPENDED)
+        found = await lifecycle.run("r")
+        assert (list(found.devices), found.problem) == (["b", "c"], "")

@@ -44,7 +44,7 @@ async def test_a_token_is_its_operators(opened, both_databases):
     async with opened() as operators:
         caller = operators.by_token(text)
         scopes = (Scope(sites=("hall",)), Scope(("pumps",)))
-        assert caller == Caller("anna", f"token {made.id}", Role.VIEWER, scopes)
+        assert caller == Caller("anna", f"token {made.id}", Role.VIEWER, scopes, T + 10)
         assert operators.token(made.id).last_used == T
         for wrong in ("", "x", PREFIX, f"{PREFIX}{made.id}", f"{text}x", text[:-1], text.replace(made.id, "0" * 12)):
             assert operators.by_token(wrong) is None

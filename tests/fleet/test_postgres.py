@@ -13,7 +13,7 @@ from fleet.provisioning.notes import Note, read_notes, write_note
 from fleet.quota.model import Quota
 from fleet.quota.service import Quotas
 from fleet.quota.usage import Usage
-from fleet.registry import Registry, postgres
+from fleet.registry import Groups, Registry, postgres
 from fleet.registry.details import Details
 from fleet.registry.postgres import PostgresDatabase
 from fleet.registry.schema import facts, members, metadata
@@ -60,7 +60,7 @@ async def fill(path) -> dict[str, list]:
     async with Registry(path) as registry:
         await registry.add(Kind.DEVICE, "a", CERTIFICATE, details=DETAILS)
         await registry.add(Kind.APPLICATION, "back", named("back", Kind.APPLICATION), publish=("x/+",))
-        async with Usage(registry.database, Ledger()) as usage, Quotas(registry, usage) as quotas:
+        async with Usage(registry.database, Ledger()) as usage, Quotas(registry, Groups(registry), usage) as quotas:
             await quotas.put("a", Quota(messages_per_day=5))
         await note(registry)
         await note(registry)

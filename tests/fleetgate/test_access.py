@@ -146,6 +146,12 @@ async def test_a_token_is_at_most_its_operator(client):
         body = {"password": "correct horse"} if path.endswith("password") else {"role": "admin"}
         answer = await anna(method, path, json=body if method != "GET" else None)
         assert answer.status_code == 403, path
+    whole = Person(client, "anna", (await anna("POST", "/operators/anna/tokens", json={"days": 1})).json()["token"])
+    for days in (None, 90):
+        longer = (await whole("POST", "/operators/anna/tokens", json={"days": days})).json()
+        assert longer["expires"] <= (await whole("GET", "/operators/anna/tokens")).json()[2]["expires"]
+        await anna("DELETE", f"/operators/anna/tokens/{longer['id']}")
+    await anna("DELETE", f"/operators/anna/tokens/{whole.headers['Authorization'].split('_')[1]}")
     tokens = (await anna("GET", "/operators/anna/tokens")).json()
     assert [token["last_used"] is not None for token in tokens] == [True, True]
     assert (await anna("DELETE", f"/operators/anna/tokens/{made.json()['id']}")).status_code == 200

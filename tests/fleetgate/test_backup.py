@@ -1,5 +1,6 @@
 """Backups: one file with everything, verified; and back from it."""
 
+import asyncio
 import json
 import stat
 
@@ -170,6 +171,19 @@ def test_a_restore_goes_on(tmp_path, folder):
     assert kept.stat().st_ino == before
 
 
+def _no_room(*_arguments) -> int:
+    raise OSError(28, "No space left on device")
+
+
+async def until_ended(client, answer) -> None:
+    """An operation, however it ends."""
+    for _ in range(500):
+        if (await client.get(answer.headers["Location"])).json()["state"] != "running":
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
+
+
 async def test_a_state_comes_back(client, core, tmp_path):
     """Devices, certificates, operators, telemetry, the audit log, which says so and verifies; into an empty state."""
     await add(client, "p1", site="hall")
@@ -190,6 +204,12 @@ async def test_a_state_comes_back(client, core, tmp_path):
         refused = await client.post("/api/v1/backups", json=bad)
         assert (refused.status_code, problem in refused.json()["detail"]) == (422, True)
         assert "correct horse" not in refused.text
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fleetgate.backup.pack", _no_room)
+        answer = await client.post("/api/v1/backups", json={"file": str(tmp_path / "z")})
+        await until_ended(client, answer)
+    failed = (await entries(client, action="backup.make"))[0]
+    assert (failed["outcome"], "No space left" in failed["detail"]) == ("failed", True)
     state = tmp_path / "back"
     state.mkdir()
     restore(file, state, PASSPHRASE, nothing)
@@ -221,11 +241,8 @@ async def test_an_interrupted_backup_goes_on(core, tmp_path, monkeypatch):
     (partial / "pki" / "other").write_text("x")
     operation = Operation("1", "backup", 0, 0)
 
-    def interrupted(*_arguments) -> int:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patched:
-        patched.setattr("fleetgate.backup.pack", interrupted)
+        patched.setattr("fleetgate.backup.pack", _no_room)
         with pytest.raises(StateError, match="No space left"):
             await back_up(core, file, None, operation)
     assert (partial / "fleet.db").exists()
