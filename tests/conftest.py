@@ -12,6 +12,7 @@ settings.load_profile("machines are noisy")
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="run fault cases in their long form")
+    parser.addoption("--record", action="store_true", help="write the examples of the API's document anew")
 
 
 @pytest.fixture(scope="session")

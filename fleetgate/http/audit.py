@@ -13,7 +13,7 @@ from fleet.audit.service import Asked
 from fleet.errors import NotFoundError
 from fleetgate.core import Core
 from fleetgate.http.names import TIME_PATTERN, looks_like
-from fleetgate.http.streams import NDJSON, stream
+from fleetgate.http.streams import NDJSON, JsonLines, stream
 from fleetgate.times import iso, parse_time
 from ingester.clock import now_us
 
@@ -86,7 +86,7 @@ def router(core: Core) -> APIRouter:
         found = await core.audit.find(Asked(actor, action, outcome, target, since, until), before, limit)
         return AuditPage(items=[view(entry) for entry in found], next=found[-1].seq if len(found) == limit else None)
 
-    @routes.get("/export", summary="All entries as JSON lines, and the signed end", response_class=StreamingResponse)
+    @routes.get("/export", summary="All entries as JSON lines, and the signed end", response_class=JsonLines)
     async def export() -> StreamingResponse:
         return stream(_exported(core), NDJSON)
 

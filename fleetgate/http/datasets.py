@@ -11,6 +11,7 @@ from fleetgate.core import Core
 from fleetgate.datasets import Dataset, Definition, Version
 from fleetgate.history import needs_analytics
 from fleetgate.http.names import Deleted, Name
+from fleetgate.http.sql import IN_ANY_FORM
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
 
@@ -75,7 +76,12 @@ def router(core: Core) -> APIRouter:
     async def list_results(name: Name) -> list[ResultView]:
         return [_result(one) for one in await datasets.versions(name)]
 
-    @routes.get("/{name}/result", summary="One result as it was made, the newest or by number", response_class=Response)
+    @routes.get(
+        "/{name}/result",
+        summary="One result as it was made, the newest or by number",
+        response_class=Response,
+        responses=IN_ANY_FORM,
+    )
     async def read_result(name: Name, number: Annotated[int | None, Query(ge=1)] = None) -> Response:
         version, data = await datasets.read(name, number)
         return Response(

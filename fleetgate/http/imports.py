@@ -20,6 +20,7 @@ from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
 
 _MEDIA_TYPES = {"text/csv": Form.CSV, "application/x-ndjson": Form.JSON_LINES}
+_LIST = {"schema": {"type": "string"}}
 _LIST_BYTES = 512 * 1024 * 1024
 
 
@@ -27,12 +28,17 @@ def router(core: Core) -> APIRouter:
     """Build the routes of this feature."""
     routes = APIRouter()
 
-    @routes.post("/device-imports", status_code=202, summary="Register a list of devices: CSV or JSON lines")
+    @routes.post(
+        "/device-imports",
+        status_code=202,
+        summary="Register a list of devices: CSV or JSON lines",
+        openapi_extra={"requestBody": {"required": True, "content": dict.fromkeys(_MEDIA_TYPES, _LIST)}},
+    )
     async def import_devices(
         request: Request,
         response: Response,
         act: Acting,
-        content_type: Annotated[str, Header(description=" or ".join(_MEDIA_TYPES))],
+        content_type: Annotated[str, Header(include_in_schema=False)],
         dry_run: Annotated[bool, Query(description="say what would come of it")] = False,
         skip_bad: Annotated[bool, Query(description="register the good rows, whatever the others are")] = False,
     ) -> OperationView:

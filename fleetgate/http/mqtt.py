@@ -21,7 +21,7 @@ from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.names import BASE64_PATTERN, Whole, looks_like
 from fleetgate.http.packets import Packets, view
-from fleetgate.http.streams import NDJSON, stream
+from fleetgate.http.streams import NDJSON, JsonLines, stream
 from fleetgate.times import iso
 
 ClientId = Annotated[str, Path(max_length=4096)]
@@ -108,9 +108,7 @@ def router(core: Core) -> APIRouter:
         _connection(core, client_id).close(Reason.ADMINISTRATIVE_ACTION, "closed by an operator", why="operator")
         return Done()
 
-    @routes.get(
-        "/packets", summary="Packets of a device's connection, or of all, live", response_class=StreamingResponse
-    )
+    @routes.get("/packets", summary="Packets of a device's connection, or of all, live", response_class=JsonLines)
     async def packets(device: str | None = None) -> StreamingResponse:
         return stream(_packets(core, device), NDJSON)
 

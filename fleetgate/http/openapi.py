@@ -1,8 +1,10 @@
 """The OpenAPI document of the API: what FastAPI makes of the routes, with what holds for all of them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 
 from fleetgate.http.access import PREFIX
@@ -10,6 +12,8 @@ from fleetgate.http.actions import ACTIONS, Action, Reach
 from fleetgate.http.idempotency import KEY_PATTERN, NOT_REPEATED
 from fleetgate.http.names import NAME_PATTERN
 
+EXAMPLES = Path(__file__).with_name("examples.json")
+"""By method and path, a request and its answer: `make recorded` records what the program answers in a test."""
 _PROBLEM = "Problem"
 _REACH = {
     Reach.OPEN: "",
@@ -76,6 +80,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     found = app.openapi()
     schemas = found["components"]["schemas"]
     actions = {_without_kinds(route): action for route, action in ACTIONS.items()}
+    examples = orjson.loads(EXAMPLES.read_bytes())
     schemas[_PROBLEM] = _PROBLEM_SCHEMA
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -88,7 +93,22 @@ def document(app: FastAPI) -> dict[str, Any]:
                 _describe(operation, method, path, action)
             elif operation["responses"].pop("422", None) is not None:
                 operation["responses"]["default"] = _problem(_DEFAULT, None)
+            _illustrate(operation, examples.get(f"{method.upper()} {path}", {}))
     return found
+
+
+def _illustrate(operation: dict[str, Any], example: Mapping[str, Any]) -> None:
+    """Put an example where OpenAPI has places for it: parameters, body and answer."""
+    given = {**example.get("path", {}), **example.get("query", {})}
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] in given:
+            parameter["example"] = given[parameter["name"]]
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        if "body" in example:
+            content["example"] = example["body"]
+    if "answer" in example:
+        answers = operation["responses"][str(example["status"])].setdefault("content", {})
+        answers.setdefault(example["media_type"], {})["example"] = example["answer"]
 
 
 def _action(actions: Mapping[str, Action], method: str, path: str) -> Action | None:

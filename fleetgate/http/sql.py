@@ -1,7 +1,7 @@
 """SQL: one SELECT over messages, readings, streams and devices; and one field of many devices over time."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi import Query as Param
@@ -22,6 +22,11 @@ _DEFAULT = Bounds()
 _PAGE = 5000
 
 
+IN_ANY_FORM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "In the form that was asked for.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}
+}
+
+
 class Query(BaseModel):
     """One SELECT, how its result is written, and how much it may take."""
 
@@ -37,7 +42,7 @@ def router(core: Core) -> APIRouter:
     """Build the routes of this feature."""
     routes = APIRouter()
 
-    @routes.post("/sql", summary="Answer one SELECT", response_class=Response)
+    @routes.post("/sql", summary="Answer one SELECT", response_class=Response, responses=IN_ANY_FORM)
     async def sql(query: Query) -> Response:
         needs_analytics()
         answer = await core.analytics.ask(
@@ -46,7 +51,7 @@ def router(core: Core) -> APIRouter:
         headers = {"Fleetgate-Rows": str(answer.rows)}
         return Response(answer.data, media_type=MEDIA_TYPES[query.format], headers=headers)
 
-    @routes.get("/telemetry/buckets", summary="One field of many devices over time", response_class=Response)
+    @routes.get("/telemetry/buckets", summary="One field of many devices over time")
     async def buckets(
         field: str,
         bucket: Annotated[str, Param(description="30s, 1m, 1h ...", json_schema_extra=looks_like(DURATION_PATTERN))],

@@ -11,6 +11,12 @@ NDJSON = "application/x-ndjson"
 _SLICE = 200
 
 
+class JsonLines(StreamingResponse):
+    """A JSON object a line."""
+
+    media_type = NDJSON
+
+
 def stream(chunks: AsyncIterator[Iterable[Any]], accept: str | None) -> StreamingResponse:
     """Stream objects: one JSON object a line where `accept` asks for NDJSON, else one array with an object a line."""
     if accept is not None and NDJSON in accept:

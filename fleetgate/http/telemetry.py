@@ -10,7 +10,7 @@ from fleet.identity import Kind
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.names import DURATION_PATTERN, TIME_PATTERN, Name, looks_like
-from fleetgate.http.streams import NDJSON, begun, stream
+from fleetgate.http.streams import NDJSON, JsonLines, begun, stream
 from fleetgate.times import iso, parse_duration, parse_time
 from ingester.clock import now_us
 from ingester.query import buckets, fewer, fuller, summary_of, with_field
@@ -84,7 +84,7 @@ def router(core: Core) -> APIRouter:  # noqa: C901 - one function a route
     async def settled() -> dict[str, str]:
         return {"until": iso(await core.settled())}
 
-    @routes.get("/tail", summary="What is committed and refused, live, as JSON lines")
+    @routes.get("/tail", summary="What is committed and refused, live, as JSON lines", response_class=JsonLines)
     async def tail(device: str | None = None) -> Response:
         async def lines() -> AsyncIterator[list[dict[str, Any]]]:
             with core.tail.watch(device) as watcher:
