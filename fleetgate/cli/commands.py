@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_done, print_list, print_one
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
@@ -43,9 +43,16 @@ def add_show(commands: typer.Typer, path: str, summary: str = "Show one.") -> No
 def add_delete(commands: typer.Typer, path: str, what: str, summary: str) -> None:
     """Add `delete NAME`."""
 
-    def delete(context: typer.Context, name: Name, state: StateOption = None, config: ConfigOption = None) -> None:
-        run(call(target(context, state, config), "DELETE", f"{path}/{name}"))
-        say(f"deleted {what} {name}")
+    def delete(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        as_json: JsonOption = False,
+    ) -> None:
+        found = run(call(target(context, state, config), "DELETE", f"{path}/{name}"))
+        print_done(found, f"deleted {what} {name}", as_json=as_json)
 
     commands.command("delete", help=summary)(delete)
 
@@ -62,9 +69,6 @@ def add_action(commands: typer.Typer, path: str, action: str, summary: str) -> N
         as_json: JsonOption = False,
     ) -> None:
         found = run(call(target(context, state, config), "POST", f"{path}/{name}/{action}"))
-        if as_json:
-            print_json(found)
-        else:
-            say(f"{name}: {action}d")
+        print_done(found, f"{name}: {action}d", as_json=as_json)
 
     commands.command(action, help=summary)(act)

@@ -16,6 +16,7 @@ from fleetgate.cli.commands import add_action
 from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
 from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
+from fleetgate.cli.device_labels import make_labels
 from fleetgate.cli.device_presence import show_presence, show_timeline
 from fleetgate.cli.output import print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
@@ -54,6 +55,7 @@ def register(app: typer.Typer) -> None:
             commands.command("set")(_set_device)
             commands.command("import")(import_devices)
             commands.command("bulk")(act_on_devices)
+            commands.command("labels")(make_labels)
             commands.command("presence")(show_presence)
             commands.command("timeline")(show_timeline)
         else:

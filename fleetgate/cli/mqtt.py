@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import typer
 
-from fleetgate.cli.output import Format, Rows, print_json, print_one, say
+from fleetgate.cli.output import Format, Rows, print_done, print_json, print_one, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 
 _COLUMNS = ("client_id", "name", "address", "listener", "version", "connected", "messages_in", "messages_out")
@@ -79,7 +79,9 @@ def _close(
     client_id: Annotated[str, typer.Argument(metavar="CLIENT_ID")],
     state: StateOption = None,
     config: ConfigOption = None,
+    *,
+    json: JsonOption = False,
 ) -> None:
     """End one; the client may connect again."""
-    run(call(target(context, state, config), "DELETE", f"/connections/{quote(client_id, safe='')}"))
-    say(f"closed {client_id}")
+    found = run(call(target(context, state, config), "DELETE", f"/connections/{quote(client_id, safe='')}"))
+    print_done(found, f"closed {client_id}", as_json=json)

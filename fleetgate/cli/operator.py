@@ -11,7 +11,7 @@ from fleet.files import write_private
 from fleet.operators.model import Role
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_done, print_json, print_list, print_one, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -81,6 +81,7 @@ def _password(
     *,
     own: Annotated[bool, typer.Option("--own", help="It is yours: the first line is the one of now.")] = False,
     none: Annotated[bool, typer.Option("--none", help="It is to have none any more.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Give an operator a password, which is read from standard input."""
     body = {"current": _secret("Password of now: ") if own else "", "password": ""}
@@ -88,8 +89,8 @@ def _password(
         body["password"] = _secret("New password: ")
         if not body["password"]:
             raise ArgumentError("no password on standard input")
-    run(call(target(context, state, config), "PUT", f"/operators/{name}/password", json=body))
-    say(f"operator {name} has {'no' if none else 'a new'} password")
+    found = run(call(target(context, state, config), "PUT", f"/operators/{name}/password", json=body))
+    print_done(found, f"operator {name} has {'no' if none else 'a new'} password", as_json=as_json)
 
 
 def _list_tokens(
@@ -142,6 +143,8 @@ def _revoke_token(
     operator: Annotated[str | None, typer.Option(help="Whose it is; by default your own.", show_default=False)] = None,
     state: StateOption = None,
     config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a token count no more."""
 
@@ -152,7 +155,7 @@ def _revoke_token(
             return revoked
 
     found = run(revoke())
-    say(f"token {token} of {found['operator']} is revoked")
+    print_done(found, f"token {token} of {found['operator']} is revoked", as_json=as_json)
 
 
 def _secret(prompt: str) -> str:

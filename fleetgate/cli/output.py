@@ -22,6 +22,14 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+def print_done(found: Any, text: str, *, as_json: bool) -> None:
+    """What came of a change: as JSON, or one line."""
+    if as_json:
+        print_json(found)
+    else:
+        say(text)
+
+
 def say(text: str) -> None:
     """Print a remark for the person, not for the next program."""
     progress_console.print(Text(text), soft_wrap=True)

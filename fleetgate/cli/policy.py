@@ -10,7 +10,7 @@ from fleet.errors import FleetError
 from fleet.policy.text import read_text
 from fleetgate.cli.details import given_only
 from fleetgate.cli.files import File, read_document
-from fleetgate.cli.output import print_json, print_list, print_one, say
+from fleetgate.cli.output import print_done, print_json, print_list, print_one, say
 from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, call, run, target
 from fleetgate.errors import ArgumentError, SettingsError
 
@@ -117,11 +117,14 @@ def _delete(
     version: Annotated[int | None, typer.Option(help="Only this version.", min=1)] = None,
     state: StateOption = None,
     config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete one that is attached to nothing, or a version that does not count."""
     path = f"/policies/{name}" if version is None else f"/policies/{name}/versions/{version}"
-    run(call(target(context, state, config), "DELETE", path))
-    say(f"deleted policy {name}" if version is None else f"deleted version {version} of policy {name}")
+    found = run(call(target(context, state, config), "DELETE", path))
+    text = f"deleted policy {name}" if version is None else f"deleted version {version} of policy {name}"
+    print_done(found, text, as_json=as_json)
 
 
 def _attaching(path: str, text: str) -> Callable[..., None]:

@@ -7,7 +7,7 @@ import typer
 from fleet.quota.model import Over
 from fleetgate.cli.commands import add_list
 from fleetgate.cli.details import given_only
-from fleetgate.cli.output import print_json, print_table, say
+from fleetgate.cli.output import print_done, print_json, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
 
@@ -67,10 +67,11 @@ def _delete(
     config: ConfigOption = None,
     *,
     all_devices: All = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Take the quota of a device away, of a type, or that of all."""
-    run(call(target(context, state, config), "DELETE", _path(device, type_name, all_devices=all_devices)))
-    say(f"no quota of {_whose(device, type_name)}")
+    found = run(call(target(context, state, config), "DELETE", _path(device, type_name, all_devices=all_devices)))
+    print_done(found, f"no quota of {_whose(device, type_name)}", as_json=as_json)
 
 
 def _usage(

@@ -1,17 +1,19 @@
 """The client: the generated methods, and those that show the fleet as pandas DataFrames (extra `notebook`)."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Self
 
 from fleet.state import StateFolder
 from fleetgate.client.operations import DeviceView, Operations
 
-_TIMES = ("time", "received", "created", "updated", "last_seen", "last_data")
+if TYPE_CHECKING:
+    import pandas as pd
+
 _PAGE = 200
+
+# Imports are inside of the functions because pandas is of an optional extra.
 
 
 class Client(Operations):
@@ -40,31 +42,20 @@ class Client(Operations):
                 return
             after = following
 
-    def fleet(self, query: str = "") -> pd.DataFrame:
+    def fleet(self, query: str = "") -> "pd.DataFrame":
         """The fleet, or what a query finds: a row a device, named by it; a column an attribute, `attributes.fw`."""
-        rows = [_flat(device) for device in self.devices(query)]
-        return _frame(rows).set_index("name") if rows else pd.DataFrame(index=pd.Index([], name="name"))
+        from fleetgate.client import frames
 
-    def telemetry(self, device: str, **asked: Any) -> pd.DataFrame:
+        return frames.by_name(self.devices(query))
+
+    def telemetry(self, device: str, **asked: Any) -> "pd.DataFrame":
         """Readings of a device by time, a column a field; what is `asked` as `telemetry_query` takes it."""
-        found = self.telemetry_query(device, **asked)
-        rows = [_flat(row) for row in found]
-        return _frame(rows).set_index("time") if rows else pd.DataFrame(index=pd.DatetimeIndex([], name="time"))
+        from fleetgate.client import frames
 
-    def sql_frame(self, sql: str) -> pd.DataFrame:
+        return frames.by_time(self.telemetry_query(device, **asked))
+
+    def sql_frame(self, sql: str) -> "pd.DataFrame":
         """Answer one SELECT."""
-        return pd.DataFrame(self.telemetry_sql(sql=sql))
+        from fleetgate.client import frames
 
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {name: value for name, value in row.items() if name not in {"attributes", "fields", "kind"}}
-    flat |= {f"attributes.{name}": value for name, value in row.get("attributes", {}).items()}
-    return {**flat, **row.get("fields", {})}
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    for name in _TIMES:
-        if name in frame:
-            frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
-    return frame
+        return frames.table(self.telemetry_sql(sql=sql))

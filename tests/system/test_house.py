@@ -7,7 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import get_args
 
+from typer.main import get_command
+
 from fleet.provisioning.model import Code
+from fleetgate.cli import app
+from fleetgate.http.openapi import EXAMPLES
 from fleetgate.settings import Settings, _model_of
 from tests.system.gate import ROOT, Gate
 
@@ -23,7 +27,8 @@ def test_the_wheel_holds_exactly_the_four_packages(tmp_path: Path):
     (wheel,) = tmp_path.glob("fleetgate-*.whl")
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     packages = ("fleetgate", "broker_plugins", "fleet", "ingester")
-    expected = {str(path.relative_to(ROOT)) for package in packages for path in (ROOT / package).rglob("*.py")}
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    expected = {str(path.relative_to(ROOT)) for path in [*files, EXAMPLES]}
     assert set(names) == expected
 
 
@@ -50,11 +55,24 @@ def test_every_code_of_provisioning_is_in_the_readme():
     assert [code for code in get_args(Code) if f"`{code}`" not in readme] == []
 
 
+def test_every_command_prints_json():
+    """Except programs that serve, files that are told as they are, and what is JSON anyway."""
+    without = []
+
+    def look(command, name: str) -> None:
+        for each, below in getattr(command, "commands", {}).items():
+            look(below, f"{name} {each}")
+        options = {option for parameter in command.params for option in parameter.opts}
+        if not hasattr(command, "commands") and not options & {"--json", "--format"}:
+            without.append(name.strip())
+
+    look(get_command(app), "")
+    assert without == ["init", "serve", "ingest", "dataset get", "audit export", "audit checkpoint"]
+
+
 def test_every_command_is_in_the_readme():
     """As `fleetgate COMMAND`."""
     readme = (ROOT / "README.md").read_text()
-    from fleetgate.cli import app
-
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
     for name in [*names, *(group.name for group in app.registered_groups)]:
         assert f"fleetgate {name}" in readme, name
