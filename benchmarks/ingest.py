@@ -70,9 +70,21 @@ class Pauses:
 
     longest = 0.0
 
+    def __init__(self) -> None:
+        self._all: list[float] = []
+
     async def watch(self) -> None:
         """Run until cancelled."""
         while True:
             before = time.perf_counter()
             await asyncio.sleep(0.001)
-            self.longest = max(self.longest, time.perf_counter() - before - 0.001)
+            pause = time.perf_counter() - before - 0.001
+            self._all.append(pause)
+            self.longest = max(self.longest, pause)
+
+    def described(self) -> str:
+        """How many there were, and the longest."""
+        ordered = sorted(self._all)
+        of = [f"p{share} {ordered[int(len(ordered) * share / 100)] * 1000:.1f} ms" for share in (50, 99, 99.9)]
+        over = sum(pause > 0.005 for pause in ordered)
+        return f"{', '.join(of)}, longest {self.longest * 1000:.1f} ms; {over} of {len(ordered):,} over 5 ms"

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
+import sys
 import time
 from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 
-from benchmarks.generator import quantiles
 from benchmarks.ingest import Pauses
 from benchmarks.machine import describe
 from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
@@ -23,9 +23,7 @@ SENDERS = 200
 WAVES = 3
 RATE = 3000
 SECONDS = 60
-ASKED = 300
 ASK_RATE = 2000
-QUERY = 'type:pump AND attributes.fw<"1.4.0" AND connected:true AND NOT tag:lab'
 
 
 def main() -> None:
@@ -103,48 +101,33 @@ def _get(made: Fleet, path: str, **params: Any) -> Any:
 
 
 async def _asked(made: Fleet) -> None:
-    """The API of a server in this process, asked by another thread while devices send; and how long its loop stood."""
+    """The API of a server in this process, asked by another one while devices send; and how long its loop stood."""
     settings = Settings(mqtt={"bind": "127.0.0.1:0", "flapping_connects": 0}, http={"bind": "127.0.0.1:0"})
     async with AsyncExitStack() as stack:
         stack.enter_context(logging_to(None, "warning", 1, 1))
         core, addresses = await stack.enter_async_context(serving(settings, made.state))
         server = Server(addresses.by_scheme()["mqtts"], ())
         clients = await asyncio.to_thread(stack.enter_context, _connecting(server, made))
-        pauses = Pauses()
-        watching = asyncio.create_task(pauses.watch())
-        asking = asyncio.create_task(asyncio.to_thread(_ask_all, made))
-        sent = await asyncio.to_thread(clients.do, "load", window=1, messages=ASK_RATE * 30, rate=ASK_RATE)
-        await asking
-        watching.cancel()
-        print(
-            f"{await core.inventory.count(''):,} devices, {sent['rate']:,.0f} messages/s meanwhile, PUBACK p99"
-            f" {sent['p99_ms']} ms; the loop's longest pause {pauses.longest * 1000:.1f} ms"
-        )
+        print(f"{await core.inventory.count(''):,} devices, {ASK_RATE:,} messages/s")
+        for when in ("alone", "asked"):
+            pauses = Pauses()
+            watching = asyncio.create_task(pauses.watch())
+            load = {"window": 1, "messages": ASK_RATE * 30, "rate": ASK_RATE}
+            loading = asyncio.create_task(asyncio.to_thread(clients.do, "load", **load))
+            if when == "asked":
+                command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
+                asking = await asyncio.create_subprocess_exec(*command)
+                await asking.wait()
+            sent = await loading
+            watching.cancel()
+            print(
+                f"{when}: {sent['rate']:,.0f} messages/s, PUBACK p99 {sent['p99_ms']} ms; the loop's pauses:"
+                f" {pauses.described()}"
+            )
 
 
 def _connecting(server: Server, made: Fleet) -> Clients:
     return Clients(server, made, SENDERS)
-
-
-def _ask_all(made: Fleet) -> None:
-    """List, show and query, one after the other."""
-    address = json.loads((made.state.path / "server.json").read_text())["http"]
-    headers = {"Authorization": f"Bearer {made.state.token()}"}
-    print("| asked | p50 | p95 | p99 |")
-    print("|---|---|---|---|")
-    with httpx.Client(base_url=f"http://{address}/api/v1", headers=headers, trust_env=False, timeout=30) as client:
-        for name, path, params in (
-            ("list 200 devices", "/devices", {"after": "dev-05000"}),
-            ("show a device", "/devices/dev-050000", {}),
-            ("query", "/devices", {"query": QUERY}),
-        ):
-            times = []
-            for _ in range(ASKED):
-                started = time.perf_counter()
-                client.get(path, params=params).raise_for_status()
-                times.append(time.perf_counter() - started)
-            found = quantiles(sorted(times))
-            print(f"| {name} | {found['p50_ms']} ms | {found['p95_ms']} ms | {found['p99_ms']} ms |")
 
 
 def _backed_up(made: Fleet) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import structlog
 
 from fleet.identity import Kind
-from fleet.presence.model import Change, Event, Flapping
+from fleet.presence.model import Change, Condition, Event, Flapping
 from fleet.presence.timeline import Timeline
 from fleet.registry.database import FAILURES
 from fleet.registry.model import Member
@@ -65,6 +65,8 @@ class Presence:
         self._to_tell, self._to_write = asyncio.Event(), asyncio.Event()
         self.timeline = Timeline(registry)
         self.flapping = flapping or Flapping(0, 1)
+        self.conditions: dict[str, Condition] = {}
+        """Devices that are late or silent."""
         self.dropped = 0
         """Events that were dropped."""
         self.tell: Tell | None = None
@@ -111,9 +113,13 @@ class Presence:
             return account.last_data
         return self._before.get(device, (0, 0))[1] or None
 
+    def condition(self, device: str) -> str | None:
+        """Late or silent; None: neither."""
+        return self.conditions.get(device)
+
     def names(self) -> Iterable[str]:
-        """Who has or had a connection."""
-        return self._ledger.accounts.keys() | self._before.keys()
+        """Who has or had a connection, or should have sent."""
+        return self._ledger.accounts.keys() | self._before.keys() | self.conditions.keys()
 
     def came(self, device: str, details: Mapping[str, Any]) -> None:
         """A connection of a device was let in."""

@@ -50,7 +50,6 @@ class Supervision(Collector):
         self._seconds = seconds
         self._rates: dict[str, tuple[float, int]] = {}
         """Messages a minute, and since when they are expected, by device."""
-        self._conditions: dict[str, Condition] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,6 +70,10 @@ class Supervision(Collector):
         found = self._rates.get(device)
         return found[0] if found is not None else None
 
+    @property
+    def _conditions(self) -> dict[str, Condition]:
+        return self._presence.conditions
+
     async def look_up(self) -> None:
         """Look up of whom what is expected."""
         rates = {kind.name: kind.messages_per_minute for kind in self._types.all() if kind.messages_per_minute}
@@ -88,7 +91,8 @@ class Supervision(Collector):
                     found[name] = rates[kind] or 0, known[1] if known is not None else now
                 await asyncio.sleep(0)
         self._rates = found
-        self._conditions = {name: kept for name, kept in self._conditions.items() if name in found}
+        for name in self._conditions.keys() - found.keys():
+            del self._conditions[name]
 
     async def judge(self) -> None:
         """Judge all of them."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, Programm
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from fleet.errors import RegistryUnavailableError, StateError, StateInUseError
-from fleet.registry.query.statement import CONNECTED, LAST_DATA, LAST_SEEN
+from fleet.registry.query.statement import CONDITION, CONNECTED, LAST_DATA, LAST_SEEN
 from fleet.registry.schema import READING, facts, migrate, transactional
 
 FAILURES = (RegistryUnavailableError, StateInUseError, SQLAlchemyError)
@@ -34,6 +34,10 @@ class Live(Protocol):
         """The same of its last message."""
         ...
 
+    def condition(self, device: str) -> str | None:
+        """Late or silent; None: neither."""
+        ...
+
     def names(self) -> Iterable[str]:
         """Whom it knows."""
         ...
@@ -47,6 +51,9 @@ class _Unknown:
         return None
 
     def last_data(self, _device: str) -> int | None:
+        return None
+
+    def condition(self, _device: str) -> str | None:
         return None
 
     def names(self) -> Iterable[str]:
@@ -149,6 +156,7 @@ class Database:
         connection.create_function(CONNECTED, 1, self._connected)
         connection.create_function(LAST_SEEN, 1, self._last_seen)
         connection.create_function(LAST_DATA, 1, self._last_data)
+        connection.create_function(CONDITION, 1, self._condition)
 
     def _connected(self, device: str) -> int:
         return int(self.live.connected(device))
@@ -158,3 +166,6 @@ class Database:
 
     def _last_data(self, device: str) -> int | None:
         return self.live.last_data(device)
+
+    def _condition(self, device: str) -> str | None:
+        return self.live.condition(device)

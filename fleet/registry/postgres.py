@@ -21,7 +21,7 @@ from sqlalchemy.sql.visitors import iterate
 from fleet.errors import RegistryUnavailableError, StateError, StateInUseError
 from fleet.registry.database import Database
 from fleet.registry.moving import digest_of, mark_moved, put_in, read_file
-from fleet.registry.query.statement import CONNECTED, LAST_DATA, LAST_SEEN
+from fleet.registry.query.statement import CONDITION, CONNECTED, LAST_DATA, LAST_SEEN, LIVE
 from fleet.registry.schema import facts, upgrade
 from ingester.errors import StoreError
 from ingester.postgres.connection import OPTIONS, check_server, name_of
@@ -59,7 +59,8 @@ END $$
 """
 _LIVE = (
     "CREATE TEMPORARY TABLE IF NOT EXISTS live"
-    ' (name text COLLATE "C" PRIMARY KEY, connected integer NOT NULL, last_seen bigint, last_data bigint)'
+    ' (name text COLLATE "C" PRIMARY KEY, connected integer NOT NULL, last_seen bigint, last_data bigint,'
+    " condition text)"
     " ON COMMIT DELETE ROWS"
 )
 _FUNCTIONS = (
@@ -70,6 +71,8 @@ _FUNCTIONS = (
     " 'SELECT (SELECT last_seen FROM pg_temp.live WHERE name = device)'",
     f"CREATE OR REPLACE FUNCTION {LAST_DATA}(device text) RETURNS bigint LANGUAGE sql STABLE AS"
     " 'SELECT (SELECT last_data FROM pg_temp.live WHERE name = device)'",
+    f"CREATE OR REPLACE FUNCTION {CONDITION}(device text) RETURNS text LANGUAGE sql STABLE AS"
+    " 'SELECT (SELECT condition FROM pg_temp.live WHERE name = device)'",
 )
 _owned = select(facts.c.value).where(facts.c.name == "owner")
 
@@ -225,13 +228,14 @@ class PostgresDatabase(Database):
         if not isinstance(statement, Select):
             return
         asked = {getattr(element, "name", "") for element in iterate(statement) if isinstance(element, Function)}
-        if not asked & {CONNECTED, LAST_SEEN, LAST_DATA}:
+        if not asked & LIVE:
             return
         live, names = self.live, list(self.live.names())
-        times = [[of(name) for name in names] for of in (live.last_seen, live.last_data)]
-        known = [int(live.connected(name)) for name in names], *times
+        more = [[of(name) for name in names] for of in (live.last_seen, live.last_data, live.condition)]
+        known = [int(live.connected(name)) for name in names], *more
         connection.exec_driver_sql("DELETE FROM pg_temp.live")
         connection.exec_driver_sql(
-            "INSERT INTO pg_temp.live SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])",
+            "INSERT INTO pg_temp.live SELECT *"
+            " FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::text[])",
             (names, *known),
         )

@@ -207,6 +207,9 @@ async def test_groups_that_change_by_themselves(fleet: World):
         def last_data(self, device: str) -> None:
             return None
 
+        def condition(self, device: str) -> None:
+            return None
+
         def names(self) -> list[str]:
             return ["a"]
 

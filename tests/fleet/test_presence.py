@@ -242,8 +242,12 @@ async def test_supervision(opened, now):
             now[0] = T + (1000 + seconds) * SECOND
             await supervision.judge()
             assert supervision.condition("a").value == condition
+            for asked in ("late", "silent"):
+                found = await inventory.find(f"condition:{asked}", "", 10)
+                assert found == (["a"] if asked == condition else [])
         world.ledger.received("a", 1, 1, now[0])
         await supervision.judge()
+        assert await inventory.find("condition:*", "", 10) == []
         await world.written()
         assert await world.changes("a") == ["late", "silent", "on_time"]
         families = {

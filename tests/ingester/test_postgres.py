@@ -173,7 +173,7 @@ async def test_moved_and_sealed_at_once(tmp_path, store, url, postgres, killed):
         mover.start()
         sealer.start()
         total, reads = 0, 0
-        while total < 400 or reads < 10 or sealer.sealed_messages < 200:
+        while total < 200 or reads < 5 or sealer.sealed_messages < 100:
             await store.write(batch(*range(total, total + 10)), [])
             total += 10
             victim = {"worker": sealer._worker, "mover": mover._worker}.get(killed)

@@ -14,6 +14,7 @@ from ingester.errors import StoreUnavailable
 from ingester.sqlite import SqliteStore
 from ingester.sqlite import store as store_module
 from ingester.store import Selection
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -51,7 +52,9 @@ async def test_it_is_not_waited_for_for_ever(tmp_path: Path, read_by_another: sq
     before = set(threading.enumerate())
     with pytest.raises(StoreUnavailable, match="another program reads it"):
         await SqliteStore(tmp_path).__aenter__()
-    left = [
-        thread for thread in set(threading.enumerate()) - before if not thread.daemon and "asyncio" not in thread.name
-    ]
-    assert left == []
+
+    def left() -> list[threading.Thread]:
+        now = set(threading.enumerate()) - before
+        return [thread for thread in now if not thread.daemon and "asyncio" not in thread.name]
+
+    await until(lambda: not left(), what="its threads end")

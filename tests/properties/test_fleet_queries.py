@@ -76,6 +76,9 @@ class _Live:
     def last_data(self, device: str) -> int | None:
         return _last_data(BY_NAME[device])
 
+    def condition(self, device: str) -> str | None:
+        return _condition(BY_NAME[device])
+
     def names(self) -> Iterable[str]:
         return BY_NAME
 
@@ -93,7 +96,14 @@ def found_by(query: Query, device: Device) -> bool:
             return _term(query, device)
 
 
+def _condition(device: Device) -> str | None:
+    return (None, "late", "silent")[sum(map(ord, device.name)) % 3]
+
+
 def _term(term: Term, device: Device) -> bool:
+    if term.field == "condition":
+        found = _condition(device)
+        return found is not None and _text(term, found)
     if term.field.startswith("attributes."):
         key = term.field.removeprefix("attributes.")
         return key in device.attributes and _attribute(term, device.attributes[key])
@@ -167,6 +177,7 @@ terms = (
     st.builds("{}{}{}".format, st.sampled_from(["name", "type", "site", "state"]), ops, words)
     | st.builds("attributes.{}{}{}".format, st.sampled_from(["fw", "floor", "spare", "none"]), ops, values)
     | st.sampled_from(["tag:lab", "tag:lab*", 'tag:"lab*"', "tag:*", "tag:none", "connected:true", "connected:false"])
+    | st.sampled_from(["condition:late", "condition:silent", "condition:*", "condition:on_time"])
     | st.sampled_from(["group:east", "group:west", "group:both", "group:pumps"])
     | st.builds("{}{}{}".format, st.sampled_from(["last_seen", "last_data", "certificate_expires"]), ops, times)
 )

@@ -50,6 +50,7 @@ FIELDS = {
     "last_data": Form.TIME,
     "certificate_expires": Form.TIME,
     "connected": Form.YES_NO,
+    "condition": Form.SET,
 }
 """Beside these, `attributes.KEY`: a value."""
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    Text,
     and_,
     case,
     false,
@@ -40,6 +41,9 @@ from fleet.registry.query.versions import sort_key
 from fleet.registry.schema import attributes, certificates, group_devices, members, tags
 
 CONNECTED, LAST_SEEN, LAST_DATA = "fleetgate_connected", "fleetgate_last_seen", "fleetgate_last_data"
+CONDITION = "fleetgate_condition"
+LIVE = frozenset({CONNECTED, LAST_SEEN, LAST_DATA, CONDITION})
+"""Functions that a database gets from who knows: see Live."""
 
 Condition = ColumnElement[bool]
 
@@ -53,6 +57,7 @@ _COMPARE: Mapping[Op, Callable[[Any, Any], Any]] = {
 DEVICES = members.c.kind == Kind.DEVICE
 
 _connected: ColumnElement[Any] = getattr(func, CONNECTED)(members.c.name, type_=Integer)
+_condition: ColumnElement[Any] = getattr(func, CONDITION)(members.c.name, type_=Text)
 _last_seen: ColumnElement[Any] = getattr(func, LAST_SEEN)(members.c.name, type_=BigInteger)
 _last_data: ColumnElement[Any] = getattr(func, LAST_DATA)(members.c.name, type_=BigInteger)
 
@@ -147,6 +152,7 @@ def _certificate_expires(term: Term) -> Condition:
 _SPECIAL: Mapping[str, Callable[[Term], Condition]] = {
     "tag": _tag,
     "connected": lambda term: _connected == int(term.value),
+    "condition": lambda term: _is(_condition, term),
     "last_seen": lambda term: _compare(_last_seen, term),
     "last_data": lambda term: _compare(_last_data, term),
     "certificate_expires": _certificate_expires,
