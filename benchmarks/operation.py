@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -116,8 +117,7 @@ async def _asked(made: Fleet) -> None:
             loading = asyncio.create_task(asyncio.to_thread(clients.do, "load", **load))
             if when == "asked":
                 command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
-                asking = await asyncio.create_subprocess_exec(*command)
-                await asking.wait()
+                await asyncio.to_thread(subprocess.run, command, check=True)  # the loop's own way forks all of this
             sent = await loading
             watching.cancel()
             print(

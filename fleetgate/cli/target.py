@@ -94,7 +94,7 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     # The loop must not wait long for a thread that decodes for a query (the default is 5 ms), nor for a collection of
     # garbage that looks at all that was there at the start, or at every device, again and again.
     sys.setswitchinterval(0.003)
-    gc.set_threshold(50_000, 50, 100)
+    gc.set_threshold(15_000, 50, 100)
     gc.freeze()
     return uvloop.run(main)
 

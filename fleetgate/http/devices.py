@@ -30,6 +30,7 @@ from ingester.clock import now_us
 Value = StrictStr | StrictBool | StrictInt | StrictFloat
 PEM_BYTES = 64 * 1024
 _LIMIT = 200
+_SLICE = 25
 
 Attributes = Annotated[dict[str, Value], Field(json_schema_extra=KEYS)]
 ChangedAttributes = Annotated[dict[str, Value | None], Field(json_schema_extra=KEYS)]
@@ -345,7 +346,14 @@ def _merged(known: Mapping[str, Value], change: Mapping[str, Value | None]) -> d
 
 async def _device_views(core: Core, members: Sequence[Member]) -> list[DeviceView]:
     details = await core.inventory.details([member.name for member in members])
-    return [DeviceView(**_device_fields(core, member, details.get(member.name, NOTHING))) for member in members]
+    views: list[DeviceView] = []
+    for start in range(0, len(members), _SLICE):
+        views += [
+            DeviceView(**_device_fields(core, member, details.get(member.name, NOTHING)))
+            for member in members[start : start + _SLICE]
+        ]
+        await asyncio.sleep(0)  # 200 at once would hold up the loop for some milliseconds
+    return views
 
 
 async def _one(core: Core, member: Member) -> OneDevice:
