@@ -3,9 +3,9 @@
 import asyncio
 import pickle
 import sys
-from asyncio.subprocess import PIPE, Process
 from typing import Any, Self
 
+from ingester.child import Child
 from ingester.errors import IngestError
 from ingester.worker import LENGTH
 
@@ -22,7 +22,7 @@ class Worker:
 
     def __init__(self, nice: int) -> None:
         self._nice = nice
-        self._process: Process | None = None
+        self._process: Child | None = None
         self._busy = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -35,8 +35,6 @@ class Worker:
         """What `module:function` returns, or raises. Raises WorkerLostError."""
         async with self._busy:
             process = self._process or await self._start()
-            if process.stdin is None or process.stdout is None:
-                raise WorkerLostError("it has no pipes")
             try:
                 data = pickle.dumps((function, arguments))
                 process.stdin.write(LENGTH.pack(len(data)) + data)
@@ -61,8 +59,6 @@ class Worker:
             await process.wait()  # whoever is cancelled here leaves it to the next one
             self._process = None
 
-    async def _start(self) -> Process:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ingester.worker", str(self._nice), stdin=PIPE, stdout=PIPE, limit=2**20
-        )
+    async def _start(self) -> Child:
+        self._process = await Child.start([sys.executable, "-m", "ingester.worker", str(self._nice)])
         return self._process

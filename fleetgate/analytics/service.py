@@ -4,8 +4,8 @@ import asyncio
 import os
 import pickle
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from fleet.presence import Presence
 from fleet.registry import Inventory, Registry
 from fleetgate.analytics.question import Answer, Bounds, Form, Question
 from fleetgate.errors import ArgumentError
+from ingester.child import Child
 from ingester.history.store import TieredStore
 
 _AT_ONCE = 2
@@ -111,29 +112,34 @@ _COLUMNS = (
 
 async def ask_process(question: Question) -> Answer:
     """Start the process, and wait for its answer as long as the question may take. Raises QuestionError."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "fleetgate.analytics.child",
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        limit=2**20,
-        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+    process = await Child.start(
+        [sys.executable, "-m", "fleetgate.analytics.child"],
+        environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        quiet=True,
     )
-    data = await asyncio.to_thread(pickle.dumps, question)
     try:
         async with asyncio.timeout(question.bounds.seconds):
-            output, _ = await process.communicate(data)
+            output = await _communicate(process, await asyncio.to_thread(pickle.dumps, question))
     except TimeoutError:
         raise QuestionError(f"more than {question.bounds.seconds:g} seconds") from None
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+        await process.wait()
     if process.returncode or not output:
         raise QuestionError(f"it took too much memory, or failed (exit status {process.returncode})")
     # Not pickled: whatever SQL may have made of that process, its answer is data.
     about, _, data = output.partition(b"\n")
     found = orjson.loads(about)
     return Answer(data, int(found["rows"]), str(found["error"]))
+
+
+async def _communicate(process: Child, data: bytes) -> bytes:
+    """Tell it all, and hear all that it says until its end."""
+    with suppress(ConnectionError):  # it ended before it had heard it all
+        process.stdin.write(data)
+        await process.stdin.drain()
+    process.stdin.close()
+    output = await process.stdout.read()
+    await process.wait()
+    return output

@@ -172,14 +172,15 @@ async def test_moved_and_sealed_at_once(tmp_path, store, url, postgres, killed):
         assert await sealer.seal() == 0, "nothing is known to be there"
         mover.start()
         sealer.start()
-        total, reads = 0, 0
+        total, reads, kills = 0, 0, 0
         while total < 200 or reads < 5 or sealer.sealed_messages < 100:
             await store.write(batch(*range(total, total + 10)), [])
             total += 10
             victim = {"worker": sealer._worker, "mover": mover._worker}.get(killed)
-            if victim is not None and total % 100 == 0 and (process := victim._process) is not None:
-                if process.returncode is None:
+            if victim is not None and kills < 5 and (process := victim._process) is not None:
+                if total % 50 == 0 and process.returncode is None:
                     process.kill()
+                    kills += 1
             elif killed == "backend" and total % 100 == 0:
                 postgres.ask(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fleetgate'"
@@ -195,6 +196,7 @@ async def test_moved_and_sealed_at_once(tmp_path, store, url, postgres, killed):
                 assert await here(store) == list(range(total))
         await until(lambda: not mover.waiting and mover.failing is None, 30)
         await until(lambda: store.catalogue.sealed == store.catalogue.moved, 30)
+    assert kills > 0 or killed in {"nobody", "backend"}
     assert postgres.ask(ALL, url) == [(total, total)]
     assert await numbers(store) == list(range(total)) == await here(store)
     assert sum(file.rows for file in store.catalogue.files) == total
