@@ -1,7 +1,9 @@
 """The pipeline alone: batches of ready messages, decoded and committed durably."""
 
 import asyncio
+import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -72,19 +74,40 @@ class Pauses:
 
     def __init__(self) -> None:
         self._all: list[float] = []
+        self._no_core: list[float] = []
+        """Of each pause, how long the loop was ready to go on, but other processes had all cores."""
 
     async def watch(self) -> None:
         """Run until cancelled."""
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.001)
-            pause = time.perf_counter() - before - 0.001
-            self._all.append(pause)
-            self.longest = max(self.longest, pause)
+        statistics = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+        try:
+            waited = _no_core(statistics)
+            while True:
+                before = time.perf_counter()
+                await asyncio.sleep(0.001)
+                pause = time.perf_counter() - before - 0.001
+                waited_before, waited = waited, _no_core(statistics)
+                self._all.append(pause)
+                self._no_core.append(waited - waited_before)
+                self.longest = max(self.longest, pause)
+        finally:
+            os.close(statistics)
 
     def described(self) -> str:
         """How many there were, and the longest."""
         ordered = sorted(self._all)
         of = [f"p{share} {ordered[int(len(ordered) * share / 100)] * 1000:.1f} ms" for share in (50, 99, 99.9)]
-        over = sum(pause > 0.005 for pause in ordered)
-        return f"{', '.join(of)}, longest {self.longest * 1000:.1f} ms; {over} of {len(ordered):,} over 5 ms"
+        own = [pause - waited for pause, waited in zip(self._all, self._no_core, strict=True)]
+        return (
+            f"{', '.join(of)}, longest {self.longest * 1000:.1f} ms; {_over(ordered)} of {len(ordered):,} over 5 ms;"
+            f" without its waits for a core {_over(own)}, the longest {max(own) * 1000:.1f} ms"
+        )
+
+
+def _over(pauses: list[float]) -> int:
+    return sum(pause > 0.005 for pause in pauses)
+
+
+def _no_core(statistics: int) -> float:
+    """Seconds that a thread was ready to run but had no core, so far [Linux, Documentation/scheduler/sched-stats]."""
+    return int(os.pread(statistics, 128, 0).split()[1]) / 1e9

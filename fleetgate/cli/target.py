@@ -93,8 +93,8 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine on uvloop."""
     # The loop must not wait long for a thread that decodes for a query (the default is 5 ms), nor for a collection of
     # garbage that looks at all that was there at the start, or at every device, again and again.
-    sys.setswitchinterval(0.003)
-    gc.set_threshold(15_000, 50, 100)
+    sys.setswitchinterval(0.001)
+    gc.set_threshold(10_000, 50, 100)
     gc.freeze()
     return uvloop.run(main)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import uvicorn
+from fastapi.concurrency import run_in_threadpool
 
 _CLOSE_SECONDS = 1
 _POLL_SECONDS = 0.005
@@ -60,6 +61,7 @@ class HttpServer:
         """Where it listens: the port is the real one when `bind` has port 0."""
 
     async def __aenter__(self) -> Self:
+        await run_in_threadpool(int)  # what the first call of it imports is imported now: it would hold up the loop
         listening = self._listen()
         self._task = asyncio.create_task(self._server.serve([listening]), name="http")
         while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has nothing to wait on

@@ -1,8 +1,9 @@
 """What copies are told by of messages whose journal rows are gone: entries of a device, as bytes. Pure."""
 
 import struct
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 ENTRY = struct.Struct("<qqH8s")
 """Received, connection, packet id, digest."""
@@ -15,11 +16,9 @@ _MOST = 65_535
 Entry = tuple[int, int, int, bytes]
 
 
-def pack_entries(entries: Sequence[Entry]) -> bytes:
+def pack_entries(entries: Iterable[Entry]) -> bytes:
     """Those that may still be asked for, of entries in the order of receipt."""
-    since = max(received for received, *_ in entries) - _WINDOW_US
-    recent = [entry for entry in entries if entry[0] >= since][-_MOST:]
-    return b"".join(ENTRY.pack(*entry) for entry in recent)
+    return _recent(b"".join([ENTRY.pack(*entry) for entry in entries]))
 
 
 def unpack_entries(data: bytes) -> Iterator[Entry]:
@@ -29,4 +28,16 @@ def unpack_entries(data: bytes) -> Iterator[Entry]:
 
 def merge_entries(before: bytes, after: bytes) -> bytes:
     """Entries of a device of before, and later ones."""
-    return pack_entries(list(chain(unpack_entries(before), unpack_entries(after))))
+    return _recent(before + after)
+
+
+def _recent(data: bytes) -> bytes:
+    """The end of it that may still be asked for, found without reading the rest: this is done for every device."""
+    number = len(data) // ENTRY.size
+    first = bisect_left(range(number), _received(data, number - 1) - _WINDOW_US, key=partial(_received, data))
+    return data[max(first, number - _MOST) * ENTRY.size :]
+
+
+def _received(data: bytes, index: int) -> int:
+    received: int = ENTRY.unpack_from(data, index * ENTRY.size)[0]
+    return received

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ingester.history.columns import readings_of, table_of
 from ingester.history.model import Reading
+from ingester.sqlite.remembered import merge_entries, pack_entries, unpack_entries
 
 VALUE = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -60,3 +61,13 @@ def test_many_shapes_and_fields():
     assert fields["common"] == "integer"
     assert table.schema.field("common").type == pa.int64()
     assert [one.fields for one in readings_of(table, "s")] == [one.fields for one in readings]
+
+
+@given(st.lists(st.integers(0, 60 * 60 * 10**6), min_size=1, max_size=60), st.integers(0, 59))
+def test_what_is_remembered_of_a_device(received, written):
+    """Of what was received in order, the last quarter of an hour, however much of it was written before."""
+    entries = [(at, 1, number, bytes(8)) for number, at in enumerate(sorted(received))]
+    written %= len(entries)
+    before = pack_entries(entries[:written]) if written else b""
+    merged = list(unpack_entries(merge_entries(before, pack_entries(entries[written:]))))
+    assert merged == [entry for entry in entries if entry[0] >= entries[-1][0] - 15 * 60 * 10**6]
