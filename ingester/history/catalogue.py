@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from ingester.history.model import RollupFile, SealedFile
@@ -14,7 +16,8 @@ from ingester.sqlite.remembered import merge_entries
 _COLUMNS = "path, stream, rows, messages, found_first, found_last, received_last, size_bytes, sha256, fields"
 _INSERT = f"INSERT INTO sealed_files ({_COLUMNS}, place, copied) VALUES ({', '.join('?' * 12)})"
 _ROLLUP_COLUMNS = "path, level, rows, found_first, found_last, size_bytes, sha256"
-_DEVICES = 500
+_DEVICES = 100
+_BYTES_AT_ONCE = 256 * 1024
 
 
 class Catalogue:
@@ -64,7 +67,12 @@ class Catalogue:
             marks = ",".join("?" * len(part))
             before = dict(await self._journal.read(f"SELECT * FROM remembered WHERE device IN ({marks})", part))
             merged = await asyncio.to_thread(_merged, part, before, entries)
-            await self._journal.apply(("INSERT OR REPLACE INTO remembered VALUES (?, ?)", item) for item in merged)
+            for some in _slices(merged):
+                started = time.monotonic()
+                marks = ",".join(["(?, ?)"] * len(some))
+                sql = f"INSERT OR REPLACE INTO remembered VALUES {marks}"
+                await self._journal.apply([(sql, tuple(chain.from_iterable(some)))])
+                await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
 
     async def add(self, files: Sequence[SealedFile], rollups: Sequence[RollupFile], until: int) -> None:
         """Files are written: from now on they count, and the journal rows up to `until` do not."""
@@ -143,6 +151,18 @@ class Catalogue:
     async def _change(self, statements: list[Statement]) -> None:
         await self._journal.apply(statements)
         await self.load()
+
+
+def _slices(items: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """In parts that are written at once: what is received waits for each of them."""
+    start = size = 0
+    for end, (_, entries) in enumerate(items):
+        if size + len(entries) > _BYTES_AT_ONCE and end > start:
+            yield items[start:end]
+            start, size = end, 0
+        size += len(entries)
+    if items:
+        yield items[start:]
 
 
 def _merged(devices: Sequence[str], before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[tuple[str, bytes]]:

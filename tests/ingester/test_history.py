@@ -10,6 +10,7 @@ import pytest
 from ingester.batch import Batch, copy_digest
 from ingester.decode import Limits, scan_batch
 from ingester.errors import QueryError, StoreUnavailable
+from ingester.history import catalogue as catalogue_module
 from ingester.history import store as store_module
 from ingester.history.model import LEVELS, DamagedError, folder_of
 from ingester.history.rules import Rule, Rules
@@ -17,6 +18,7 @@ from ingester.history.sealer import Policy, Sealer
 from ingester.history.store import TieredStore
 from ingester.process import Worker, WorkerLostError
 from ingester.query import buckets, fuller
+from ingester.sqlite import SqliteStore
 from ingester.store import Selection
 from tests.waiting import until
 
@@ -245,6 +247,29 @@ async def test_copies_of_what_is_sealed(tmp_path: Path):
         await store.write(batch("a", 2000, 1, connections=[7], packet_ids=[ids[9]]), [])
         await sealer.seal()
         assert set(await store.by_packet_id("a", 9)) == {ids[9]}
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1, 5), (60, 3), (10_000, 2)])
+async def test_what_is_remembered_is_written_in_parts(tmp_path: Path, monkeypatch, size, parts):
+    """Few devices at a time, and few bytes, of which one device may have more: ingest goes on between them."""
+    monkeypatch.setattr(catalogue_module, "_DEVICES", 3)
+    monkeypatch.setattr(catalogue_module, "_BYTES_AT_ONCE", size)
+    written = []
+    apply = SqliteStore.apply
+
+    async def noted(store, statements):
+        found = list(statements)
+        written.extend(sql for sql, _ in found if "INTO remembered" in sql)
+        return await apply(store, found)
+
+    monkeypatch.setattr(SqliteStore, "apply", noted)
+    async with opened(tmp_path) as (store, sealer):
+        for device in "abcde":
+            await store.write(batch(device, 0, 1, connections=[5], packet_ids=[b"\0\1"]), [])
+        await sealer.seal()
+        for device in "abcde":
+            assert set(await store.by_packet_id(device, 9)) == {b"\0\1"}
+    assert len(written) == parts
 
 
 async def test_a_reader_that_takes_for_ever(tmp_path: Path, monkeypatch):
