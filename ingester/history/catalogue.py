@@ -69,8 +69,7 @@ class Catalogue:
             merged = await asyncio.to_thread(_merged, part, before, entries)
             for some in _slices(merged):
                 started = time.monotonic()
-                marks = ",".join(["(?, ?)"] * len(some))
-                sql = f"INSERT OR REPLACE INTO remembered VALUES {marks}"
+                sql = f"INSERT OR REPLACE INTO remembered VALUES {','.join(['(?, ?)'] * len(some))}"
                 await self._journal.apply([(sql, tuple(chain.from_iterable(some)))])
                 await asyncio.sleep(time.monotonic() - started)  # half of the time is for ingest, which goes first
 
