@@ -39,12 +39,12 @@ class Operation:
     kind: str
     created: int
     total: int
+    act: Act
+    """Who asked for it, as the audit log has it."""
     done: int = 0
     state: OperationState = OperationState.RUNNING
     result: dict[str, Any] | None = None
     problem: str | None = None
-    act: Act | None = None
-    """Who asked for it, where that is in the audit log: then it is too when it fails."""
 
     def advance(self, done: int) -> None:
         """So many steps are done."""
@@ -55,9 +55,13 @@ Work = Callable[[Operation], Awaitable[dict[str, Any]]]
 
 
 class Operations:
-    """The operations of this run, the last ones. An async context manager: at its end those that run are cancelled."""
+    """The operations of this run, the last ones. An async context manager: at its end those that run are cancelled.
 
-    def __init__(self, audit: AuditLog | None = None, clock: Clock = now_us) -> None:
+    That one was asked for is in the audit log already; that it failed is, before it is said here, and that a stop or a
+    crash interrupted it, after the next start.
+    """
+
+    def __init__(self, audit: AuditLog, clock: Clock = now_us) -> None:
         self._audit = audit
         self._clock = clock
         self._operations: dict[str, Operation] = {}
@@ -74,11 +78,12 @@ class Operations:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def start(self, kind: str, total: int, work: Work, act: Act | None = None) -> Operation:
+    def start(self, kind: str, total: int, work: Work, act: Act) -> Operation:
         """Begin; what `work` returns is the result. Raises ArgumentError when too many run."""
         if len(self._tasks) >= _RUNNING:
             raise ArgumentError(f"{_RUNNING} operations run already: wait for one of them")
-        operation = Operation(secrets.token_hex(8), kind, self._clock(), total, act=act)
+        found = secrets.token_hex(8)
+        operation = Operation(found, kind, self._clock(), total, replace(act, facts={**act.facts, "operation": found}))
         self._operations[operation.id] = operation
         while len(self._operations) > _KEPT:
             del self._operations[next(iter(self._operations))]
@@ -94,20 +99,28 @@ class Operations:
         return self._operations[found]
 
     async def _run(self, operation: Operation, work: Work) -> None:
+        begun, problem = None, None
         try:
+            begun = await self._audit.begin(operation.act)
             operation.result = await work(operation)
-            operation.state = OperationState.DONE
         except (FleetError, IngestError) as error:
-            operation.problem, operation.state = str(error), OperationState.FAILED
+            problem = str(error)
         except Exception:
             # Supervision point: the traceback is for the log, not for the client.
             log.exception("operation failed", kind=operation.kind)
-            operation.problem, operation.state = "an error of ours; the log has it", OperationState.FAILED
+            problem = "an error of ours; the log has it"
+        if begun is not None:
+            await self._note(begun, operation, problem)
+        operation.problem = problem
+        operation.state = OperationState.DONE if problem is None else OperationState.FAILED
         for ended in self.ended:
             ended(operation)
-        if self._audit is not None and operation.act is not None and operation.problem is not None:
-            failed = replace(operation.act, facts={**operation.act.facts, "operation": operation.id})
-            try:
-                await self._audit.add(failed, Result(Outcome.FAILED, "failed", operation.problem))
-            except FAILURES as error:
-                log.warning("not in the audit log", operation=operation.id, error=str(error))
+
+    async def _note(self, begun: str, operation: Operation, problem: str | None) -> None:
+        try:
+            if problem is None:
+                await self._audit.forget(begun)
+            else:
+                await self._audit.end(begun, operation.act, Result(Outcome.FAILED, "failed", problem))
+        except FAILURES as error:
+            log.warning("not in the audit log", operation=operation.id, error=str(error))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import orjson
 import structlog
-from sqlalchemy import Select, func, select
+from sqlalchemy import Delete, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.audit.checkpoint import Checkpoint, CheckpointError, read_checkpoint, signed_bytes
@@ -106,6 +106,11 @@ class AuditLog:
         """Write the entry of what was begun."""
         await self._append(act, result, begun)
 
+    async def forget(self, begun: str) -> None:
+        """What was begun is done, and needs no entry of its own."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_of_begun(begun))
+
     async def add(self, act: Act, result: Result) -> None:
         """Write an entry of what was not begun: it was refused, or is part of something that was."""
         await self._append(act, result, None)
@@ -129,7 +134,7 @@ class AuditLog:
             kept = {"name": END, "value": json.dumps(checkpoint.document())}
             await connection.execute(self._database.upsert(facts), [kept])
             if begun is not None:
-                await connection.execute(audit_begun.delete().where(audit_begun.c.id == begun))
+                await connection.execute(_of_begun(begun))
         self._end = end
 
     async def find(self, asked: Asked, before: int | None, limit: int) -> list[Entry]:
@@ -264,6 +269,10 @@ def _check_rows(checking: Checking, rows: Sequence[Any]) -> Fault | None:
 
 def _newest(limit: int) -> Select[Any]:
     return audit.select().order_by(audit.c.seq.desc()).limit(limit)
+
+
+def _of_begun(begun: str) -> Delete:
+    return audit_begun.delete().where(audit_begun.c.id == begun)
 
 
 def _entry(row: Any) -> Entry:

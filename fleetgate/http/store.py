@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.history import needs_analytics
+from fleetgate.http.access import Acting
 from fleetgate.http.operations import OperationView, view
 from fleetgate.operations import Operation
 from fleetgate.postgres import checked_url, migrate, needs_postgres
@@ -95,7 +96,7 @@ def router(core: Core) -> APIRouter:
         return SealResult(sealed=sealed, merged=await core.sealer.merge())
 
     @routes.post("/migrate", status_code=202, summary="Copy the history into PostgreSQL")
-    async def migrate_store(target: MigrationTarget, response: Response) -> OperationView:
+    async def migrate_store(target: MigrationTarget, response: Response, act: Acting) -> OperationView:
         needs_postgres()
         needs_analytics()
         url = checked_url((target.url or core.settings.store.url).get_secret_value())
@@ -105,7 +106,7 @@ def router(core: Core) -> APIRouter:
                 await core.sealer.seal(fresh_seconds=0)
             return await migrate(core.store, url, operation)
 
-        operation = core.operations.start("store-migrate", len(core.store.catalogue.files), work)
+        operation = core.operations.start("store-migrate", len(core.store.catalogue.files), work, act)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 

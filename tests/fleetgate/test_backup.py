@@ -7,6 +7,7 @@ import stat
 import pytest
 from backports.zstd import tarfile
 
+from fleet.audit.model import Act, Via
 from fleet.audit.service import Asked
 from fleet.errors import StateError
 from fleet.state import StateFolder
@@ -239,7 +240,7 @@ async def test_an_interrupted_backup_goes_on(core, tmp_path, monkeypatch):
     (partial / "telemetry" / "history" / "old" / "gone.parquet").write_bytes(b"x")
     (partial / "pki").mkdir()
     (partial / "pki" / "other").write_text("x")
-    operation = Operation("1", "backup", 0, 0)
+    operation = Operation("1", "backup", 0, 0, Act("anna", "backup.make", Via.API))
 
     with monkeypatch.context() as patched:
         patched.setattr("fleetgate.backup.pack", _no_room)

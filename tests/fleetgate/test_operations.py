@@ -1,32 +1,110 @@
 """Operations: long work with progress."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
-from fleet.errors import NotFoundError
+from fleet.audit.model import Act, Via
+from fleet.audit.service import Asked, AuditLog
+from fleet.authority import Authority
+from fleet.errors import NotFoundError, StateError
+from fleet.registry import Registry
 from fleetgate.errors import ArgumentError
 from fleetgate.operations import Operations, OperationState
 from tests.waiting import until
 
+ACT = Act("anna", "backup.make", Via.API, facts={"file": "/x"})
 
-async def test_a_fault_is_an_end_too():
+
+class SlowLog(AuditLog):
+    """Writes the end of what was begun when it is let."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.ending, self.let = asyncio.Event(), asyncio.Event()
+
+    async def end(self, *arguments) -> None:
+        self.ending.set()
+        await self.let.wait()
+        await super().end(*arguments)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    @asynccontextmanager
+    async def opening():
+        authority = Authority(tmp_path / "pki", "test", 30)
+        async with Registry(tmp_path / "fleet.db") as registry, SlowLog(registry.database, authority) as log:
+            yield log
+
+    return opening
+
+
+async def entries(log: AuditLog) -> list[dict]:
+    return [entry.said for entry in await log.find(Asked(), None, 10)]
+
+
+async def test_a_fault_is_an_end_too(opened):
     """It is logged, and nobody waits for ever."""
 
     async def broken(_operation):
         raise RuntimeError("secret")
 
-    async with Operations() as operations:
-        found = operations.start("test", 1, broken)
+    async with opened() as log, Operations(log) as operations:
+        log.let.set()
+        found = operations.start("test", 1, broken, ACT)
         await until(lambda: found.state is not OperationState.RUNNING)
         assert (found.state, found.problem) == (OperationState.FAILED, "an error of ours; the log has it")
 
 
-async def test_only_so_many_run_and_only_the_last_are_kept():
+async def test_what_failed_is_in_the_audit_log_before_it_is_said(opened):
+    """Who waits for the end of an operation finds its entry; one that went well needs none."""
+
+    async def full(_operation):
+        raise StateError("no room")
+
+    async def quick(_operation):
+        return {}
+
+    async with opened() as log, Operations(log) as operations:
+        found = operations.start("test", 1, full, ACT)
+        await log.ending.wait()
+        assert (found.state, found.problem) == (OperationState.RUNNING, None)
+        log.let.set()
+        await until(lambda: found.state is OperationState.FAILED)
+        done = operations.start("test", 1, quick, ACT)
+        await until(lambda: done.state is OperationState.DONE)
+        (entry,) = await entries(log)
+        assert (entry["outcome"], entry["detail"]) == ("failed", "no room")
+        assert entry["facts"] == {"file": "/x", "operation": found.id}
+    async with opened() as log:
+        assert len(await entries(log)) == 1
+
+
+async def test_what_was_interrupted_is_in_the_audit_log(opened):
+    """After the next start."""
+
+    async def endless(_operation):
+        begun.set()
+        await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    async with opened() as log, Operations(log) as operations:
+        found = operations.start("test", 1, endless, ACT)
+        await begun.wait()
+    async with opened() as log:
+        (entry,) = await entries(log)
+        assert (entry["outcome"], entry["facts"]["operation"]) == ("interrupted", found.id)
+        assert (await log.verify()).fault is None
+
+
+async def test_only_so_many_run_and_only_the_last_are_kept(opened):
     """Those that run are cancelled at the end."""
-    ended = []
+    ended, begun = [], []
 
     async def endless(operation):
+        begun.append(operation.id)
         try:
             await asyncio.Event().wait()
         finally:
@@ -36,17 +114,17 @@ async def test_only_so_many_run_and_only_the_last_are_kept():
         operation.advance(1)
         return {}
 
-    async with Operations() as operations:
-        first = operations.start("test", 1, quick)
+    async with opened() as log, Operations(log) as operations:
+        first = operations.start("test", 1, quick, ACT)
         await until(lambda: first.state is OperationState.DONE)
         for _ in range(100):
-            last = operations.start("test", 1, quick)
+            last = operations.start("test", 1, quick, ACT)
             await until(lambda last=last: last.state is OperationState.DONE)
         with pytest.raises(NotFoundError):
             operations.get(first.id)
         assert operations.get(last.id).done == 1
-        running = [operations.start("test", 1, endless).id for _ in range(4)]
+        running = [operations.start("test", 1, endless, ACT).id for _ in range(4)]
         with pytest.raises(ArgumentError, match="4 operations"):
-            operations.start("test", 1, endless)
-        await asyncio.sleep(0)
+            operations.start("test", 1, endless, ACT)
+        await until(lambda: len(begun) == 4)
     assert sorted(ended) == sorted(running)
