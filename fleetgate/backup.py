@@ -46,6 +46,8 @@ async def back_up(core: Core, file: Path, passphrase: bytes | None, operation: O
     partial, stopping = file.with_name(f"{file.name}.partial"), Event()
     try:
         await to_thread(_begin, state, partial)
+        if not core.settings.registry.url.get_secret_value():
+            await to_thread(_take_out, partial / state.fleet_db.name, operation.begun.id)
         async with core.store.changing:  # of the files that the journal's copy knows, none is deleted before it is held
             await to_thread(_copy_database, state.path / _JOURNAL, partial / _JOURNAL)
             await to_thread(_number_apart, partial / _JOURNAL)
@@ -171,6 +173,12 @@ def _copy_database(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as here,
     ):
         there.backup(here)
+
+
+def _take_out(registry: Path, begun: str) -> None:
+    """This backup goes on in the registry's copy, where nothing would ever end it: that is no interruption."""
+    with closing(sqlite3.connect(registry)) as connection, connection:
+        connection.execute("DELETE FROM audit_begun WHERE id = ?", (begun,))
 
 
 def _number_apart(journal: Path) -> None:

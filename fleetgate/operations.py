@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import structlog
 
-from fleet.audit.model import Act, Outcome, Result
-from fleet.audit.service import AuditLog
+from fleet.audit.model import Outcome, Result
+from fleet.audit.service import AuditLog, Begun
 from fleet.errors import FleetError, NotFoundError
 from fleet.registry.database import FAILURES
 from fleetgate.errors import ArgumentError
@@ -39,8 +39,8 @@ class Operation:
     kind: str
     created: int
     total: int
-    act: Act
-    """Who asked for it, as the audit log has it."""
+    begun: Begun
+    """Who asked for it, as the audit log has noted it."""
     done: int = 0
     state: OperationState = OperationState.RUNNING
     result: dict[str, Any] | None = None
@@ -57,8 +57,8 @@ Work = Callable[[Operation], Awaitable[dict[str, Any]]]
 class Operations:
     """The operations of this run, the last ones. An async context manager: at its end those that run are cancelled.
 
-    That one was asked for is in the audit log already; that it failed is, before it is said here, and that a stop or a
-    crash interrupted it, after the next start.
+    What came of one is in the audit log before it is said here; that a stop or a crash interrupted it, after the next
+    start.
     """
 
     def __init__(self, audit: AuditLog, clock: Clock = now_us) -> None:
@@ -78,12 +78,13 @@ class Operations:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def start(self, kind: str, total: int, work: Work, act: Act) -> Operation:
+    def start(self, kind: str, total: int, work: Work, begun: Begun) -> Operation:
         """Begin; what `work` returns is the result. Raises ArgumentError when too many run."""
         if len(self._tasks) >= _RUNNING:
             raise ArgumentError(f"{_RUNNING} operations run already: wait for one of them")
         found = secrets.token_hex(8)
-        operation = Operation(found, kind, self._clock(), total, replace(act, facts={**act.facts, "operation": found}))
+        act = replace(begun.act, facts={**begun.act.facts, "operation": found})
+        operation = Operation(found, kind, self._clock(), total, replace(begun, act=act))
         self._operations[operation.id] = operation
         while len(self._operations) > _KEPT:
             del self._operations[next(iter(self._operations))]
@@ -99,9 +100,8 @@ class Operations:
         return self._operations[found]
 
     async def _run(self, operation: Operation, work: Work) -> None:
-        begun, problem = None, None
+        problem = None
         try:
-            begun = await self._audit.begin(operation.act)
             operation.result = await work(operation)
         except (FleetError, IngestError) as error:
             problem = str(error)
@@ -109,18 +109,12 @@ class Operations:
             # Supervision point: the traceback is for the log, not for the client.
             log.exception("operation failed", kind=operation.kind)
             problem = "an error of ours; the log has it"
-        if begun is not None:
-            await self._note(begun, operation, problem)
+        result = Result(Outcome.DONE) if problem is None else Result(Outcome.FAILED, "failed", problem)
+        try:
+            await self._audit.end(operation.begun, result)
+        except FAILURES as error:
+            log.warning("not in the audit log", operation=operation.id, error=str(error))
         operation.problem = problem
         operation.state = OperationState.DONE if problem is None else OperationState.FAILED
         for ended in self.ended:
             ended(operation)
-
-    async def _note(self, begun: str, operation: Operation, problem: str | None) -> None:
-        try:
-            if problem is None:
-                await self._audit.forget(begun)
-            else:
-                await self._audit.end(begun, operation.act, Result(Outcome.FAILED, "failed", problem))
-        except FAILURES as error:
-            log.warning("not in the audit log", operation=operation.id, error=str(error))

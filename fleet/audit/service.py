@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import orjson
 import structlog
-from sqlalchemy import Delete, Select, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.audit.checkpoint import Checkpoint, CheckpointError, read_checkpoint, signed_bytes
@@ -64,6 +64,14 @@ class Verified:
     fault: Fault | None
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What somebody is about to do, or does: the log has noted it as `id`, and has its entry when it ends."""
+
+    id: str
+    act: Act
+
+
 class AuditLog:
     """An async context manager. Entries are written one behind the other, each in a transaction with the signed end.
 
@@ -95,21 +103,16 @@ class AuditLog:
     async def __aexit__(self, *_: object) -> None:
         """Nothing stays open."""
 
-    async def begin(self, act: Act) -> str:
+    async def begin(self, act: Act) -> Begun:
         """Note what somebody is about to do, before it is done; returns what `end` is called with."""
         found = secrets.token_hex(16)
         async with self._database.transaction() as connection:
             await connection.execute(audit_begun.insert(), [{"id": found, "entry": _begun(act)}])
-        return found
+        return Begun(found, act)
 
-    async def end(self, begun: str, act: Act, result: Result) -> None:
+    async def end(self, begun: Begun, result: Result) -> None:
         """Write the entry of what was begun."""
-        await self._append(act, result, begun)
-
-    async def forget(self, begun: str) -> None:
-        """What was begun is done, and needs no entry of its own."""
-        async with self._database.transaction() as connection:
-            await connection.execute(_of_begun(begun))
+        await self._append(begun.act, result, begun.id)
 
     async def add(self, act: Act, result: Result) -> None:
         """Write an entry of what was not begun: it was refused, or is part of something that was."""
@@ -134,7 +137,7 @@ class AuditLog:
             kept = {"name": END, "value": json.dumps(checkpoint.document())}
             await connection.execute(self._database.upsert(facts), [kept])
             if begun is not None:
-                await connection.execute(_of_begun(begun))
+                await connection.execute(audit_begun.delete().where(audit_begun.c.id == begun))
         self._end = end
 
     async def find(self, asked: Asked, before: int | None, limit: int) -> list[Entry]:
@@ -243,16 +246,16 @@ class Noted:
 async def acting(log: AuditLog | None, act: Act) -> AsyncIterator[Noted]:
     """The block does what is said, by a rule: it is in the log, with what is noted; also when an error ends it."""
     noted = Noted()
-    begun = await log.begin(act) if log is not None else ""
+    begun = await log.begin(act) if log is not None else None
     try:
         yield noted
     except (FleetError, IngestError) as error:
-        if log is not None:
-            await log.end(begun, act, Result(Outcome.FAILED, "failed", str(error)))
+        if log is not None and begun is not None:
+            await log.end(begun, Result(Outcome.FAILED, "failed", str(error)))
         raise
-    if log is not None:
+    if log is not None and begun is not None:
         was, became = difference(noted.before or {}, noted.after or {})
-        await log.end(begun, act, Result(Outcome.DONE, before=was or None, after=became or None))
+        await log.end(begun, Result(Outcome.DONE, before=was or None, after=became or None))
 
 
 def _check_rows(checking: Checking, rows: Sequence[Any]) -> Fault | None:
@@ -269,10 +272,6 @@ def _check_rows(checking: Checking, rows: Sequence[Any]) -> Fault | None:
 
 def _newest(limit: int) -> Select[Any]:
     return audit.select().order_by(audit.c.seq.desc()).limit(limit)
-
-
-def _of_begun(begun: str) -> Delete:
-    return audit_begun.delete().where(audit_begun.c.id == begun)
 
 
 def _entry(row: Any) -> Entry:

@@ -1,6 +1,7 @@
 """Supervision: devices of types of which so many messages a minute are expected, and who of them is late or silent."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Self
 
@@ -22,8 +23,11 @@ from ingester.clock import Clock, steady
 log = structlog.get_logger("fleetgate.fleet")
 
 _SECONDS = 5.0
-_LOOK_ANEW = 12
-"""So many rounds later it is looked up anew whose type is which."""
+_LOOKING_SHARE = 100
+_LOOK_ANEW_SECONDS = 60.0
+"""Whose type is which is looked up anew in the next round, where that takes no more than a hundredth of the time; after
+a minute at the latest.
+"""
 _SLICE = 2000
 
 
@@ -131,14 +135,15 @@ class Supervision(Collector):
         self._presence.judged(device, Change(found.value), details)
 
     async def _now_and_then(self) -> None:
-        rounds = 0
+        due = 0.0
         while True:
-            if not rounds % _LOOK_ANEW:
+            if (started := time.monotonic()) >= due:
                 try:
                     await self.look_up()
                 except FAILURES as error:
                     log.warning("not looked up what is expected of devices", error=str(error))
-            rounds += 1
+                took = time.monotonic() - started
+                due = started + min(_LOOKING_SHARE * took, _LOOK_ANEW_SECONDS)
             await self.judge()
             self._presence.calm()
             await asyncio.sleep(self._seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from fleetgate.backup import restore
 from fleetgate.cli.operations import finished, progress_bars
@@ -49,7 +50,7 @@ def _backup(
     if as_json:
         print_json(found)
     else:
-        say(f"{found['file']}: {found['bytes'] / 1e6:.1f} MB, with all that was acknowledged before {found['at']}")
+        say(f"{found['file']}: {decimal(found['bytes'])}, with all that was acknowledged before {found['at']}")
 
 
 def _restore(

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleet.audit.model import MAX_TARGETS, Act, Outcome, Result, Via, difference
+from fleet.audit.service import Begun
 from fleet.errors import NotFoundError
 from fleet.identity import Kind
 from fleet.operators.model import Caller, Role, query_of
@@ -22,6 +23,7 @@ from fleetgate.core import Core
 from fleetgate.errors import ForbiddenError
 from fleetgate.http.actions import ACTIONS, Action, Reach
 from fleetgate.http.problems import problem
+from fleetgate.http.refused import Refused
 from fleetgate.http.snapshots import Snapshot, snapshots, taken
 from ingester.clock import now_us
 from ingester.ratelimit import LineLimit
@@ -36,7 +38,7 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _TOLD_US = 60_000_000
 """Who only looks, and may not, is in the log once in a while; so are wrong tokens."""
 _FACT_CHARACTERS = 1024
-_ERROR = 400
+_ACCEPTED, _ERROR = 202, 400
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _FOREIGN = frozenset({"cross-site", "same-site"})
 """What a browser says of requests that another page makes [Fetch Metadata]."""
@@ -46,20 +48,20 @@ _FOREIGN = frozenset({"cross-site", "same-site"})
 class _Doing:
     """Something that has begun: what the log knows it as, and what was there before."""
 
-    begun: str
-    act: Act
+    begun: Begun
     snapshot: tuple[Snapshot, str] | None
     before: dict[str, Any]
 
 
 class Access:
     """ASGI middleware around the API: nobody comes in without a credential that holds; what is changed is answered
-    when the audit log has it. The routes ask `permitted`.
+    when the audit log has it. The routes ask `Permissions`.
     """
 
-    def __init__(self, app: ASGIApp, core: Core) -> None:
+    def __init__(self, app: ASGIApp, core: Core, refused: Refused) -> None:
         self._app = app
         self._core = core
+        self._refused = refused
         self._told = LineLimit(_TOLD_US)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,17 +76,15 @@ class Access:
             answer = problem(403, "this request was made by a page of another site", code="csrf")
         elif not (path == LOGIN_PATH and scope["method"] == "POST"):
             answer = await self._identify(scope, state)
-        if answer is not None:
-            await answer(scope, receive, send)
-            return
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
+                self._refused.count(message["status"])
                 await self._finish(state, message["status"])
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await (answer or self._app)(scope, receive, noted)
         except BaseException:
             await self._finish(state, 500)
             raise
@@ -96,7 +96,7 @@ class Access:
         if kind.lower() == "bearer" and text:
             caller = self._core.operators.by_token(text.strip())
             if caller is None:
-                return await self._refused(address, text.strip())
+                return await self._wrong(address, text.strip())
             state["caller"], state["via"] = caller, _via(headers)
             return None
         if (cookie := cookie_of(headers)) and (found := self._core.sessions.find(cookie)) is not None:
@@ -108,7 +108,7 @@ class Access:
             return None
         return problem(401, "a bearer token is needed: see admin.token", _CHALLENGE, code="unauthorized")
 
-    async def _refused(self, address: str, text: str) -> ASGIApp:
+    async def _wrong(self, address: str, text: str) -> ASGIApp:
         """Count a token that does not hold. One that does is looked at all the same: it can't be guessed."""
         core = self._core
         wait = core.guessed_tokens.wait_seconds(address)
@@ -124,7 +124,7 @@ class Access:
 
     async def _finish(self, state: dict[str, Any], status: int) -> None:
         doing: _Doing | None = state.pop("doing", None)
-        if doing is None:
+        if doing is None or status == _ACCEPTED:  # an operation goes on: at its end the log has it
             return
         if status < _ERROR:
             before, after = doing.before, await taken(*doing.snapshot) if doing.snapshot is not None else {}
@@ -134,7 +134,7 @@ class Access:
             code, detail = state.get("problem", ("failed", ""))
             refused = status in {401, 403}
             result = Result(Outcome.REFUSED if refused else Outcome.FAILED, code, detail)
-        await self._core.audit.end(doing.begun, doing.act, result)
+        await self._core.audit.end(doing.begun, result)
 
 
 class Permissions:
@@ -175,7 +175,7 @@ class Permissions:
             snapshot = self._snapshots.get(action.kind)
             before = await taken(snapshot, about) if snapshot is not None else {}
             begun = await self._core.audit.begin(act)
-            request.state.doing = _Doing(begun, act, (snapshot, about) if snapshot is not None else None, before)
+            request.state.doing = _Doing(begun, (snapshot, about) if snapshot is not None else None, before)
 
     async def check(self, caller: Caller, action: Action, about: str) -> None:
         """Raise ForbiddenError, or NotFoundError for a device that is not the caller's."""
@@ -218,13 +218,13 @@ def caller_of_request(request: Request) -> Caller:
 Calling = Annotated[Caller, Depends(caller_of_request)]
 
 
-def act_of_request(request: Request) -> Act:
-    """What the audit log has of this request, which is one that it has."""
+def begun_by_request(request: Request) -> Begun:
+    """What the audit log has noted of this request, which is one that it has."""
     doing: _Doing = request.state.doing
-    return doing.act
+    return doing.begun
 
 
-Acting = Annotated[Act, Depends(act_of_request)]
+Acting = Annotated[Begun, Depends(begun_by_request)]
 
 
 def scope_of(core: Core, caller: Caller) -> Query:

@@ -46,6 +46,7 @@ from fleetgate.http import (
 from fleetgate.http.access import PREFIX, Access, Permissions, check_known
 from fleetgate.http.idempotency import Idempotency
 from fleetgate.http.openapi import document
+from fleetgate.http.refused import Refused
 
 _FEATURES = (
     devices,
@@ -85,7 +86,9 @@ def create_api(core: Core) -> FastAPI:
     app = FastAPI(title="fleetgate", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
     app.add_middleware(Idempotency, database=core.registry.database)
-    app.add_middleware(Access, core=core)  # around it: who calls is known then
+    refused = Refused()
+    core.metrics.register(refused)
+    app.add_middleware(Access, core=core, refused=refused)  # around it: who calls is known then
     permitted = [Depends(Permissions(core)), Depends(HTTPBearer(auto_error=False))]  # the second one: for OpenAPI
     for feature in _FEATURES:
         routes = feature.router(core)

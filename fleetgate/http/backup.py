@@ -27,7 +27,7 @@ def router(core: Core) -> APIRouter:
     one = asyncio.Lock()
 
     @routes.post("", status_code=202, summary="Copy the state folder while everything goes on")
-    async def make_backup(target: BackupTarget, response: Response, act: Acting) -> OperationView:
+    async def make_backup(target: BackupTarget, response: Response, begun: Acting) -> OperationView:
         file = checked_file(target.file)
         passphrase = None if target.passphrase is None else target.passphrase.get_secret_value().encode()
 
@@ -35,7 +35,7 @@ def router(core: Core) -> APIRouter:
             async with one:
                 return await back_up(core, file, passphrase, operation)
 
-        operation = core.operations.start("backup", 0, work, act)
+        operation = core.operations.start("backup", 0, work, begun)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 

@@ -61,7 +61,7 @@ def router(core: Core) -> APIRouter:
     snapshot = snapshots(core)["device"]
 
     @routes.post("/device-actions", status_code=202, summary="Do something to many devices")
-    async def act_on_devices(body: DeviceActions, response: Response, caller: Calling, act: Acting) -> OperationView:
+    async def act_on_devices(body: DeviceActions, response: Response, caller: Calling, begun: Acting) -> OperationView:
         if (body.devices is None) == (body.query is None):
             raise ArgumentError("devices, query: exactly one of them is needed")
         if (body.change is None) is (body.action is ActionKind.SET):
@@ -75,7 +75,9 @@ def router(core: Core) -> APIRouter:
         async def work(operation: Operation) -> dict[str, Any]:
             done, failed = 0, list[dict[str, str]]()
             for number, name in enumerate(names if not body.dry_run else ()):
-                problem = await _apply(core, snapshot, body, replace(act, facts={"operation": operation.id}), name)
+                problem = await _apply(
+                    core, snapshot, body, replace(begun.act, facts={"operation": operation.id}), name
+                )
                 if problem is None:
                     done += 1
                 elif len(failed) < _NAMED:
@@ -84,7 +86,7 @@ def router(core: Core) -> APIRouter:
             result = {"devices": len(names), "done": done, "failed": failed, "dry_run": body.dry_run}
             return {**result, "names": list(names[:_NAMED])} if body.dry_run else result
 
-        operation = core.operations.start("device-actions", len(names), work, act)
+        operation = core.operations.start("device-actions", len(names), work, begun)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 

@@ -37,7 +37,7 @@ def router(core: Core) -> APIRouter:
     async def import_devices(
         request: Request,
         response: Response,
-        act: Acting,
+        begun: Acting,
         content_type: Annotated[str, Header(include_in_schema=False)],
         dry_run: Annotated[bool, Query(description="say what would come of it")] = False,
         skip_bad: Annotated[bool, Query(description="register the good rows, whatever the others are")] = False,
@@ -61,7 +61,7 @@ def router(core: Core) -> APIRouter:
             operation.total = report.rows
             for start in range(0, len(report.names), MAX_TARGETS):
                 targets = tuple(("device", name) for name in report.names[start : start + MAX_TARGETS])
-                added = replace(act, action="device.add", targets=targets, facts={"operation": operation.id})
+                added = replace(begun.act, action="device.add", targets=targets, facts={"operation": operation.id})
                 await core.audit.add(added, Result(Outcome.DONE))
             bad = [{"line": row.number, "name": row.name, "problem": row.problem} for row in report.bad]
             return {
@@ -74,7 +74,7 @@ def router(core: Core) -> APIRouter:
                 "ca": core.authority.ca_pem.decode(),
             }
 
-        operation = core.operations.start("device-import", text.count("\n"), work, act)
+        operation = core.operations.start("device-import", text.count("\n"), work, begun)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 

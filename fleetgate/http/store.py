@@ -96,7 +96,7 @@ def router(core: Core) -> APIRouter:
         return SealResult(sealed=sealed, merged=await core.sealer.merge())
 
     @routes.post("/migrate", status_code=202, summary="Copy the history into PostgreSQL")
-    async def migrate_store(target: MigrationTarget, response: Response, act: Acting) -> OperationView:
+    async def migrate_store(target: MigrationTarget, response: Response, begun: Acting) -> OperationView:
         needs_postgres()
         needs_analytics()
         url = checked_url((target.url or core.settings.store.url).get_secret_value())
@@ -106,7 +106,7 @@ def router(core: Core) -> APIRouter:
                 await core.sealer.seal(fresh_seconds=0)
             return await migrate(core.store, url, operation)
 
-        operation = core.operations.start("store-migrate", len(core.store.catalogue.files), work, act)
+        operation = core.operations.start("store-migrate", len(core.store.catalogue.files), work, begun)
         response.headers["Location"] = f"/api/v1/operations/{operation.id}"
         return view(operation)
 

@@ -73,7 +73,7 @@ async def test_who_did_what_to_whom(opened):
     """By which credential, from where, before and after; found by each of them, the newest first."""
     async with opened() as log:
         begun = await log.begin(act())
-        await log.end(begun, act(), DONE)
+        await log.end(begun, DONE)
         await log.add(act("pump-2", "bert"), Result(Outcome.REFUSED, "forbidden", "not yours"))
         newest, first = await log.find(Asked(), None, 10)
         assert first.said == {
@@ -110,7 +110,7 @@ async def test_whatever_is_asked_for_can_be_written(opened):
     """Names that are no names, in texts that are no Unicode: in both databases."""
     async with opened() as log:
         odd = Act("\ud800\0", "x", Via.API, targets=(("device", "a\0\udfff"),), facts={"\ud800": ["\0", {"x": 1.5}]})
-        await log.end(await log.begin(odd), odd, Result(Outcome.FAILED, detail="\udc00"))
+        await log.end(await log.begin(odd), Result(Outcome.FAILED, detail="\udc00"))
         (entry,) = await log.find(Asked(), None, 10)
         assert entry.said["targets"] == [["device", "a\ufffd?"]]
         assert entry.said["facts"] == {"?": ["\ufffd", {"x": 1.5}]}

@@ -221,6 +221,9 @@ async def test_wrong_tokens_are_counted(client):
     assert (await client.get("/api/v1/me")).json()["name"] == "admin"
     found = await entries(client, action="authenticate")
     assert [(entry["outcome"], entry["facts"]) for entry in found] == [("refused", {"times": 1})]
+    counted = (await client.get("/metrics")).text
+    for reason, times in (("unauthorized", 101), ("too_many", 1), ("forbidden", 0)):
+        assert f'fleetgate_api_refused_total{{reason="{reason}"}} {times}.0\n' in counted
 
 
 async def test_a_browser_logs_in(client):

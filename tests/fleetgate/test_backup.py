@@ -8,7 +8,7 @@ import pytest
 from backports.zstd import tarfile
 
 from fleet.audit.model import Act, Via
-from fleet.audit.service import Asked
+from fleet.audit.service import Asked, Begun
 from fleet.errors import StateError
 from fleet.state import StateFolder
 from fleetgate import archive
@@ -195,7 +195,7 @@ async def test_a_state_comes_back(client, core, tmp_path):
     answer = await client.post("/api/v1/backups", json={"file": str(file), "passphrase": PASSPHRASE.decode()})
     assert (await finished(client, answer))["encrypted"] is True
     (made,) = await entries(client, action="backup.make")
-    assert made["facts"] == {"file": str(file)}
+    assert (made["outcome"], made["facts"]) == ("done", {"file": str(file), "operation": answer.json()["id"]})
     for bad, problem in (
         ({"file": str(file)}, "exists already"),
         ({"file": "x"}, "not an absolute path"),
@@ -228,6 +228,7 @@ async def test_a_state_comes_back(client, core, tmp_path):
         assert (newest["actor"], newest["action"], newest["facts"]["file"]) == (
             "rule:restore", "backup.restore", "x.backup",
         )  # fmt: skip
+        assert await back.audit.find(Asked(action="backup.make"), None, 1) == [], "the one that goes on in it"
     async with open_core(Settings(), StateFolder(state)) as back:
         assert len(await back.audit.find(Asked(action="backup.restore"), None, 10)) == 1
 
@@ -240,7 +241,7 @@ async def test_an_interrupted_backup_goes_on(core, tmp_path, monkeypatch):
     (partial / "telemetry" / "history" / "old" / "gone.parquet").write_bytes(b"x")
     (partial / "pki").mkdir()
     (partial / "pki" / "other").write_text("x")
-    operation = Operation("1", "backup", 0, 0, Act("anna", "backup.make", Via.API))
+    operation = Operation("1", "backup", 0, 0, Begun("1", Act("anna", "backup.make", Via.API)))
 
     with monkeypatch.context() as patched:
         patched.setattr("fleetgate.backup.pack", _no_room)

@@ -33,9 +33,9 @@ class SlowLog(AuditLog):
 @pytest.fixture
 def opened(tmp_path):
     @asynccontextmanager
-    async def opening():
+    async def opening(kind=AuditLog):
         authority = Authority(tmp_path / "pki", "test", 30)
-        async with Registry(tmp_path / "fleet.db") as registry, SlowLog(registry.database, authority) as log:
+        async with Registry(tmp_path / "fleet.db") as registry, kind(registry.database, authority) as log:
             yield log
 
     return opening
@@ -52,14 +52,13 @@ async def test_a_fault_is_an_end_too(opened):
         raise RuntimeError("secret")
 
     async with opened() as log, Operations(log) as operations:
-        log.let.set()
-        found = operations.start("test", 1, broken, ACT)
+        found = operations.start("test", 1, broken, await log.begin(ACT))
         await until(lambda: found.state is not OperationState.RUNNING)
         assert (found.state, found.problem) == (OperationState.FAILED, "an error of ours; the log has it")
 
 
-async def test_what_failed_is_in_the_audit_log_before_it_is_said(opened):
-    """Who waits for the end of an operation finds its entry; one that went well needs none."""
+async def test_what_came_of_it_is_in_the_audit_log_before_it_is_said(opened):
+    """Who waits for the end of an operation finds its entry: one."""
 
     async def full(_operation):
         raise StateError("no room")
@@ -67,19 +66,20 @@ async def test_what_failed_is_in_the_audit_log_before_it_is_said(opened):
     async def quick(_operation):
         return {}
 
-    async with opened() as log, Operations(log) as operations:
-        found = operations.start("test", 1, full, ACT)
+    async with opened(SlowLog) as log, Operations(log) as operations:
+        found = operations.start("test", 1, full, await log.begin(ACT))
         await log.ending.wait()
         assert (found.state, found.problem) == (OperationState.RUNNING, None)
         log.let.set()
         await until(lambda: found.state is OperationState.FAILED)
-        done = operations.start("test", 1, quick, ACT)
+        done = operations.start("test", 1, quick, await log.begin(ACT))
         await until(lambda: done.state is OperationState.DONE)
-        (entry,) = await entries(log)
-        assert (entry["outcome"], entry["detail"]) == ("failed", "no room")
-        assert entry["facts"] == {"file": "/x", "operation": found.id}
+        newest, first = await entries(log)
+        assert (first["outcome"], first["detail"]) == ("failed", "no room")
+        assert first["facts"] == {"file": "/x", "operation": found.id}
+        assert (newest["outcome"], newest["facts"]["operation"]) == ("done", done.id)
     async with opened() as log:
-        assert len(await entries(log)) == 1
+        assert len(await entries(log)) == 2
 
 
 async def test_what_was_interrupted_is_in_the_audit_log(opened):
@@ -91,11 +91,11 @@ async def test_what_was_interrupted_is_in_the_audit_log(opened):
 
     begun = asyncio.Event()
     async with opened() as log, Operations(log) as operations:
-        found = operations.start("test", 1, endless, ACT)
+        operations.start("test", 1, endless, await log.begin(ACT))
         await begun.wait()
     async with opened() as log:
         (entry,) = await entries(log)
-        assert (entry["outcome"], entry["facts"]["operation"]) == ("interrupted", found.id)
+        assert (entry["outcome"], entry["facts"]) == ("interrupted", {"file": "/x"})
         assert (await log.verify()).fault is None
 
 
@@ -115,16 +115,17 @@ async def test_only_so_many_run_and_only_the_last_are_kept(opened):
         return {}
 
     async with opened() as log, Operations(log) as operations:
-        first = operations.start("test", 1, quick, ACT)
+        first = operations.start("test", 1, quick, await log.begin(ACT))
         await until(lambda: first.state is OperationState.DONE)
         for _ in range(100):
-            last = operations.start("test", 1, quick, ACT)
+            last = operations.start("test", 1, quick, await log.begin(ACT))
             await until(lambda last=last: last.state is OperationState.DONE)
         with pytest.raises(NotFoundError):
             operations.get(first.id)
         assert operations.get(last.id).done == 1
-        running = [operations.start("test", 1, endless, ACT).id for _ in range(4)]
+        running = [operations.start("test", 1, endless, await log.begin(ACT)).id for _ in range(4)]
+        begun_last = await log.begin(ACT)
         with pytest.raises(ArgumentError, match="4 operations"):
-            operations.start("test", 1, endless, ACT)
+            operations.start("test", 1, endless, begun_last)
         await until(lambda: len(begun) == 4)
     assert sorted(ended) == sorted(running)
