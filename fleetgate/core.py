@@ -49,7 +49,7 @@ from fleet.provisioning.service import Issuer, Provisioning
 from fleet.provisioning.templates import Templates
 from fleet.quota.service import Quotas
 from fleet.quota.usage import Usage
-from fleet.registry import Groups, Inventory, Member, Registry, Types
+from fleet.registry import Groups, Inventory, Member, Registry, State, Types
 from fleet.revoked import RevokedList
 from fleet.state import RESTORED, StateFolder, StateLock
 from fleet.streams import StreamDefinitions
@@ -219,7 +219,7 @@ async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Cor
         operations = await stack.enter_async_context(Operations(audit))
         changes = _changes(tail, registry, presence, operations, broker.engine)
         lifecycle = await stack.enter_async_context(
-            Lifecycle(registry, inventory, audit, partial(_forget, broker.engine), partial(erased, store, last_values))
+            Lifecycle(registry, inventory, audit, partial(erased, store, last_values))
         )
         sources: list[MqttSource] = []
         elsewhere = mover is not None and not seals(settings)
@@ -338,10 +338,6 @@ async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
     return min([now - _STAMPED_US, *(since - 1 for since in held)])
 
 
-def _forget(engine: Engine, member: Member) -> None:
-    engine.forget(owner_of(member))
-
-
 async def erased(store: TieredStore, last_values: LastValues, device: str) -> int:
     """Erase the telemetry of a device; how many rows that was."""
     count = 0
@@ -380,7 +376,7 @@ def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceT
     """What changes in the registry, the policies or the TLS files counts for the connections that are there."""
 
     def changed(member: Member) -> None:
-        if registry.find(member.kind, member.name) is None:
+        if registry.find(member.kind, member.name) is None or member.state is State.RETIRED:
             engine.forget(owner_of(member))
         else:
             engine.reconsider(owner_of(member))

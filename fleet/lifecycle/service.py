@@ -16,7 +16,7 @@ from fleet.lifecycle.model import Rule, Telemetry, Then, from_object, source_of
 from fleet.registry.database import FAILURES
 from fleet.registry.details import check_word
 from fleet.registry.inventory import Inventory
-from fleet.registry.model import Member, State, check_version
+from fleet.registry.model import State, check_version
 from fleet.registry.schema import lifecycle_rules
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
@@ -30,8 +30,6 @@ _PAGE = 1000
 _ACTIONS = {Then.SUSPEND: "device.disable", Then.RETIRE: "device.retire", Then.DELETE: "device.delete"}
 """As the API calls them."""
 
-Forget = Callable[[Member], None]
-"""Called with a device whose session is to go, with what waits in it."""
 Erase = Callable[[str], Awaitable[int]]
 """Erases the telemetry of a device; returns how many rows it was. May raise what the store raises."""
 
@@ -72,7 +70,6 @@ class Lifecycle:
         registry: Registry,
         inventory: Inventory,
         audit: AuditLog,
-        forget: Forget,
         erase: Erase,
         clock: Clock = now_us,
     ) -> None:
@@ -80,7 +77,6 @@ class Lifecycle:
         self._database = registry.database
         self._inventory = inventory
         self._audit = audit
-        self._forget = forget
         self._erase = erase
         self._clock = clock
         self._rules: dict[str, Kept] = {}
@@ -201,15 +197,16 @@ class Lifecycle:
         registry, after = self._registry, dict[str, Any]()
         if rule.then is Then.SUSPEND:
             return {"state": (await registry.set_state(Kind.DEVICE, device, State.SUSPENDED)).state.value}
+        erases = rule.telemetry is Telemetry.ERASE
+        # Before: when that can't be done, the rule finds the device again. And after: it may have sent meanwhile.
+        erased = await self._erase(device) if erases else 0
         if rule.then is Then.RETIRE:
-            await registry.revoke(Kind.DEVICE, device)
             member = await registry.set_state(Kind.DEVICE, device, State.RETIRED)
             after = {"state": member.state.value, "certificates": "revoked"}
         else:
-            member = await registry.delete(Kind.DEVICE, device)
-        self._forget(member)
-        if rule.telemetry is Telemetry.ERASE:
-            after["erased_rows"] = await self._erase(device)
+            await registry.delete(Kind.DEVICE, device)
+        if erases:
+            after["erased_rows"] = erased + await self._erase(device)
         return after
 
     async def _now_and_then(self) -> None:

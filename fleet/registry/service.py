@@ -158,7 +158,7 @@ class Registry:
         write: Callable[[AsyncConnection], Awaitable[None]] | None = None,
         expected: int | None = None,
     ) -> Member:
-        """Change a member: its version goes up by one.
+        """Change a member: its version goes up by one. The certificates of one that retires are revoked.
 
         `become` makes what it is to be of what it is; `write` writes what else belongs to the change, in the same
         transaction. `expected`: the version that whoever asks for the change has seen. Raises NotFoundError,
@@ -168,8 +168,13 @@ class Registry:
             member = self.get(kind, name)
             check_version(name, member.version, expected)
             changed = await self._write(connection, become(member))
+            retires = changed.state is State.RETIRED and member.state is not State.RETIRED
+            if retires:
+                await connection.execute(_withdrawn(kind, name, CertificateStatus.REVOKED, changed.updated))
             if write is not None:
                 await write(connection)
+        if retires:
+            self._withdraw(changed, CertificateStatus.REVOKED)
         self._keep(changed)
         return changed
 
@@ -258,11 +263,7 @@ class Registry:
         """Revoke all certificates of a member, for good. Raises NotFoundError."""
         async with self.database.transaction() as connection:
             member = await self._write(connection, self.get(kind, name))
-            await connection.execute(
-                certificates.update()
-                .where(certificates.c.kind == kind, certificates.c.name == name, _revocable)
-                .values(status=CertificateStatus.REVOKED, changed=member.updated)
-            )
+            await connection.execute(_withdrawn(kind, name, CertificateStatus.REVOKED, member.updated))
         self._withdraw(member, CertificateStatus.REVOKED)
         self._keep(member)
         return member
@@ -276,11 +277,7 @@ class Registry:
         """
         async with self.database.transaction() as connection:
             member = replace(self.get(kind, name), updated=self._clock())
-            await connection.execute(
-                certificates.update()
-                .where(certificates.c.kind == kind, certificates.c.name == name, _revocable)
-                .values(status=CertificateStatus.DELETED, changed=member.updated)
-            )
+            await connection.execute(_withdrawn(kind, name, CertificateStatus.DELETED, member.updated))
             for statement in delete_of(kind, name):
                 await connection.execute(statement)
             if write is not None:
@@ -369,7 +366,9 @@ def _status_of(fingerprint: str, status: CertificateStatus, changed: int) -> Upd
     return certificates.update().where(certificates.c.fingerprint == fingerprint).values(status=status, changed=changed)
 
 
-_revocable = certificates.c.status.in_(sorted(_REVOCABLE))
+def _withdrawn(kind: Kind, name: str, status: CertificateStatus, at: int) -> Update:
+    of = certificates.c.kind == kind, certificates.c.name == name, certificates.c.status.in_(sorted(_REVOCABLE))
+    return certificates.update().where(*of).values(status=status, changed=at)
 
 
 _activation = (

@@ -18,7 +18,7 @@ from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.device_labels import make_labels
 from fleetgate.cli.device_presence import show_presence, show_timeline
-from fleetgate.cli.output import print_json, print_table, progress_console, say
+from fleetgate.cli.output import print_done, print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 from fleetgate.errors import ArgumentError
 from fleetgate.snippets import SNIPPETS, Facts
@@ -81,9 +81,25 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
     for action, summary in (
         ("disable", "Refuse its connections until it is enabled."),
         ("enable", "Let it in again."),
-        ("retire", "Refuse its connections for good; what is known about it stays."),
     ):
         add_action(commands, f"/{plural}", action, summary)
+
+    @commands.command()
+    def retire(
+        context: typer.Context,
+        name: Name,
+        state: StateOption = None,
+        config: ConfigOption = None,
+        *,
+        purge: Annotated[bool, typer.Option("--purge", help="Delete its telemetry too.")] = False,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Refuse its connections for good: its certificates are revoked, its session is gone. The rest stays."""
+        params = {"purge": purge}
+        found = run(
+            call(target(context, state, config), "POST", f"/{plural}/{name}/retire", params=params, timeout=None)
+        )
+        print_done(found, f"{name}: retired", as_json=as_json)
 
     @commands.command()
     def revoke(
@@ -98,10 +114,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         """Revoke its certificates for good."""
         params = {"forget": forget}
         found = run(call(target(context, state, config), "POST", f"/{plural}/{name}/revoke", params=params))
-        if as_json:
-            print_json(found)
-        else:
-            say(f"{name}: revoked")
+        print_done(found, f"{name}: revoked", as_json=as_json)
 
     @commands.command()
     def delete(

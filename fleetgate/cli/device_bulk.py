@@ -18,11 +18,12 @@ def act_on_devices(
     state: StateOption = None,
     config: ConfigOption = None,
     *,
+    purge: Annotated[bool, typer.Option("--purge", help="With retire: delete their telemetry too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which these are.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Do something to all devices that a query finds; each is in the audit log. Exit code 1 when one of them failed."""
-    body = {"action": action.value, "query": query, "dry_run": dry_run}
+    body = {"action": action.value, "query": query, "purge": purge, "dry_run": dry_run}
     found = run(_done(target(context, state, config), body))
     if as_json:
         print_json(found)

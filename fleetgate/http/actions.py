@@ -66,7 +66,7 @@ ACTIONS: Mapping[str, Action] = {
     "POST /devices/{name}/revoke": _run("device.revoke", Reach.DEVICE, "device"),
     "DELETE /devices/{name}": Action("device.delete", Role.ADMIN, Reach.DEVICE, "device"),
     "POST /devices/{name}/certificates": _run("certificate.add", Reach.DEVICE, "device"),
-    "POST /device-actions": _run("device.bulk", Reach.WITHIN, facts=("action", "devices", "query", "dry_run")),
+    "POST /device-actions": _run("device.bulk", Reach.WITHIN, facts=("action", "devices", "query", "purge", "dry_run")),
     "POST /device-imports": _run("device.import", Reach.WHOLE),
     "GET /devices/{name}/telemetry": _look("telemetry.query", Reach.DEVICE),
     "GET /devices/{name}/telemetry/last": _look("telemetry.last", Reach.DEVICE),

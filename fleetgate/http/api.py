@@ -23,6 +23,7 @@ from fleetgate.http import (
     enrolments,
     groups,
     imports,
+    life,
     lifecycle,
     login,
     mqtt,
@@ -50,6 +51,7 @@ from fleetgate.http.refused import Refused
 
 _FEATURES = (
     devices,
+    life,
     certificates,
     types,
     groups,

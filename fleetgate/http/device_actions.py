@@ -16,10 +16,11 @@ from fleet.identity import Kind
 from fleet.operators.model import Caller
 from fleet.registry import State
 from fleet.registry.details import NOTHING, check_details
-from fleetgate.core import Core
+from fleetgate.core import Core, erased
 from fleetgate.errors import ArgumentError
 from fleetgate.http.access import Acting, Calling, check_site, scope_of, within
 from fleetgate.http.devices import DeviceChange, changed
+from fleetgate.http.life import check_purge
 from fleetgate.http.names import NewName
 from fleetgate.http.operations import OperationView, view
 from fleetgate.http.snapshots import Snapshot, snapshots, taken
@@ -45,13 +46,17 @@ _STATES = {ActionKind.DISABLE: State.SUSPENDED, ActionKind.ENABLE: State.ACTIVE,
 
 
 class DeviceActions(BaseModel):
-    """What is to be done, to `devices` or to those that `query` finds, exactly one of them; `change` with `set`."""
+    """What is to be done, to `devices` or to those that `query` finds, exactly one of them.
+
+    `change` belongs to `set`, `purge` to `retire`.
+    """
 
     model_config = ConfigDict(extra="forbid")
     action: ActionKind
     devices: list[NewName] | None = Field(None, max_length=_MOST)
     query: str | None = Field(None, description="fleet query; empty: all")
     change: DeviceChange | None = None
+    purge: bool = Field(False, description="their telemetry goes, too; needs the role admin")
     dry_run: bool = Field(False, description="say which devices these are")
 
 
@@ -62,22 +67,14 @@ def router(core: Core) -> APIRouter:
 
     @routes.post("/device-actions", status_code=202, summary="Do something to many devices")
     async def act_on_devices(body: DeviceActions, response: Response, caller: Calling, begun: Acting) -> OperationView:
-        if (body.devices is None) == (body.query is None):
-            raise ArgumentError("devices, query: exactly one of them is needed")
-        if (body.change is None) is (body.action is ActionKind.SET):
-            raise ArgumentError("change: it belongs to the action set")
-        if body.change is not None:
-            check_details(changed(body.change, NOTHING))
-            if body.change.site is not None:
-                check_site(caller, body.change.site)
+        _check(body, caller)
         names = await _names(core, caller, body)
 
         async def work(operation: Operation) -> dict[str, Any]:
             done, failed = 0, list[dict[str, str]]()
             for number, name in enumerate(names if not body.dry_run else ()):
-                problem = await _apply(
-                    core, snapshot, body, replace(begun.act, facts={"operation": operation.id}), name
-                )
+                act = replace(begun.act, facts={"operation": operation.id})
+                problem = await _apply(core, snapshot, body, act, name)
                 if problem is None:
                     done += 1
                 elif len(failed) < _NAMED:
@@ -91,6 +88,21 @@ def router(core: Core) -> APIRouter:
         return view(operation)
 
     return routes
+
+
+def _check(body: DeviceActions, caller: Caller) -> None:
+    """Raise ArgumentError for what belongs together otherwise, ForbiddenError for what is not the caller's to do."""
+    if (body.devices is None) == (body.query is None):
+        raise ArgumentError("devices, query: exactly one of them is needed")
+    if (body.change is None) is (body.action is ActionKind.SET):
+        raise ArgumentError("change: it belongs to the action set")
+    if body.purge and body.action is not ActionKind.RETIRE:
+        raise ArgumentError("purge: it belongs to the action retire")
+    check_purge(caller, wanted=body.purge)
+    if body.change is not None:
+        check_details(changed(body.change, NOTHING))
+        if body.change.site is not None:
+            check_site(caller, body.change.site)
 
 
 async def _names(core: Core, caller: Caller, body: DeviceActions) -> Sequence[str]:
@@ -121,6 +133,8 @@ async def _apply(core: Core, snapshot: Snapshot, body: DeviceActions, act: Act, 
                 await core.registry.revoke(Kind.DEVICE, name)
             else:
                 await core.registry.set_state(Kind.DEVICE, name, _STATES[body.action])
+                if body.purge:
+                    await erased(core.store, core.last_values, name)
             noted.after = await taken(snapshot, name)
     except (FleetError, IngestError) as error:
         return str(error)

@@ -11,15 +11,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from broker_plugins.auth import owner_of
 from fleet.authority import read_certificate, read_request
 from fleet.authority.chain import pem_of
-from fleet.errors import InvalidCertificateError, NotFoundError
+from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, Kind, identify
 from fleet.names import check_name
-from fleet.registry import Certificate, CertificateStatus, Member, State
+from fleet.registry import Certificate, CertificateStatus, Member
 from fleet.registry.details import MAX_NOTES, MAX_TAGS, MAX_TEXT, NOTHING, Details
-from fleetgate.core import Core, erased
+from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.access import Calling, check_site, scope_of
 from fleetgate.http.names import KEYS, WORD_PATTERN, Name, NewName, looks_like
@@ -141,13 +140,6 @@ class Added(BaseModel):
     ca: str
 
 
-class Deleted(BaseModel):
-    """What was deleted; `purged` counts rows of telemetry."""
-
-    name: str
-    purged: int
-
-
 class Count(BaseModel):
     """How many; `value` is that of the field that is counted by, null where all are counted together."""
 
@@ -160,8 +152,6 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter()
     _device_routes(routes, core)
     _application_routes(routes, core)
-    _life_routes(routes, core, Kind.DEVICE, "devices")
-    _life_routes(routes, core, Kind.APPLICATION, "applications")
     return routes
 
 
@@ -195,11 +185,11 @@ def _device_routes(routes: APIRouter, core: Core) -> None:
             Details(new.display_name, new.type, new.site, new.notes, new.attributes, tuple(new.tags))
         )
         member, pem = await _add(core, Kind.DEVICE, new, details=details)
-        return Added(device=await _one(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
+        return Added(device=await device_view(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
 
     @routes.get("/devices/{name}", summary="Show a device")
     async def show_device(name: Name, response: Response) -> OneDevice:
-        return with_version(response, await _one(core, core.registry.get(Kind.DEVICE, name)))
+        return with_version(response, await device_view(core, core.registry.get(Kind.DEVICE, name)))
 
     @routes.patch("/devices/{name}", summary="Change what is known about a device")
     async def change_device(
@@ -208,7 +198,7 @@ def _device_routes(routes: APIRouter, core: Core) -> None:
         if change.site is not None:
             check_site(caller, change.site)
         member = await core.inventory.update(name, partial(changed, change), expected_version(if_match))
-        return with_version(response, await _one(core, member))
+        return with_version(response, await device_view(core, member))
 
 
 def _application_routes(routes: APIRouter, core: Core) -> None:
@@ -217,65 +207,17 @@ def _application_routes(routes: APIRouter, core: Core) -> None:
         after: str = "", limit: Annotated[int, Query(ge=1, le=_LIMIT)] = _LIMIT
     ) -> Applications:
         found = core.registry.page(Kind.APPLICATION, after, limit)
-        items = [_member_view(core, member) for member in found]
+        items = [member_view(core, member) for member in found]
         return Applications(items=items, next=found[-1].name if len(found) == limit else None)
 
     @routes.post("/applications", status_code=201, summary="Register an application")
     async def add_application(new: NewApplication) -> Added:
         member, pem = await _add(core, Kind.APPLICATION, new, new.publish, new.subscribe)
-        return Added(device=_member_view(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
+        return Added(device=member_view(core, member), certificate=pem, ca=core.authority.ca_pem.decode())
 
     @routes.get("/applications/{name}", summary="Show an application")
     async def show_application(name: Name, response: Response) -> MemberView:
-        return with_version(response, _member_view(core, core.registry.get(Kind.APPLICATION, name)))
-
-
-def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None:
-    registry = core.registry
-    view = OneDevice if kind is Kind.DEVICE else MemberView
-
-    async def shown(member: Member, response: Response) -> MemberView:
-        found = await _one(core, member) if kind is Kind.DEVICE else _member_view(core, member)
-        return with_version(response, found)
-
-    def _state_route(action: str, state: State, summary: str) -> None:
-        @routes.post(f"/{plural}/{{name}}/{action}", summary=summary, name=f"{action}_{plural}", response_model=view)
-        async def act(name: Name, response: Response, if_match: IfMatch = None) -> MemberView:
-            return await shown(
-                await registry.set_state(kind, name, state, expected=expected_version(if_match)), response
-            )
-
-    _state_route("disable", State.SUSPENDED, "Refuse its connections")
-    _state_route("enable", State.ACTIVE, "Let it in again")
-    _state_route("retire", State.RETIRED, "Refuse its connections for good")
-
-    @routes.post(
-        f"/{plural}/{{name}}/revoke",
-        summary="Revoke its certificates for good",
-        name=f"revoke_{plural}",
-        response_model=view,
-    )
-    async def revoke(
-        name: Name,
-        response: Response,
-        *,
-        forget: Annotated[bool, Query(description="its session and what waits in it go, too")] = False,
-    ) -> MemberView:
-        member = await registry.revoke(kind, name)
-        if forget:
-            core.broker.engine.forget(owner_of(member))
-        return await shown(member, response)
-
-    @routes.delete(f"/{plural}/{{name}}", summary="Take it out of the fleet", name=f"delete_{plural}")
-    async def delete(name: Name, *, purge: bool = False) -> Deleted:
-        try:
-            await registry.delete(kind, name)
-        except NotFoundError:
-            if not (purge and await core.store.has(name)):  # what was left when the store could not be reached
-                raise
-        purged = await erased(core.store, core.last_values, name) if purge else 0
-        core.last_values.forget(name)
-        return Deleted(name=name, purged=purged)
+        return with_version(response, member_view(core, core.registry.get(Kind.APPLICATION, name)))
 
 
 async def _add(
@@ -356,7 +298,8 @@ async def _device_views(core: Core, members: Sequence[Member]) -> list[DeviceVie
     return views
 
 
-async def _one(core: Core, member: Member) -> OneDevice:
+async def device_view(core: Core, member: Member) -> OneDevice:
+    """What the API says of a device, with its groups."""
     details = (await core.inventory.details([member.name])).get(member.name, NOTHING)
     return OneDevice(**_device_fields(core, member, details), groups=await core.groups.of(member.name))
 
@@ -373,7 +316,8 @@ def _device_fields(core: Core, member: Member, details: Details) -> dict[str, An
     }
 
 
-def _member_view(core: Core, member: Member) -> MemberView:
+def member_view(core: Core, member: Member) -> MemberView:
+    """What it says of an application."""
     return MemberView(**_member_fields(core, member))
 
 

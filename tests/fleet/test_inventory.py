@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from fleet.errors import ConflictError, InvalidNameError, NotFoundError, StaleError
 from fleet.identity import Kind
 from fleet.presence import Presence
-from fleet.registry import Groups, Inventory, Registry, State, Types
+from fleet.registry import CertificateStatus, Groups, Inventory, Registry, State, Types
 from fleet.registry.adding import New
 from fleet.registry.details import Details, InvalidDetailsError, ValueKind, check_details
 from fleet.registry.groups import Group
 from fleet.registry.query import QueryError
+from fleet.registry.schema import certificates
 from fleet.registry.types import DeviceType
 from ingester.ledger import Ledger
 from tests.fleet.pki import certificate
@@ -284,6 +286,10 @@ async def test_the_life_of_a_device(fleet):
     for state in (State.ACTIVE, State.SUSPENDED, State.REGISTERED):
         with pytest.raises(ConflictError, match=f"p1 is retired: it can't become {state}"):
             await fleet.registry.set_state(Kind.DEVICE, "p1", state)
+    (entry,) = fleet.registry.certificates(fleet.registry.get(Kind.DEVICE, "p1"))
+    async with fleet.registry.database.reading() as connection:
+        written = (await connection.execute(select(certificates.c.status))).scalars().all()
+    assert [entry.status, *written] == [CertificateStatus.REVOKED] * 2
 
 
 async def test_many_first_connects_at_once(tmp_path):

@@ -8,7 +8,7 @@ from fleetgate.http.actions import ACTIONS, Reach
 from fleetgate.http.api import create_api
 from fleetgate.http.server import HttpServer
 from tests.fleetgate.test_fleet_api import add
-from tests.fleetgate.test_http import client, core
+from tests.fleetgate.test_http import client, core, store
 
 __all__ = ["client", "core"]
 
@@ -160,6 +160,19 @@ async def test_a_token_is_at_most_its_operator(client):
     assert (await anna("DELETE", f"/operators/anna/tokens/{other}")).status_code == 404
 
 
+async def test_who_retires_a_device_may_not_erase_what_it_sent(client, core):
+    """That is an admin's, also later."""
+    anna = await operator(client, "anna", "operator")
+    await add(client, "p1")
+    await store(core, "p1", b'{"v": 1}')
+    refused = await anna("POST", "/devices/p1/retire", params={"purge": True})
+    assert (refused.status_code, "purge: telemetry is erased by the role admin" in refused.text) == (403, True)
+    assert (await anna("POST", "/devices/p1/retire")).status_code == 200
+    assert await core.store.has("p1")
+    assert (await client.post("/api/v1/devices/p1/retire", params={"purge": True})).status_code == 200
+    assert not await core.store.has("p1")
+
+
 async def test_every_change_is_in_the_log(client):
     """Who, by what, to whom, before and after; refused and failed ones too; what only looks is not."""
     anna = await operator(client, "anna", "operator")
@@ -182,6 +195,8 @@ async def test_every_change_is_in_the_log(client):
         ("admin", "device.delete", "done", None),
     ]
     assert (found[1]["before"], found[1]["after"]) == ({"notes": ""}, {"notes": "oiled"})
+    ((fingerprint, revoked),) = found[4]["after"].pop("certificates").items()
+    assert (found[4]["before"].pop("certificates"), revoked) == ({fingerprint: "active"}, "revoked")
     assert (found[4]["before"], found[4]["after"]) == ({"state": "registered"}, {"state": "retired"})
     assert found[5]["before"]["site"] == "hall"
     assert found[5]["facts"] == {"query": {"purge": "true"}}

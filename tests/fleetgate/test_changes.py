@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from fleet.audit.model import Act, Via
 from fleetgate.operations import Operation
 from tests.fleetgate.test_access import operator
 from tests.fleetgate.test_fleet_api import add
@@ -55,7 +56,7 @@ async def test_changes_as_they_happen(client, core):
         async def work(_operation: Operation) -> dict:
             return {}
 
-        core.operations.start("test", 0, work)
+        core.operations.start("test", 0, work, await core.audit.begin(Act("anna", "test", Via.API)))
         done = await stream.next()
         assert (done["event"], done["data"]["what"], done["data"]["state"]) == ("operation", "test", "done")
         numbers = [int(event["id"].partition("-")[2]) for event in (made, came, refused, done)]

@@ -44,6 +44,8 @@ async def test_the_life_of_a_device(client):
         answer = await client.post(f"/api/v1/devices/p1/{action}")
         assert (answer.json()["state"], answer.status_code) == (state, 200)
     assert (await client.post("/api/v1/devices/p1/enable")).status_code == 409
+    (certificate,) = (await client.get("/api/v1/devices/p1")).json()["certificates"]
+    assert certificate["status"] == "revoked"
     await add(client, "p2")
     assert (await client.post("/api/v1/devices/p2/disable", headers={"If-Match": '"9"'})).status_code == 409
     _key, csr = signing_request("back")

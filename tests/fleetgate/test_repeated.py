@@ -8,7 +8,7 @@ from fleet.authority import signing_request
 from fleet.registry.schema import idempotency
 from tests.fleetgate.test_access import entries, operator
 from tests.fleetgate.test_fleet_api import add
-from tests.fleetgate.test_http import client, core
+from tests.fleetgate.test_http import client, core, store
 
 __all__ = ["client", "core"]
 
@@ -81,7 +81,7 @@ async def finished(client, answer) -> dict:
     raise TimeoutError(path)
 
 
-async def test_one_action_on_many_devices(client):
+async def test_one_action_on_many_devices(client, core):
     """That are named, or that a query finds; each in the log as done by who asked; what failed is said."""
     for name, site in (("p1", "hall"), ("p2", "hall"), ("p3", "yard")):
         await add(client, name, site=site)
@@ -107,7 +107,14 @@ async def test_one_action_on_many_devices(client):
     assert (await client.get("/api/v1/device-counts", params={"query": "tag:seen"})).json()[0]["count"] == 2
     body = {"action": "revoke", "devices": ["p3"]}
     assert (await finished(client, await client.post("/api/v1/device-actions", json=body)))["done"] == 1
+    await store(core, "p3", b'{"v": 1}')
+    body = {"action": "retire", "devices": ["p3"], "purge": True}
+    refused = await anna("POST", "/device-actions", json={**body, "devices": ["p2"]})
+    assert (refused.status_code, "the role admin" in refused.json()["detail"]) == (403, True)
+    assert (await finished(client, await client.post("/api/v1/device-actions", json=body)))["done"] == 1
+    assert not await core.store.has("p3")
     for bad, status in (
+        ({"action": "disable", "query": "", "purge": True}, 422),
         ({"action": "disable"}, 422),
         ({"action": "disable", "devices": [], "query": ""}, 422),
         ({"action": "set", "query": ""}, 422),

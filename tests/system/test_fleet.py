@@ -93,7 +93,10 @@ def test_bad_input_is_one_clear_line(gate: Gate):
 
 
 def test_a_device_lives(gate: Gate, need):
-    """Registered; active once it was connected; suspended and retired end its connection, and refuse the next."""
+    """Registered; active once it was connected; suspended and retired end its connection, and refuse the next.
+
+    With a retired one its certificates, its session, and what it has sent, where that is wanted, are gone.
+    """
     need("mosquitto_sub", "mosquitto_pub")
     gate.add("p1")
     assert gate.json("device", "show", "p1")["state"] == "registered"
@@ -106,7 +109,13 @@ def test_a_device_lives(gate: Gate, need):
         assert gate.publish("p1", "devices/p1/telemetry", "{}").returncode != 0
         gate.run("device", "enable", "p1")
         assert gate.publish("p1", "devices/p1/telemetry", '{"v": 1}').returncode == 0
-        gate.run("device", "retire", "p1")
+        keeping = ("-c", "-q", "1", "-E", "-t", "devices/p1/commands/#")
+        subprocess.run(gate.mosquitto("p1", *keeping, program="mosquitto_sub"), check=True)
+        assert gate.total("fleetgate_sessions") == 1
+        gate.run("device", "retire", "p1", "--purge")
+        assert gate.total("fleetgate_sessions") == 0
+        assert [entry["status"] for entry in gate.json("device", "show", "p1")["certificates"]] == ["revoked"]
+        assert gate.json("query", "p1") == []
         assert gate.publish("p1", "devices/p1/telemetry", "{}").returncode != 0
         assert gate.run("device", "enable", "p1", check=False).stderr.endswith("it can't become active\n")
     finally:

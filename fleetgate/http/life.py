@@ -1,0 +1,111 @@
+"""The life of devices and applications: disabled, enabled, retired, revoked, deleted."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel
+
+from broker_plugins.auth import owner_of
+from fleet.errors import NotFoundError
+from fleet.identity import Kind
+from fleet.operators.model import Caller, Role
+from fleet.registry import Member, State
+from fleetgate.core import Core, erased
+from fleetgate.errors import ForbiddenError
+from fleetgate.http.access import Calling
+from fleetgate.http.devices import MemberView, OneDevice, device_view, member_view
+from fleetgate.http.names import Name
+from fleetgate.http.versions import IfMatch, expected_version, with_version
+
+
+class Deleted(BaseModel):
+    """What was deleted; `purged` counts rows of telemetry."""
+
+    name: str
+    purged: int
+
+
+def router(core: Core) -> APIRouter:
+    """Build the routes of this feature."""
+    routes = APIRouter()
+    _life_routes(routes, core, Kind.DEVICE, "devices")
+    _life_routes(routes, core, Kind.APPLICATION, "applications")
+    return routes
+
+
+def check_purge(caller: Caller, *, wanted: bool) -> None:
+    """Raise ForbiddenError for who may retire devices, but not erase what they have sent."""
+    if wanted and not caller.role.covers(Role.ADMIN):
+        raise ForbiddenError(f"purge: telemetry is erased by the role admin, {caller.name} has {caller.role} here")
+
+
+def _view(kind: Kind) -> type[MemberView]:
+    return OneDevice if kind is Kind.DEVICE else MemberView
+
+
+async def _shown(core: Core, member: Member, response: Response) -> MemberView:
+    found = await device_view(core, member) if member.kind is Kind.DEVICE else member_view(core, member)
+    return with_version(response, found)
+
+
+def _state_route(
+    routes: APIRouter, core: Core, kind: Kind, plural: str, action: str, state: State, summary: str
+) -> None:
+    @routes.post(f"/{plural}/{{name}}/{action}", summary=summary, name=f"{action}_{plural}", response_model=_view(kind))
+    async def act(name: Name, response: Response, if_match: IfMatch = None) -> MemberView:
+        member = await core.registry.set_state(kind, name, state, expected=expected_version(if_match))
+        return await _shown(core, member, response)
+
+
+def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None:
+    registry = core.registry
+    _state_route(routes, core, kind, plural, "disable", State.SUSPENDED, "Refuse its connections")
+    _state_route(routes, core, kind, plural, "enable", State.ACTIVE, "Let it in again")
+
+    @routes.post(
+        f"/{plural}/{{name}}/retire",
+        summary="Refuse its connections for good: its certificates are revoked, its session is gone",
+        name=f"retire_{plural}",
+        response_model=_view(kind),
+    )
+    async def retire(
+        name: Name,
+        response: Response,
+        caller: Calling,
+        *,
+        purge: Annotated[bool, Query(description="its telemetry goes, too; needs the role admin")] = False,
+        if_match: IfMatch = None,
+    ) -> MemberView:
+        check_purge(caller, wanted=purge)
+        member = await registry.set_state(kind, name, State.RETIRED, expected=expected_version(if_match))
+        if purge:
+            await erased(core.store, core.last_values, name)
+        return await _shown(core, member, response)
+
+    @routes.post(
+        f"/{plural}/{{name}}/revoke",
+        summary="Revoke its certificates for good",
+        name=f"revoke_{plural}",
+        response_model=_view(kind),
+    )
+    async def revoke(
+        name: Name,
+        response: Response,
+        *,
+        forget: Annotated[bool, Query(description="its session and what waits in it go, too")] = False,
+    ) -> MemberView:
+        member = await registry.revoke(kind, name)
+        if forget:
+            core.broker.engine.forget(owner_of(member))
+        return await _shown(core, member, response)
+
+    @routes.delete(f"/{plural}/{{name}}", summary="Take it out of the fleet", name=f"delete_{plural}")
+    async def delete(name: Name, *, purge: bool = False) -> Deleted:
+        try:
+            await registry.delete(kind, name)
+        except NotFoundError:
+            if not (purge and await core.store.has(name)):  # what was left when the store could not be reached
+                raise
+        purged = await erased(core.store, core.last_values, name) if purge else 0
+        core.last_values.forget(name)
+        return Deleted(name=name, purged=purged)
