@@ -241,13 +241,6 @@ class Devices(TypedDict):
     next: str | None
 
 
-class DevicesDeleted(TypedDict):
-    """What was deleted; `purged` counts rows of telemetry."""
-
-    name: str
-    purged: int
-
-
 class Different(TypedDict):
     """A decision that would be another."""
 
@@ -356,6 +349,13 @@ class GroupView(TypedDict):
 
 
 Kind = Literal["device", "presence", "refusal", "operation"]
+
+
+class LifeDeleted(TypedDict):
+    """What was deleted; `purged` counts rows of telemetry."""
+
+    name: str
+    purged: int
 
 
 ListKind = Literal["serial", "key"]
@@ -973,7 +973,7 @@ class Operations(Transport):
             },
         )
 
-    def device_delete(self, name: str, *, purge: bool | None = None) -> DevicesDeleted:
+    def device_delete(self, name: str, *, purge: bool | None = None) -> LifeDeleted:
         """Take it out of the fleet.
 
         Needs the role `admin`. Operators with a part of the fleet: for devices in it.
@@ -1015,7 +1015,7 @@ class Operations(Transport):
         """
         return self._call("GET", f"/applications/{quote(str(name), safe='')}")
 
-    def application_delete(self, name: str, *, purge: bool | None = None) -> DevicesDeleted:
+    def application_delete(self, name: str, *, purge: bool | None = None) -> LifeDeleted:
         """Take it out of the fleet.
 
         Needs the role `admin`. For operators of the whole fleet.
@@ -1046,14 +1046,17 @@ class Operations(Transport):
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
-    def device_retire(self, name: str, *, if_match: str | None = None, idempotency_key: str | None = None) -> OneDevice:
-        """Refuse its connections for good.
+    def device_retire(
+        self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
+    ) -> OneDevice:
+        """Refuse its connections for good: its certificates are revoked, its session is gone.
 
         Needs the role `operator`. Operators with a part of the fleet: for devices in it.
         """
         return self._call(
             "POST",
             f"/devices/{quote(str(name), safe='')}/retire",
+            params={"purge": purge},
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1096,15 +1099,16 @@ class Operations(Transport):
         )
 
     def application_retire(
-        self, name: str, *, if_match: str | None = None, idempotency_key: str | None = None
+        self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
     ) -> MemberView:
-        """Refuse its connections for good.
+        """Refuse its connections for good: its certificates are revoked, its session is gone.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
             "POST",
             f"/applications/{quote(str(name), safe='')}/retire",
+            params={"purge": purge},
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1675,6 +1679,7 @@ class Operations(Transport):
         devices: list[str] | None = None,
         query: str | None = None,
         change: DeviceChange | None = None,
+        purge: bool | None = None,
         dry_run: bool | None = None,
     ) -> OperationView:
         """Do something to many devices.
@@ -1685,7 +1690,14 @@ class Operations(Transport):
             "POST",
             "/device-actions",
             headers={"Idempotency-Key": idempotency_key},
-            json={"action": action, "devices": devices, "query": query, "change": change, "dry_run": dry_run},
+            json={
+                "action": action,
+                "devices": devices,
+                "query": query,
+                "change": change,
+                "purge": purge,
+                "dry_run": dry_run,
+            },
         )
 
     def device_import(

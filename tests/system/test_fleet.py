@@ -109,6 +109,8 @@ def test_a_device_lives(gate: Gate, need):
         assert gate.publish("p1", "devices/p1/telemetry", "{}").returncode != 0
         gate.run("device", "enable", "p1")
         assert gate.publish("p1", "devices/p1/telemetry", '{"v": 1}').returncode == 0
+        client.kill()
+        client.wait()
         keeping = ("-c", "-q", "1", "-E", "-t", "devices/p1/commands/#")
         subprocess.run(gate.mosquitto("p1", *keeping, program="mosquitto_sub"), check=True)
         assert gate.total("fleetgate_sessions") == 1
