@@ -140,11 +140,12 @@ def admit(identity: Identity, certificate: Certificate | None, member: Member | 
         raise Refused("unknown_certificate", f"this certificate is not registered for {identity.name}")
     if (certificate.kind, certificate.name) != (identity.kind, identity.name):
         raise Refused("unknown_certificate", f"this certificate is registered for {certificate.name}")
+    if member is not None and member.state is State.RETIRED:  # which has revoked its certificates too
+        raise Refused("retired", f"{identity.name} is retired")
     if certificate.status is not CertificateStatus.ACTIVE:
         raise Refused(certificate.status.value, f"this certificate of {identity.name} is {certificate.status}")
     if member is None:
         raise Refused("unknown_device", f"{identity.kind} {identity.name} is not registered")
     if member.state not in CONNECTS:
-        reason = "retired" if member.state is State.RETIRED else "disabled"
-        raise Refused(reason, f"{identity.name} is {reason}")
+        raise Refused("disabled", f"{identity.name} is disabled")
     return member
