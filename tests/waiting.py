@@ -20,7 +20,9 @@ def wait_until(condition: Callable[[], T], seconds: float = 10, what: str = "") 
 
 async def until(condition: Callable[[], T], seconds: float = 10, what: str = "") -> T:
     """Return the condition's first true value, letting the loop run; fails after so many seconds."""
+    pause = 0.001
     async with asyncio.timeout(seconds):
         while not (value := condition()):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, 0.01)  # who waits long leaves the processor to others
         return value
