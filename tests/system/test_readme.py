@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ class Newcomer:
 
     def paste(self, text: str) -> str:
         """Run a block, stopped at the first command that fails; what it printed."""
-        bounded = "timeout --preserve-status --signal INT 2 "
+        bounded = f"PYTHONPATH={shlex.quote(str(ROOT))} {shlex.quote(sys.executable)} -m tests.system.interrupted "
         commands = statements(self.suited(text))
         lines = [bounded + each if each.startswith(ENDLESS) else each for each in commands]
         done = subprocess.run(
