@@ -1,5 +1,6 @@
 """Options, and the servers that tests need."""
 
+import coverage
 import pytest
 from hypothesis import settings
 
@@ -17,6 +18,52 @@ def pytest_addoption(parser):
 
 LONG_FIRST = ("faults", "system", "ingester", "properties", "fleetgate", "contracts")
 """Folders by how long their files take: what is begun first leaves nobody waiting at the end."""
+
+
+UNMEASURED = frozenset(
+    {
+        "system",
+        "faults",
+        "contracts/test_amqtt_plugins.py",
+        "fleet/test_policies.py",
+        "fleet/test_postgres.py",
+        "fleetgate/test_access.py",
+        "fleetgate/test_backup.py",
+        "fleetgate/test_changes.py",
+        "fleetgate/test_client.py",
+        "fleetgate/test_datasets.py",
+        "fleetgate/test_login.py",
+        "fleetgate/test_sql.py",
+        "engine/test_connection.py",
+        "engine/test_lane.py",
+        "engine/test_promises.py",
+        "engine/test_provisioning.py",
+        "engine/test_quotas.py",
+        "engine/test_streams.py",
+        "broker_plugins/test_plugins.py",
+        "ingester/test_postgres.py",
+        "properties/test_fleet_queries.py",
+        "properties/test_presence.py",
+    }
+)
+"""Folders and files whose coverage is not looked at: other tests reach all pure logic that these do, and they take a
+third less of the processor without.
+"""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Measure coverage of the others only."""
+    folder = item.path.parent.name
+    unmeasured = not UNMEASURED.isdisjoint({folder, f"{folder}/{item.path.name}"})
+    measuring = coverage.Coverage.current() if unmeasured else None
+    if measuring is not None:
+        measuring.stop()
+    try:
+        return (yield)
+    finally:
+        if measuring is not None:
+            measuring.start()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,5 +1,6 @@
 """The HTTP application: its routes, who may call them, and the OpenAPI document."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import orjson
@@ -99,13 +100,22 @@ def create_api(core: Core) -> FastAPI:
     pki.install(app, core)
     login.install(app, core)
     _operations(app, core)
-    described = orjson.dumps(document(app))  # made now: later it would hold up the loop
+    _describe(app)
+    for route in app.routes:  # what FastAPI makes of them for the first request would hold up the loop later
+        route.matches({"type": "http", "method": "GET", "path": "/", "root_path": "", "headers": []})
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Answer with the OpenAPI document, which takes some tenths of a second to make: for who asks first."""
+    described, making = b"", asyncio.Lock()
 
     @app.get(f"{PREFIX}/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
+        nonlocal described
+        async with making:
+            described = described or await asyncio.to_thread(lambda: orjson.dumps(document(app)))
         return Response(described, media_type="application/json")
-
-    return app
 
 
 def _operations(app: FastAPI, core: Core) -> None:
