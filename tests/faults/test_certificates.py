@@ -1,7 +1,6 @@
 """Case 38: certificates of every kind, and what becomes of each: let in, or refused with its reason."""
 
 import asyncio
-import random
 import sqlite3
 import ssl
 from datetime import timedelta
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fleet.errors import RegistryUnavailableError
-from fleet.identity import IdentityError, Kind, check_key
+from fleet.identity import Kind
 from fleet.registry import State
 from tests.broker_plugins.engine.client import V5, Client, Served, served
 from tests.fleet.pki import NOW, certificate, key, key_pem, pem
@@ -103,28 +102,6 @@ async def opened(gate: Served, name: str) -> Client:
     context.load_cert_chain(gate.folder / f"{name}.pem", gate.folder / f"{name}.key")
     host, port = gate.addresses["mqtts"]
     return Client(V5, *await asyncio.open_connection(host, port, ssl=context, server_hostname="localhost"))
-
-
-def test_keys_of_the_generator_that_can_be_factored():
-    """Built as it built them: each prime a power of 65537 modulo the product of the first primes, plus a multiple."""
-    chance = random.Random(1)
-    primes = [n for n in range(2, 702) if all(n % d for d in range(2, int(n**0.5) + 1))]
-    product = 1
-    for prime in primes[:126]:
-        product *= prime
-    modulus = 1
-    for _ in range(2):
-        while True:
-            candidate = chance.getrandbits(1024 - product.bit_length()) * product + pow(
-                65_537, chance.getrandbits(100), product
-            )
-            if candidate.bit_length() == 1024 and pow(2, candidate - 1, candidate) == 1:
-                break
-        modulus *= candidate
-    with pytest.raises(IdentityError, match="15361"):
-        check_key(rsa.RSAPublicNumbers(65_537, modulus).public_key())
-    for _ in range(5):
-        check_key(rsa.generate_private_key(65_537, 2048).public_key())
 
 
 async def test_the_registry_file_is_locked(tmp_path):

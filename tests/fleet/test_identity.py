@@ -1,12 +1,13 @@
 """Who a certificate is, or why it is nobody."""
 
+import random
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from fleet.identity import Identity, IdentityError, Kind, Rules, Source, fingerprint_of, identify
+from fleet.identity import Identity, IdentityError, Kind, Rules, Source, check_key, fingerprint_of, identify
 from tests.fleet.pki import NOW, certificate, der
 
 DOMAIN = "spiffe://fleetgate.local"
@@ -126,6 +127,28 @@ def test_keys_that_are_too_weak(weak, why: str):
     with pytest.raises(IdentityError, match=why) as caught:
         identify(der(certificate(public_key=weak.public_key())), Rules(), NOW)
     assert caught.value.reason == "weak_key"
+
+
+def test_keys_of_the_generator_that_can_be_factored():
+    """Built as it built them: each prime a power of 65537 modulo the product of the first primes, plus a multiple."""
+    chance = random.Random(1)
+    primes = [n for n in range(2, 702) if all(n % d for d in range(2, int(n**0.5) + 1))]
+    product = 1
+    for prime in primes[:126]:
+        product *= prime
+    modulus = 1
+    for _ in range(2):
+        while True:
+            candidate = chance.getrandbits(1024 - product.bit_length()) * product + pow(
+                65_537, chance.getrandbits(100), product
+            )
+            if candidate.bit_length() == 1024 and pow(2, candidate - 1, candidate) == 1:
+                break
+        modulus *= candidate
+    with pytest.raises(IdentityError, match="15361"):
+        check_key(rsa.RSAPublicNumbers(65_537, modulus).public_key())
+    for _ in range(5):
+        check_key(rsa.generate_private_key(65_537, 2048).public_key())
 
 
 def test_keys_that_are_good():

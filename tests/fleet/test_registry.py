@@ -60,6 +60,16 @@ async def test_a_certificate_without_its_member_is_nobody():
     assert caught.value.reason == "unknown_device"
 
 
+async def test_a_retired_device_is_refused_as_one(tmp_path):
+    """Not for its certificates, which are revoked with it."""
+    made = named("a")
+    async with Registry(tmp_path / "fleet.db") as registry:
+        await registry.add(Kind.DEVICE, "a", made)
+        await registry.set_state(Kind.DEVICE, "a", State.RETIRED)
+        assert registry.certificates(registry.get(Kind.DEVICE, "a"))[0].status is CertificateStatus.REVOKED
+        assert refusal(registry, made) == "retired"
+
+
 async def test_life_of_a_device(tmp_path):
     """Disable, enable, revoke, delete: each takes effect at once, and after a restart."""
     first, second = named("a"), named("a")
