@@ -51,6 +51,11 @@ class Operation:
         self.done = done
 
 
+def no_operation(found: str) -> NotFoundError:
+    """There is none of that id, or none for whoever asks."""
+    return NotFoundError(f"no operation {found!r}")
+
+
 Work = Callable[[Operation], Awaitable[dict[str, Any]]]
 
 
@@ -96,7 +101,7 @@ class Operations:
     def get(self, found: str) -> Operation:
         """One operation; raises NotFoundError."""
         if found not in self._operations:
-            raise NotFoundError(f"no operation {found!r}")
+            raise no_operation(found)
         return self._operations[found]
 
     async def _run(self, operation: Operation, work: Work) -> None:

@@ -1723,7 +1723,7 @@ class Operations(Transport):
     def operation_show(self, operation: str) -> OperationView:
         """Show how far an operation is.
 
-        Needs the role `viewer`.
+        Needs the role `viewer`. Operators with a part of the fleet see and change what is in it.
         """
         return self._call("GET", f"/operations/{quote(str(operation), safe='')}")
 

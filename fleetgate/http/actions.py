@@ -131,7 +131,7 @@ ACTIONS: Mapping[str, Action] = {
     "POST /policy-simulations": _look("policy.simulate", Reach.WHOLE),
     "GET /explain": _look("policy.explain", Reach.DEVICE),
     "GET /decisions": _look("policy.decisions", Reach.DEVICE),
-    "GET /operations/{operation}": _look("operation.show", Reach.OPEN),
+    "GET /operations/{operation}": _look("operation.show", Reach.WITHIN),
     "POST /provisioning/check": _look("provisioning.check", Reach.WHOLE),
     "GET /provisionings": _look("provisioning.list", Reach.WHOLE),
     "GET /templates": _look("template.list", Reach.OPEN),

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
 from fleetgate.core import Core
-from fleetgate.operations import Operation
+from fleetgate.http.access import Calling
+from fleetgate.operations import Operation, no_operation
 from fleetgate.times import iso
 
 
@@ -28,8 +29,11 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter(prefix="/operations")
 
     @routes.get("/{operation}", summary="Show how far an operation is")
-    async def show_operation(operation: Annotated[str, Path(max_length=64)]) -> OperationView:
-        return view(core.operations.get(operation))
+    async def show_operation(operation: Annotated[str, Path(max_length=64)], caller: Calling) -> OperationView:
+        found = core.operations.get(operation)
+        if not caller.whole and found.begun.act.actor != caller.name:  # it may name devices that are not the caller's
+            raise no_operation(operation)
+        return view(found)
 
     return routes
 

@@ -89,6 +89,9 @@ async def test_one_action_on_many_devices(client, core):
     tried = await anna("POST", "/device-actions", json={"action": "retire", "query": "", "dry_run": True})
     found = await finished(client, tried)
     assert (found["names"], found["done"], found["dry_run"]) == (["p1", "p2"], 0, True)
+    bert = await operator(client, "bert", "viewer", sites=["yard"])
+    shown = tried.headers["Location"].removeprefix("/api/v1")
+    assert [(await who("GET", shown)).status_code for who in (anna, bert)] == [200, 404]
     done = await finished(client, await anna("POST", "/device-actions", json={"action": "disable", "query": ""}))
     assert (done["devices"], done["done"], done["failed"]) == (2, 2, [])
     states = [(await client.get(f"/api/v1/devices/{name}")).json()["state"] for name in ("p1", "p2", "p3")]
