@@ -17,7 +17,7 @@ demo: $(READY)
 	@exec $(BIN)/fleetgate simulate --serve --devices 20 --rate 20 --duration 31536000
 
 test: lint $(NODE)
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 	@echo "pure logic is covered fully:"
 	$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
 
