@@ -246,16 +246,17 @@ class Noted:
 async def acting(log: AuditLog | None, act: Act) -> AsyncIterator[Noted]:
     """The block does what is said, by a rule: it is in the log, with what is noted; also when an error ends it."""
     noted = Noted()
-    begun = await log.begin(act) if log is not None else None
+    if log is None:
+        yield noted
+        return
+    begun = await log.begin(act)
     try:
         yield noted
     except (FleetError, IngestError) as error:
-        if log is not None and begun is not None:
-            await log.end(begun, Result(Outcome.FAILED, "failed", str(error)))
+        await log.end(begun, Result(Outcome.FAILED, "failed", str(error)))
         raise
-    if log is not None and begun is not None:
-        was, became = difference(noted.before or {}, noted.after or {})
-        await log.end(begun, Result(Outcome.DONE, before=was or None, after=became or None))
+    was, became = difference(noted.before or {}, noted.after or {})
+    await log.end(begun, Result(Outcome.DONE, before=was or None, after=became or None))
 
 
 def _check_rows(checking: Checking, rows: Sequence[Any]) -> Fault | None:
