@@ -1,13 +1,12 @@
 """The pipeline alone: batches of ready messages, decoded and committed durably."""
 
 import asyncio
-import os
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 from benchmarks.machine import describe, payload
+from benchmarks.pauses import Pauses
 from fleetgate.cli.target import run
 from ingester.batch import Batch
 from ingester.clock import now_us
@@ -65,49 +64,3 @@ async def measure(devices: int, messages: int) -> None:
         f" | {pauses.longest * 1000:.1f} ms |",
         flush=True,
     )
-
-
-class Pauses:
-    """Notes how long the loop was held up at the most, while it runs as a task."""
-
-    longest = 0.0
-
-    def __init__(self) -> None:
-        self._all: list[float] = []
-        self._no_core: list[float] = []
-        """Of each pause, how long the loop was ready to go on, but other processes had all cores."""
-
-    async def watch(self) -> None:
-        """Run until cancelled."""
-        statistics = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
-        try:
-            waited = _no_core(statistics)
-            while True:
-                before = time.perf_counter()
-                await asyncio.sleep(0.001)
-                pause = time.perf_counter() - before - 0.001
-                waited_before, waited = waited, _no_core(statistics)
-                self._all.append(pause)
-                self._no_core.append(waited - waited_before)
-                self.longest = max(self.longest, pause)
-        finally:
-            os.close(statistics)
-
-    def described(self) -> str:
-        """How many there were, and the longest."""
-        ordered = sorted(self._all)
-        of = [f"p{share} {ordered[int(len(ordered) * share / 100)] * 1000:.1f} ms" for share in (50, 99, 99.9)]
-        own = [pause - waited for pause, waited in zip(self._all, self._no_core, strict=True)]
-        return (
-            f"{', '.join(of)}, longest {self.longest * 1000:.1f} ms; {_over(ordered)} of {len(ordered):,} over 5 ms;"
-            f" without its waits for a core {_over(own)}, the longest {max(own) * 1000:.1f} ms"
-        )
-
-
-def _over(pauses: list[float]) -> int:
-    return sum(pause > 0.005 for pause in pauses)
-
-
-def _no_core(statistics: int) -> float:
-    """Seconds that a thread was ready to run but had no core, so far [Linux, Documentation/scheduler/sched-stats]."""
-    return int(os.pread(statistics, 128, 0).split()[1]) / 1e9

@@ -6,8 +6,8 @@ import time
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from benchmarks.ingest import Pauses
 from benchmarks.machine import describe
+from benchmarks.pauses import Pauses
 from fleetgate.cli.target import run
 from ingester.clock import now_us
 from ingester.device_series import COUNTERS, GAUGES, DeviceSeries

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.ingest import Pauses
 from benchmarks.machine import describe
+from benchmarks.pauses import Pauses, stalls
 from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
 from benchmarks.registry import fill, listed_devices
 from fleetgate.app import serving
@@ -112,17 +112,18 @@ async def _asked(made: Fleet) -> None:
         print(f"{await core.inventory.count(''):,} devices, {ASK_RATE:,} messages/s")
         for when in ("alone", "asked"):
             pauses = Pauses()
-            watching = asyncio.create_task(pauses.watch())
-            load = {"window": 1, "messages": ASK_RATE * 30, "rate": ASK_RATE}
-            loading = asyncio.create_task(asyncio.to_thread(clients.do, "load", **load))
-            if when == "asked":
-                command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
-                await asyncio.to_thread(subprocess.run, command, check=True)  # the loop's own way forks all of this
-            sent = await loading
-            watching.cancel()
+            with stalls() as stalled:
+                watching = asyncio.create_task(pauses.watch())
+                load = {"window": 1, "messages": ASK_RATE * 30, "rate": ASK_RATE}
+                loading = asyncio.create_task(asyncio.to_thread(clients.do, "load", **load))
+                if when == "asked":
+                    command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
+                    await asyncio.to_thread(subprocess.run, command, check=True)  # the loop's own way forks all of this
+                sent = await loading
+                watching.cancel()
             print(
                 f"{when}: {sent['rate']:,.0f} messages/s, PUBACK p99 {sent['p99_ms']} ms; the loop's pauses:"
-                f" {pauses.described()}"
+                f" {pauses.described(stalled)}"
             )
 
 

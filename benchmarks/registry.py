@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 from cryptography import x509
 
-from benchmarks.ingest import Pauses
 from benchmarks.machine import describe, memory_bytes
+from benchmarks.pauses import Pauses
 from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
 from fleet.errors import InvalidCertificateError
 from fleet.provisioning.bulk import register

@@ -6,6 +6,7 @@ closed. Each step has a deadline of its own; together they stay below five secon
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -105,6 +106,7 @@ async def serving(
         about = {"pid": os.getpid(), **addresses.by_scheme()}
         write_private(state.server_file, json.dumps(about).encode() + b"\n")
         stack.callback(state.server_file.unlink, missing_ok=True)
+        gc.freeze()  # looking for garbage among 100,000 devices takes 130 ms
         log.info("serving", **about)
         yield core, addresses
         log.info("stopping")

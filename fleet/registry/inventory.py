@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import BindParameter, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.identity import Kind
@@ -17,7 +17,13 @@ from fleet.registry.schema import attributes, members, tags
 from fleet.registry.service import Registry
 from fleet.registry.type_service import Types
 
-_CHUNK = 500
+_CHUNK = 100
+"""Devices whose details are read in one turn of the loop: 200 would hold it up for some milliseconds."""
+# Made once: making them each time took a third of the time.
+_WANTED: BindParameter[str] = bindparam("names", expanding=True)
+_ATTRIBUTES = attributes.select().where(attributes.c.device.in_(_WANTED))
+_TAGS = tags.select().where(tags.c.device.in_(_WANTED)).order_by(tags.c.tag)
+_MEMBERS = members.select().where(DEVICES, members.c.name.in_(_WANTED))
 
 
 class Inventory:
@@ -117,13 +123,13 @@ class Inventory:
 
 
 async def _read(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Details]:
+    wanted = {"names": names}
     found_attributes: dict[str, dict[str, Any]] = {}
     found_tags: dict[str, list[str]] = {}
-    for row in await connection.execute(attributes.select().where(attributes.c.device.in_(names))):
+    for row in await connection.execute(_ATTRIBUTES, wanted):
         found_attributes.setdefault(row.device, {})[row.key] = attribute_value(row)
-    for row in await connection.execute(tags.select().where(tags.c.device.in_(names)).order_by(tags.c.tag)):
+    for row in await connection.execute(_TAGS, wanted):
         found_tags.setdefault(row.device, []).append(row.tag)
-    rows = await connection.execute(members.select().where(DEVICES, members.c.name.in_(names)))
     return {
         row.name: Details(
             row.display_name,
@@ -133,5 +139,5 @@ async def _read(connection: AsyncConnection, names: Sequence[str]) -> dict[str, 
             found_attributes.get(row.name, {}),
             tuple(found_tags.get(row.name, ())),
         )
-        for row in rows
+        for row in await connection.execute(_MEMBERS, wanted)
     }

@@ -91,10 +91,10 @@ def target(context: typer.Context, state: Path | None, config: Path | None) -> T
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine on uvloop."""
-    # The loop must not wait long for a thread that decodes for a query (the default is 5 ms), nor for a collection of
-    # garbage that looks at all that was there at the start, or at every device, again and again.
+    # The loop must not wait long: for a thread that decodes for a query 1 ms (the default is 5), for a collection of
+    # garbage what a few thousand objects take. All are looked at once in 40 million new ones, those of the start never.
     sys.setswitchinterval(0.001)
-    gc.set_threshold(10_000, 50, 100)
+    gc.set_threshold(2_000, 1, 10_000)
     gc.freeze()
     return uvloop.run(main)
 

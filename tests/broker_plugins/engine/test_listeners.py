@@ -1,6 +1,7 @@
 """The sockets: TLS with required certificates, files read anew, revocation, WebSocket, loopback without TLS."""
 
 import asyncio
+import gc
 import os
 import ssl
 import warnings
@@ -44,6 +45,16 @@ async def test_live_connections_end_within_a_second(tmp_path, change: str):
             assert (await device.closed()).reason == Reason.ADMINISTRATIVE_ACTION
             assert asyncio.get_running_loop().time() - begun < 1
             await other.silent()
+
+
+async def test_the_fleet_is_not_looked_at_for_garbage(tmp_path):
+    """A collection holds up the loop the longer the more devices it looks at: none of those that were there."""
+    async with served(tmp_path / "gate") as gate:
+        await gate.add("a")
+    async with served(tmp_path / "gate") as gate:
+        member = gate.core.registry.get(Who.DEVICE, "a")
+        assert gc.is_tracked(member)
+        assert not any(found is member for found in gc.get_objects())
 
 
 async def test_revocation_among_a_thousand_connections(tmp_path):
