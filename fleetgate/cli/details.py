@@ -17,6 +17,8 @@ Attributes = Annotated[
     typer.Option("--attribute", help="KEY=TEXT, or KEY:=JSON for a number, true or false; repeat for more."),
 ]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; repeat for more.")]
+Without = Annotated[list[str] | None, typer.Option("--without", help="KEY of an attribute to remove.")]
+NoTags = Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")]
 
 
 def attributes_of(given: Iterable[str]) -> dict[str, Any]:
@@ -36,6 +38,21 @@ def attributes_of(given: Iterable[str]) -> dict[str, Any]:
                 f"--attribute: {value!r} is not JSON; a text goes with {key.removesuffix(':')}="
             ) from None
     return found
+
+
+def change_of(
+    attributes: list[str] | None,
+    without: list[str] | None,
+    tags: list[str] | None,
+    *,
+    no_tags: bool,
+    **texts: str | None,
+) -> dict[str, Any]:
+    """What the API takes as a change of a device; nothing where nothing was given. Raises ArgumentError."""
+    if no_tags and tags:
+        raise ArgumentError("--tag and --no-tags exclude each other")
+    changed = {**dict.fromkeys(without or []), **attributes_of(attributes or [])}
+    return given_only(**texts, tags=[] if no_tags else tags or None, attributes=changed or None)
 
 
 def given_only(**given: Any) -> dict[str, Any]:

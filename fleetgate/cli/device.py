@@ -13,7 +13,19 @@ from fleet.files import write_private, write_public
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.cli.commands import add_action
-from fleetgate.cli.details import Attributes, DisplayName, Notes, Site, Tags, Type, attributes_of, given_only
+from fleetgate.cli.details import (
+    Attributes,
+    DisplayName,
+    NoTags,
+    Notes,
+    Site,
+    Tags,
+    Type,
+    Without,
+    attributes_of,
+    change_of,
+    given_only,
+)
 from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.device_labels import make_labels
@@ -218,23 +230,19 @@ def _set_device(
     notes: Notes = None,
     attributes: Attributes = None,
     tags: Tags = None,
-    without: Annotated[list[str] | None, typer.Option("--without", help="KEY of an attribute to remove.")] = None,
+    without: Without = None,
     if_version: Annotated[
         int | None, typer.Option(help="Only if this is still its version.", show_default=False)
     ] = None,
     state: StateOption = None,
     config: ConfigOption = None,
     *,
-    no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove all tags.")] = False,
+    no_tags: NoTags = False,
     as_json: JsonOption = False,
 ) -> None:
     """Change what is known about a device; tags, where given, are all it is to have."""
-    if no_tags and tags:
-        raise ArgumentError("--tag and --no-tags exclude each other")
-    change = given_only(
-        display_name=display_name, type=type_name, site=site, notes=notes, tags=[] if no_tags else tags or None
-    )
-    change["attributes"] = {**dict.fromkeys(without or []), **attributes_of(attributes or [])}
+    texts = {"display_name": display_name, "type": type_name, "site": site, "notes": notes}
+    change = change_of(attributes, without, tags, no_tags=no_tags, **texts)
     headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
     on = target(context, state, config)
     found = run(call(on, "PATCH", f"/devices/{name}", json=change, headers=headers))

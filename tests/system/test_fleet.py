@@ -68,12 +68,37 @@ def test_a_fleet_by_its_commands(gate: Gate):
     assert "hall-7" in gate.run("device", "list").stdout
 
 
+def test_many_devices_at_once(gate: Gate):
+    """What a query finds: first which these are, then what is known about them, then their state."""
+    for name in ("p1", "p2", "v1"):
+        gate.add(name)
+    assert gate.run("device", "bulk", "set", "--query", "name:p*", "--site", "hall-7", "--dry-run").stdout == "p1\np2\n"
+    assert gate.json("device", "list", "--query", "site:hall-7") == []
+    done = gate.json("device", "bulk", "set", "--query", "name:p*", "--site", "hall-7", "--attribute", "floor:=3")
+    assert (done["done"], done["failed"]) == (2, [])
+    gate.run("device", "bulk", "set", "--query", "name:p1", "--without", "floor", "--tag", "lab")
+    found = [
+        (item["name"], item["attributes"], item["tags"])
+        for item in gate.json("device", "list", "--query", "site:hall-7")
+    ]
+    assert found == [("p1", {}, ["lab"]), ("p2", {"floor": 3}, [])]
+    assert "2 of 2" in gate.run("device", "bulk", "disable", "--query", "site:hall-7").stderr
+    assert {item["name"]: item["state"] for item in gate.json("device", "list")} == {
+        "p1": "suspended",
+        "p2": "suspended",
+        "v1": "registered",
+    }
+    assert len(gate.json("audit", "list", "--device", "p1")) == 4
+
+
 BAD = {
     ("device", "list", "--query", "type:a tag:b"): "query, column 8: expected AND, OR or the end, not 'tag:b'",
     ("device", "count", "--by", "colour"): "devices are counted by type, site",
     ("device", "set", "p1", "--attribute", "fw"): "--attribute: 'fw' is neither KEY=TEXT nor KEY:=JSON",
     ("device", "set", "p1", "--attribute", "n:=three"): "'three' is not JSON",
     ("device", "set", "p1", "--tag", "a b"): "tags: 'a b' is not",
+    ("device", "bulk", "set", "--query", ""): "belongs to set",
+    ("device", "bulk", "disable", "--query", "", "--tag", "a"): "belongs to set",
     ("type", "set", "x", "--require", "fw=text"): "required.fw",
     ("group", "set", "g", "--query", "group:g"): "would contain itself",
 }
