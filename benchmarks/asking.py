@@ -2,7 +2,7 @@
 
     python -m benchmarks.asking STATE
 
-prints a table of how long the answers took.
+says when it begins, and prints a table of how long the answers took.
 """
 
 import json
@@ -29,6 +29,7 @@ def main() -> None:
     state = StateFolder(Path(sys.argv[1]))
     headers = {"Authorization": f"Bearer {state.token()}"}
     address = json.loads(state.server_file.read_text())["http"]
+    print("asking", flush=True)
     print("| asked | p50 | p95 | p99 |")
     print("|---|---|---|---|")
     with httpx.Client(base_url=f"http://{address}/api/v1", headers=headers, trust_env=False, timeout=30) as client:

@@ -12,7 +12,7 @@ import httpx
 
 from benchmarks.machine import describe
 from benchmarks.pauses import Pauses, stalls
-from benchmarks.processes import Clients, Fleet, Server, fleet, fleetgate
+from benchmarks.processes import Clients, Fleet, Process, Server, fleet, fleetgate
 from benchmarks.registry import fill, listed_devices
 from fleetgate.app import serving
 from fleetgate.cli.target import run
@@ -112,19 +112,29 @@ async def _asked(made: Fleet) -> None:
         print(f"{await core.inventory.count(''):,} devices, {ASK_RATE:,} messages/s")
         for when in ("alone", "asked"):
             pauses = Pauses()
+            # Who asks is there before anybody looks at the loop: starting it holds up whoever does.
+            asking = await asyncio.to_thread(_asking, made) if when == "asked" else None
             with stalls() as stalled:
                 watching = asyncio.create_task(pauses.watch())
                 load = {"window": 1, "messages": ASK_RATE * 30, "rate": ASK_RATE}
-                loading = asyncio.create_task(asyncio.to_thread(clients.do, "load", **load))
-                if when == "asked":
-                    command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
-                    await asyncio.to_thread(subprocess.run, command, check=True)  # the loop's own way forks all of this
-                sent = await loading
+                sent = await asyncio.to_thread(clients.do, "load", **load)
+                printed = (await asyncio.to_thread(asking.communicate))[0] if asking else ""
                 watching.cancel()
+            if asking and asking.returncode:
+                raise RuntimeError("who asks failed")
             print(
-                f"{when}: {sent['rate']:,.0f} messages/s, PUBACK p99 {sent['p99_ms']} ms; the loop's pauses:"
+                f"{printed}{when}: {sent['rate']:,.0f} messages/s, PUBACK p99 {sent['p99_ms']} ms; the loop's pauses:"
                 f" {pauses.described(stalled)}"
             )
+
+
+def _asking(made: Fleet) -> Process:
+    """Who asks the API, begun."""
+    command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def _connecting(server: Server, made: Fleet) -> Clients:

@@ -87,9 +87,11 @@ def stalls() -> Iterator[Times]:
     with ExitStack() as stack:
         command = [sys.executable, "-m", "benchmarks.pauses"]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        watching = [
+        watching: list[Any] = [
             stack.enter_context(subprocess.Popen([*command, str(core)], **pipes)) for core in os.sched_getaffinity(0)
         ]
+        for process in watching:
+            process.stdout.readline()
         try:
             yield found
         finally:
@@ -104,6 +106,7 @@ def _watch_core(core: int) -> None:
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     ending = threading.Thread(target=sys.stdin.read)
     ending.start()
+    print("watching", flush=True)
     found = []
     while ending.is_alive():
         due = time.monotonic() + _SLEEP
