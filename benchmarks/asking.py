@@ -2,7 +2,7 @@
 
     python -m benchmarks.asking STATE
 
-says when it begins, and prints a table of how long the answers took.
+prints a table of how long the answers took, its first line when it begins.
 """
 
 import json
@@ -29,8 +29,7 @@ def main() -> None:
     state = StateFolder(Path(sys.argv[1]))
     headers = {"Authorization": f"Bearer {state.token()}"}
     address = json.loads(state.server_file.read_text())["http"]
-    print("asking", flush=True)
-    print("| asked | p50 | p95 | p99 |")
+    print("| asked | p50 | p95 | p99 |", flush=True)
     print("|---|---|---|---|")
     with httpx.Client(base_url=f"http://{address}/api/v1", headers=headers, trust_env=False, timeout=30) as client:
         for name, path, params in CALLS:

@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
 import httpx
 
 from benchmarks.machine import describe
 from benchmarks.pauses import Pauses, stalls
-from benchmarks.processes import Clients, Fleet, Process, Server, fleet, fleetgate
+from benchmarks.processes import Clients, Fleet, Process, Server, fleet, fleetgate, process
 from benchmarks.registry import fill, listed_devices
 from fleetgate.app import serving
 from fleetgate.cli.target import run
@@ -111,38 +110,33 @@ async def _asked(made: Fleet) -> None:
         clients = await asyncio.to_thread(stack.enter_context, _connecting(server, made))
         print(f"{await core.inventory.count(''):,} devices, {ASK_RATE:,} messages/s")
         for asked, watched in ((False, True), (True, False), (True, True)):
-            # Who asks is there before anybody looks at the loop: starting it holds up whoever does.
-            asking = await asyncio.to_thread(_asking, made) if asked else None
-            load = asyncio.to_thread(clients.do, "load", window=1, messages=ASK_RATE * 30, rate=ASK_RATE)
-            paused = ""
-            if watched:  # the answers take some milliseconds longer
+            with ExitStack() as turn:
+                # Who asks and who watches are there before anybody looks at the loop: starting them holds it up.
+                # Answers are looked at without watchers, too: with them they take some milliseconds longer.
+                asking = await asyncio.to_thread(turn.enter_context, _asking(made)) if asked else None
+                stalled = await asyncio.to_thread(turn.enter_context, stalls()) if watched else []
                 pauses = Pauses()
-                with stalls() as stalled:
-                    watching = asyncio.create_task(pauses.watch())
-                    sent, printed = await load, await _answers(asking)
-                    watching.cancel()
-                paused = f"; the loop's pauses: {pauses.described(stalled)}"
-            else:
-                sent, printed = await load, await _answers(asking)
+                watching = asyncio.create_task(pauses.watch())
+                load = {"window": 1, "messages": ASK_RATE * 30, "rate": ASK_RATE}
+                sent = await asyncio.to_thread(clients.do, "load", **load)
+                printed = await asyncio.to_thread(_answers, *asking) if asking else ""
+                watching.cancel()
             when = "asked" if asked else "alone"
-            print(f"{printed}{when}: {sent['rate']:,.0f} messages/s, PUBACK p99 {sent['p99_ms']} ms{paused}")
+            print(f"{printed}{when}: {sent['rate']:,.0f} messages/s, PUBACK p99 {sent['p99_ms']} ms")
+            if watched:
+                print(f"the loop's pauses: {pauses.described(stalled)}")
 
 
-def _asking(made: Fleet) -> Process:
-    """Who asks the API, begun."""
-    command = [sys.executable, "-m", "benchmarks.asking", str(made.state.path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
+def _asking(made: Fleet) -> AbstractContextManager[tuple[Process, str]]:
+    """Who asks the API, and the first line of what it prints."""
+    return process([sys.executable, "-m", "benchmarks.asking", str(made.state.path)])
 
 
-async def _answers(asking: Process | None) -> str:
+def _answers(asking: Process, begun: str) -> str:
     """How long they took, when it is done."""
-    if asking is None:
-        return ""
-    printed, _ = await asyncio.to_thread(asking.communicate)
-    assert asking.returncode == 0
+    assert asking.stdout is not None
+    printed = begun + asking.stdout.read()
+    assert asking.wait() == 0
     return printed
 
 

@@ -1,24 +1,19 @@
-"""How long a loop was held up, and for how much of it the machine itself stood still.
-
-    python -m benchmarks.pauses CORE
-
-notes when a core ran nothing, until its input ends: it has real-time priority there and sleeps for half a millisecond,
-so all that it is late by more than that again is the machine's: interrupts, or its host gave the core to somebody else.
-"""
+"""How long a loop was held up, and for how much of it the machine itself stood still."""
 
 import asyncio
 import gc
 import os
-import subprocess
 import sys
 import threading
 import time
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-_SLEEP = 0.0005
+from benchmarks.processes import process
+
+_SHORT = 0.001
+"""Seconds of a pause that needs no explanation."""
 _LONG = 0.005
 
 Times = list[tuple[float, float]]
@@ -59,7 +54,7 @@ class Pauses:
         """How many there were, the longest, and what is left of them without the machine's part."""
         pauses = [went_on - due for due, went_on in zip(self._due, self._went_on, strict=True)]
         own = [
-            max(0.0, pause - no_core - _within(due, due + pause, stalls)) if pause > _SLEEP else pause
+            max(0.0, pause - no_core - _within(due, due + pause, stalls)) if pause > _SHORT else pause
             for due, pause, no_core in zip(self._due, pauses, self._no_core, strict=True)
         ]
         return (
@@ -84,37 +79,16 @@ def stalls() -> Iterator[Times]:
         print("whether the machine stood still is known to root only")
         yield found
         return
+    command = [sys.executable, "-m", "benchmarks.stalls"]
     with ExitStack() as stack:
-        command = [sys.executable, "-m", "benchmarks.pauses"]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        watching: list[Any] = [
-            stack.enter_context(subprocess.Popen([*command, str(core)], **pipes)) for core in os.sched_getaffinity(0)
-        ]
-        for process in watching:
-            process.stdout.readline()
+        watching = [stack.enter_context(process([*command, str(core)]))[0] for core in os.sched_getaffinity(0)]
         try:
             yield found
         finally:
-            for process in watching:
-                printed, _ = process.communicate()
+            for watch in watching:
+                printed, _ = watch.communicate()
                 found += [(float(start), float(end)) for start, end in map(str.split, printed.splitlines())]
             found.sort()
-
-
-def _watch_core(core: int) -> None:
-    os.sched_setaffinity(0, {core})
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    ending = threading.Thread(target=sys.stdin.read)
-    ending.start()
-    print("watching", flush=True)
-    found = []
-    while ending.is_alive():
-        due = time.monotonic() + _SLEEP
-        time.sleep(_SLEEP)
-        if (woke := time.monotonic()) - due > _SLEEP:
-            found.append((due, woke))
-    for start, end in found:
-        print(start, end)
 
 
 def _described(pauses: list[float]) -> str:
@@ -140,7 +114,3 @@ def _within(start: float, end: float, times: Times) -> float:
 def _no_core(statistics: int) -> float:
     """Seconds that a thread was ready to run but had no core, so far [Linux, Documentation/scheduler/sched-stats]."""
     return int(os.pread(statistics, 128, 0).split()[1]) / 1e9
-
-
-if __name__ == "__main__":
-    _watch_core(int(sys.argv[1]))
