@@ -8,8 +8,9 @@ from datetime import UTC, date, datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from ingester.decode import INT_MAX, INT_MIN, DecodeError, Limits, microseconds
+from ingester.decode import INT_MAX, INT_MIN, DecodeError, Limits, iso_us, microseconds, time_us
 
+_PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _ITEMS = 100_000
 """Values of one message, whatever its format makes of few bytes."""
 
@@ -68,6 +69,8 @@ class Options:
     callable: str = ""
     budget_seconds: float = 0.02
     aliases: int = 10_000
+    time_unit: str = "auto"
+    """See `time_in`: of times that the format has beside its fields."""
 
 
 def objects(value: Any, what: str, depth: int) -> list[Parsed]:
@@ -158,6 +161,21 @@ def epoch_us(seconds: float) -> int:
     if not math.isfinite(seconds):
         raise DecodeError("timestamp", f"{seconds} is no time")
     return microseconds(round(seconds * 1_000_000))
+
+
+def time_in(given: Any, unit: str) -> int:
+    """A time in a unit, as microseconds. Raises DecodeError."""
+    if unit == "auto":
+        return time_us(given)
+    if unit == "iso":
+        if not isinstance(given, str):
+            raise DecodeError("timestamp", f"{str(given)[:100]!r} is not ISO 8601 text")
+        return iso_us(given)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise DecodeError("timestamp", f"the time is {type(given).__name__}, not a number")
+    if isinstance(given, float):
+        return epoch_us(given / _PER_SECOND[unit])
+    return microseconds(given * 1_000_000 // _PER_SECOND[unit])
 
 
 def _moment(value: datetime) -> str:

@@ -6,11 +6,10 @@ from typing import Any
 
 from ingester.batch import Decoded
 from ingester.codecs import CODECS, UNPACKERS, Codec, Context, Parsed
-from ingester.codecs.model import epoch_us
-from ingester.decode import DecodeError, Limits, Reading, encode, flatten, found_at, iso_us, microseconds, time_us
+from ingester.codecs.model import time_in
+from ingester.decode import DecodeError, Limits, Reading, encode, flatten, found_at
 from ingester.streams.definition import Definition, TimeRule, validator_of
 
-_PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 _INVALID = "schema"
 _NAMES = frozenset({"device", "stream"})
 
@@ -59,7 +58,7 @@ class Decoder:
         if not named:
             time = None
         elif time is None and (given := fields.get(named)) is not None:
-            time = _time_in(given, rule.unit)
+            time = time_in(given, rule.unit)
         if self._validator is not None and not self._validator.is_valid(fields):
             marks = (*marks, self._invalid(fields))
         flat = flatten(fields, named if parsed.time is None else None)
@@ -107,18 +106,3 @@ class BoundDecoder:
         found = [found_at(reading.time, received) for reading in readings]
         kept = self.decoder.native and not any(reading.marks for reading in readings)
         return Decoded(min(found), max(found), None if kept else encode(readings))
-
-
-def _time_in(given: Any, unit: str) -> int:
-    """A time in a unit, as microseconds. Raises DecodeError."""
-    if unit == "auto":
-        return time_us(given)
-    if unit == "iso":
-        if not isinstance(given, str):
-            raise DecodeError("timestamp", f"{str(given)[:100]!r} is not ISO 8601 text")
-        return iso_us(given)
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise DecodeError("timestamp", f"the time is {type(given).__name__}, not a number")
-    if isinstance(given, float):
-        return epoch_us(given / _PER_SECOND[unit])
-    return microseconds(given * 1_000_000 // _PER_SECOND[unit])
