@@ -311,10 +311,17 @@ def flatten(item: dict[str, Any], without: str | None = "ts") -> dict[str, Any]:
             if isinstance(value, dict):
                 stack.append((f"{prefix}{name}.", value))
             elif isinstance(value, list):
-                fields[prefix + name] = orjson.dumps(value).decode()
+                fields[prefix + name] = _json_text(value)
             elif prefix or name != without:
                 fields[prefix + name] = value
     return fields
+
+
+def _json_text(value: list[Any]) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # it writes nothing deeper than 254, and reads deeper
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _span(objects: list[dict[str, Any]], received: int) -> tuple[int, int]:

@@ -37,7 +37,10 @@ class _Sums:
             self.numbers += 1
             self.total += value
             distance = value - self.mean
-            self.mean += distance / self.numbers
+            if math.isfinite(distance):
+                self.mean += distance / self.numbers
+            else:  # two doubles may be further apart than a double can say
+                self.mean += value / self.numbers - self.mean / self.numbers
             self.squares += distance * (value - self.mean)
             self.minimum = value if self.minimum is None else min(self.minimum, value)
             self.maximum = value if self.maximum is None else max(self.maximum, value)
@@ -77,10 +80,17 @@ def summary_of(names: Sequence[str], fill: str = "none") -> Summary:
     return Summary(figures, fill, any(name not in _FIGURES for name in figures))
 
 
-_FIGURES: dict[str, Figure] = {
-    "sum": lambda sums: sums.total if sums.numbers else None,
-    "stddev": lambda sums: math.sqrt(sums.squares / sums.numbers) if sums.numbers else None,
-}
+def _stddev(sums: _Sums) -> float | None:
+    squares = finite(sums.squares)
+    return math.sqrt(squares / sums.numbers) if squares is not None and sums.numbers else None
+
+
+def finite(value: float) -> float | None:
+    """A figure as JSON can say it; None for one beyond the range of 64-bit floats."""
+    return value if math.isfinite(value) else None
+
+
+_FIGURES: dict[str, Figure] = {"sum": lambda sums: finite(sums.total) if sums.numbers else None, "stddev": _stddev}
 
 
 def _percentile(share: float) -> Figure:
@@ -119,7 +129,9 @@ async def buckets(
 
 
 def _bucket(start: int, sums: _Sums, asked: Summary) -> Bucket:
-    average = sums.total / sums.numbers if sums.numbers else None
+    average = None
+    if sums.numbers:
+        average = sums.mean if finite(sums.total) is None else sums.total / sums.numbers
     more = {name: figure(sums) for name, figure in asked.figures.items()}
     return Bucket(start, sums.count, sums.minimum, sums.maximum, average, sums.last, more)
 
@@ -165,7 +177,7 @@ def _linear(filled: list[Bucket]) -> Iterator[Bucket]:
             continue
         (left, low), (right, high) = known[behind - 1], known[behind]
         share = (at - left) / (right - left)
-        yield Bucket(bucket.time, 0, None, None, low + (high - low) * share, None, bucket.more)
+        yield Bucket(bucket.time, 0, None, None, low * (1 - share) + high * share, None, bucket.more)
 
 
 def fuller(some: Sequence[Bucket], others: Sequence[Bucket]) -> list[Bucket]:

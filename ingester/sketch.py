@@ -5,11 +5,14 @@ was put in, whatever their distribution. Two sketches can be added.
 """
 
 import math
+import sys
 from collections import Counter
 
 ACCURACY = 0.01
 _RATIO = (1 + ACCURACY) / (1 - ACCURACY)
 _LOG = math.log(_RATIO)
+_LAST = math.floor(math.log(sys.float_info.max) / _LOG)
+"""Bucket of the largest numbers there are; its bound is not one of them."""
 _LEAST = 1e-12
 """Numbers closer to nothing count as nothing."""
 
@@ -61,4 +64,6 @@ class Sketch:
 
 
 def _middle(bucket: int) -> float:
+    if bucket >= _LAST:
+        return sys.float_info.max
     return float(2 * _RATIO**bucket / (_RATIO + 1))

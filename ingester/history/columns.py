@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from ingester.history.model import Reading
 from ingester.store import Row
 
-_OWN = ("device", "stream", "time", "received", "position", "device_time", "marks", "more", "payload")
+OWN = ("device", "stream", "time", "received", "position", "device_time", "marks", "more", "payload")
+"""Columns that are not those of fields."""
 _TIME = pa.timestamp("us", tz="UTC")
 _FIELDS = 200
 _SHAPES = 512
@@ -61,8 +62,9 @@ def table_of(readings: Sequence[Reading], *, mixed: bool = False) -> tuple[pa.Ta
     types = _choose(shapes)
     parts = [_part(names, shape, types, mixed=mixed) for names, shape in shapes.items()]
     whole = pa.concat_tables(parts)
-    order = pc.sort_indices(whole, [("device", "ascending"), ("time", "ascending"), ("order", "ascending")])
-    return whole.drop_columns(["order"]).take(order), types
+    given = pa.array([number for shape in shapes.values() for number in shape.order], pa.int64())
+    keys = pa.table({"device": whole.column("device"), "time": whole.column("time"), "given": given})
+    return whole.take(pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])), types
 
 
 def _choose(shapes: Mapping[tuple[str, ...], _Shape]) -> dict[str, str]:
@@ -73,7 +75,7 @@ def _choose(shapes: Mapping[tuple[str, ...], _Shape]) -> dict[str, str]:
             kinds = counts.setdefault(name, {})
             for kind, count in _kinds(column, types):
                 kinds[kind] = kinds.get(kind, 0) + count
-    taken = {name.lower() for name in _OWN}
+    taken = {name.lower() for name in OWN}
     chosen: dict[str, str] = {}
     for name in sorted(counts, key=lambda name: -sum(counts[name].values())):
         best = _best(counts[name])
@@ -147,7 +149,6 @@ def _part(names: tuple[str, ...], shape: _Shape, types: Mapping[str, str], *, mi
     rest = {
         "more": pa.array([None if entry is None else orjson.dumps(entry).decode() for entry in more], pa.string()),
         "payload": pa.array([row.payload for row in rows], pa.binary()),
-        "order": pa.array(shape.order, pa.int64()),
     }
     return pa.table({**own, **columns, **rest})
 
@@ -163,7 +164,7 @@ def readings_of(table: pa.Table, stream: str) -> list[Reading]:
     columns = {name: _values(table.column(name)) for name in table.column_names}
     count = table.num_rows
     nothing: list[Any] = [None] * count
-    own = {name: columns.pop(name, nothing) for name in _OWN}
+    own = {name: columns.pop(name, nothing) for name in OWN}
     streams = own["stream"] if own["stream"] is not nothing else [stream] * count
     names = list(columns)
     found = []

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingester.history import files
-from ingester.history.columns import readings_of
-from ingester.history.model import DAY_US, LEVELS, MIXED, RollupFile, SealedFile, Sum, date_of
+from ingester.history.columns import OWN, readings_of
+from ingester.history.model import DAY_US, LEVELS, MIXED, Reading, RollupFile, SealedFile, Sum, date_of
 from ingester.store import Selection
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -88,16 +88,17 @@ def _values(folder: Path, file: SealedFile) -> Iterable[pa.Table]:
     """Rows of SCHEMA for each number in a file, each a stretch of its own."""
     for table in files.read_groups(folder, file.path, file.rows):
         if file.stream == MIXED:
-            yield _of_mixed(table)
+            yield _of_readings(readings_of(table, MIXED))
             continue
         for field, kind in file.fields.items():
             if kind in _NUMBERS:
                 yield _of_column(table, file.stream, field)
+        yield _of_rest(table, file.stream)
 
 
 def _of_column(table: pa.Table, stream: str, field: str) -> pa.Table:
     there = table.select(["device", "time", field]).filter(pc.is_valid(table.column(field)))
-    value = there.column(field).cast(pa.float64())
+    value = there.column(field).cast(pa.float64(), safe=False)  # rounded: integers of 64 bits have more digits
     time = there.column("time")
     count = there.num_rows
     return pa.table(
@@ -110,10 +111,16 @@ def _of_column(table: pa.Table, stream: str, field: str) -> pa.Table:
     )  # fmt: skip
 
 
-def _of_mixed(table: pa.Table) -> pa.Table:
+def _of_rest(table: pa.Table, stream: str) -> pa.Table:
+    """Numbers that are not in a column of their own."""
+    rest = table.select([name for name in table.column_names if name in OWN])
+    return _of_readings(readings_of(rest.filter(pc.is_valid(rest.column("more"))), stream))
+
+
+def _of_readings(readings: Iterable[Reading]) -> pa.Table:
     rows = [
-        (reading.device, reading.stream, field, reading.time, 1, value, value, value, value, reading.time)
-        for reading in readings_of(table, MIXED)
+        (reading.device, reading.stream, field, reading.time, 1, *[float(value)] * 4, reading.time)
+        for reading in readings
         for field, value in reading.fields.items()
         if isinstance(value, int | float)
     ]

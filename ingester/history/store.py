@@ -22,6 +22,7 @@ from ingester.history.duplicates import resolve_rows
 from ingester.history.model import DAY_US, LEVELS, MIXED, DamagedError, RollupFile, SealedFile, Sum
 from ingester.history.rules import Rule, Rules
 from ingester.merge import in_order
+from ingester.query import finite
 from ingester.sqlite import SqliteStore
 from ingester.store import Bucket, QuarantineSummary, Row, Selection
 
@@ -386,7 +387,7 @@ def _added_up(time: int, parts: Sequence[Sum]) -> Bucket:
     _, counts, least, most, sums, _, _ = zip(*parts, strict=True)
     count = sum(counts)
     last = max(parts, key=itemgetter(6))[5]
-    return Bucket(time, count, min(least), max(most), sum(sums) / count, last)
+    return Bucket(time, count, min(least), max(most), finite(sum(sums) / count), last)
 
 
 def _candidates(snapshot: Snapshot, selection: Selection) -> Iterator[tuple[int, SealedFile]]:

@@ -144,6 +144,15 @@ def test_depth_16_is_read():
     assert fields(b'{"a": "' + b"[{" * 40 + b'\\" [["}') == {"a": "[{" * 40 + '" [['}
 
 
+@pytest.mark.parametrize("depth", [200, 254, 255, 300, 512])
+def test_what_may_be_deep_can_be_read_again(depth: int):
+    """An array as deep as the settings allow is text, whatever its depth."""
+    payload = b'{"a":%s}' % (b"[" * (depth - 1) + b"]" * (depth - 1))
+    assert scan([payload], [NOW], Limits(max_depth=512))[2] == []
+    (found,) = stored_readings(payload, NOW, None)
+    assert found.fields == {"a": "[" * (depth - 1) + "]" * (depth - 1)}
+
+
 def test_long_digits_in_strings_and_floats_are_no_integers():
     """Only integers are too big for 64 bits."""
     assert fields(b'{"s": "99999999999999999999999", "f": 0.12345678901234567890123, "e": 1e30}')["e"] == 1e30

@@ -3,6 +3,7 @@
 import math
 import random
 import statistics
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,28 @@ async def test_figures_of_buckets():
         assert bucket.more["p99.9"] == pytest.approx(ordered[98], rel=2 * ACCURACY)
     (texts,) = await buckets(await filled({0: '"x"'}), Selection("d"), "v", SECOND, summary_of(["sum", "stddev", "p5"]))
     assert texts.more == {"sum": None, "stddev": None, "p5": None}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e308, 1e308], [1e308, -1e308], [1.7976931348623157e308] * 3, [-1.7976931348623157e308, 2**64 - 1, 0],
+        [2**64 - 1, -(2**63)], [5e-324, 2**53 + 1], [-1e308, 1.5, 1e308, 1e308],
+    ],
+)  # fmt: skip
+async def test_figures_of_the_largest_numbers(values):
+    """Figures are right, or none where they are beyond the range of doubles; what is filled in lies between them."""
+    store = await filled(dict(enumerate([*values, -1e308])))
+    width, names = len(values) * SECOND, ["sum", "stddev", "p0", "p50", "p99.99"]
+    found = await buckets(store, Selection("d"), "v", SECOND, summary_of(names, "linear"))
+    for bucket in found:
+        for figure in (bucket.average, *bucket.more.values()):
+            assert figure is None or math.isfinite(figure)
+    (whole,) = await buckets(store, Selection("d", None, T, T + width - 1), "v", 10 * width * SECOND, summary_of(names))
+    assert (whole.minimum, whole.maximum) == (min(values), max(values))
+    assert min(values) <= whole.more["p50"] <= max(values)
+    assert whole.average == pytest.approx(float(sum(map(Fraction, values)) / len(values)))
+    assert len(await fewer(store, Selection("d"), "v", 3)) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,29 @@
 """Readings in files: whatever they are, what is read is what was written."""
 
 import random
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingester.history import files
 from ingester.history.columns import readings_of, table_of
-from ingester.history.model import Reading
+from ingester.history.model import LEVELS, Reading, folder_of
+from ingester.history.rollup import merge_rollups, roll_up
 from ingester.sqlite.remembered import merge_entries, pack_entries, unpack_entries
 
 VALUE = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=3) | st.integers(-3, 3) | st.sampled_from([2**53, 2**53 + 1, 0.5])
 )  # fmt: skip
-NAME = st.sampled_from(["a", "A", "b", "c.d", "time", "Device", "more", "", "\u00e4", "x" * 300])
+NAME = st.sampled_from(
+    [
+        "a", "A", "b", "c.d", "time", "Device", "more", "", "\u00e4", "x" * 300, "order", "given", "stream", "field",
+        "count", "value", "level", "sum", "a\0b",
+    ]
+)  # fmt: skip
 READING = st.builds(
     Reading,
     st.sampled_from("abc"),
@@ -47,6 +56,41 @@ def test_what_is_written_is_what_is_read(readings, mixed):
     assert not (mixed and fields)
     lowered = [name.lower() for name in table.column_names]
     assert len(set(lowered)) == len(lowered)
+
+
+@given(st.lists(READING, min_size=1, max_size=20), st.lists(READING, min_size=1, max_size=20), st.booleans())
+@settings(max_examples=40)
+def test_sums_are_of_every_number(first, second, mixed):
+    """Whatever the values are, files of them and files of those have sums of every number, rounded to doubles."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts = []
+        for number, readings in enumerate([first, second]):
+            place = folder_of("", None) if mixed else folder_of("s", 0)
+            sealed = files.write(folder, place, f"f{number}", readings)
+            parts += roll_up(folder, f"r{number}", [sealed])
+        for level, width in LEVELS.items():
+            these = [part for part in parts if part.level == level]
+            merged = merge_rollups(folder, f"m-{level}", these) if these else []
+            tables = [table for part in merged for table in files.read_groups(folder, part.path, 9)]
+            found = _sums_of(pa.concat_tables(tables)) if tables else {}
+            assert found == _expected(first + second, width)
+
+
+def _sums_of(table):
+    columns = table.select(["device", "field", "time", "count", "min", "max"])
+    times = columns.column("time").cast(pa.int64()).to_pylist()
+    rows = zip(*(columns.column(name).to_pylist() for name in ("device", "field", "count", "min", "max")), strict=True)
+    return {(device, field, time): rest for time, (device, field, *rest) in zip(times, rows, strict=True)}
+
+
+def _expected(readings, width):
+    found = {}
+    for reading in readings:
+        for field, value in reading.fields.items():
+            if isinstance(value, int | float):
+                found.setdefault((reading.device, field, reading.time // width * width), []).append(float(value))
+    return {key: [len(values), min(values), max(values)] for key, values in found.items()}
 
 
 def test_many_shapes_and_fields():
