@@ -15,7 +15,7 @@ from broker_plugins.services import CALLER, MEMBER, AnyRights, Services
 from fleet.identity import IdentityError, Kind, identify
 from fleet.policy.compiled import Caller
 from fleet.provisioning.model import ProvisioningError
-from fleet.registry import Member, Refused
+from fleet.registry import Member, Refused, Registry
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -48,7 +48,8 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
         if shared:  # many have the certificate: none of them may be in another's way, nor in a device's
             client_id = f"{member.name}/{client_id[:_CLIENT_ID_SHOWN]}/{secrets.token_hex(8)}"
         device = member.name if member.kind is Kind.DEVICE else ""
-        return Principal(owner_of(member), member.name, entrant.rights, client_id, shared, device)
+        account = self._started().registry.account_of(member.kind, member.name)
+        return Principal(owner_of(member), account, entrant.rights, client_id, shared, device)
 
     def rejudge(self, candidate: Candidate) -> AnyRights:
         """What our engine calls when something changed: the rights of a connection now. Raises Denied."""
@@ -80,9 +81,13 @@ def owner_of_device(name: str) -> str:
     return f"{Kind.DEVICE}:{name}"
 
 
-def _check_client_id(member: Member, client_id: str) -> None:
+def _check_client_id(registry: Registry, member: Member, client_id: str) -> None:
     if not member.may_use_client_id(client_id):
-        raise Refused("client_id", f"client id {client_id[:200]!r} is not {member.name}'s")
+        own = f"its name, or {member.name}/ and anything" if member.kind is Kind.APPLICATION else "its name"
+        raise Refused("client_id", f"client id {client_id[:200]!r} is not {member.name}'s: {own} is")
+    if member.kind is Kind.APPLICATION and registry.find(Kind.DEVICE, client_id) is not None:
+        free = f"{member.name}/ and anything is the application's"
+        raise Refused("client_id", f"client id {client_id!r} is the device's of that name: {free}")
 
 
 async def let_in(services: Services, certificate: bytes | None, asking: Caller) -> Entrant:
@@ -136,7 +141,7 @@ def _identified(services: Services, certificate: bytes | None, asking: Caller) -
             services.revoked(certificate, services.now())
         member = services.registry.admit(identity)
         client_id = asking.client_id or member.name
-        _check_client_id(member, client_id)
+        _check_client_id(services.registry, member, client_id)
     except (IdentityError, Refused) as refusal:
         raise Denied(refusal.reason, str(refusal), name=known_as) from refusal
     return member, replace(asking, device=member.name, client_id=client_id, fingerprint=identity.fingerprint)

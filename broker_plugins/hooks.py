@@ -97,7 +97,8 @@ class PluginHooks:
         session = await self._agree(candidate, client_id, client_id, alone=True)
         # Who gave a name and a password is known by the name; others are known by nothing but their client id.
         owner = f"{_PLAIN}{session.username}" if session.username else f"{_ANONYMOUS}{client_id}"
-        return Principal(owner, client_id, _ANYTHING, client_id)
+        device = self._services.registry.find(Kind.DEVICE, client_id)
+        return Principal(owner, client_id if device is None else f"plain/{client_id}", _ANYTHING, client_id)
 
     def still(self, owner: str) -> Rights | None:
         """See Hooks."""
@@ -138,8 +139,9 @@ class PluginHooks:
         return await self._requests.serve(candidate, principal, topic, payload)
 
     def owner_of(self, client_id: str) -> str:
-        """Who a client id belongs to that never connected: the device of that name, else whoever has no certificate."""
-        member = self._services.registry.find(Kind.DEVICE, client_id)
+        """See Hooks: the device of that name, else the application whose name it begins with, else nobody's."""
+        find, name = self._services.registry.find, client_id.partition("/")[0]
+        member = find(Kind.DEVICE, client_id) or find(Kind.APPLICATION, name)
         return f"{_ANONYMOUS}{client_id}" if member is None else owner_of(member)
 
     async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:

@@ -60,13 +60,13 @@ class PresencePlugin(Attached):
     async def on_broker_client_connected(self, *, client_id: str, client_session: Session) -> None:
         """A connection was let in."""
         if self.services is not None and (member := member_of(client_session)) is not None:
-            self.connected(member.name, owner_of(member))
+            self.connected(self.services.registry.account_of(member.kind, member.name), owner_of(member))
             log.debug("connected", device=member.name, client_id=client_id)
 
     async def on_broker_client_disconnected(self, *, client_id: str, client_session: Session) -> None:
         """A connection that was let in has ended."""
         if self.services is not None and (member := member_of(client_session)) is not None:
-            self.disconnected(member.name)
+            self.disconnected(self.services.registry.account_of(member.kind, member.name))
             log.debug("disconnected", device=member.name, client_id=client_id)
 
 

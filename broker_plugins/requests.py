@@ -54,13 +54,13 @@ class Requests:
     async def _served(
         self, provisioning: Provisioning, candidate: Candidate, principal: Principal, topic: str, payload: bytes
     ) -> Provisioned:
-        address, kind = candidate.peer.host, principal.owner.partition(":")[0]
+        address, (kind, _, name) = candidate.peer.host, principal.owner.partition(":")
         if topic.startswith(_PROVISION):
             if kind != Kind.CLAIM:
                 raise ProvisioningError("not_permitted", "this is for claims: a device has an identity")
-            return await provisioning.by_claim(principal.name, topic.removeprefix(_PROVISION), payload, address)
-        if kind != Kind.DEVICE or topic != f"{_DEVICES}{principal.name}{_RENEW}":
+            return await provisioning.by_claim(name, topic.removeprefix(_PROVISION), payload, address)
+        if kind != Kind.DEVICE or topic != f"{_DEVICES}{name}{_RENEW}":
             raise ProvisioningError("not_permitted", "a device renews its own certificate only")
         if not isinstance(principal.rights, Compiled):
             raise ProvisioningError("not_permitted", "its certificate is not known")
-        return await provisioning.renew(principal.name, principal.rights.caller.fingerprint, payload, address)
+        return await provisioning.renew(name, principal.rights.caller.fingerprint, payload, address)

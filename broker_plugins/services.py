@@ -69,7 +69,7 @@ class Services:
         found = self.streams.route(topic, "")
         if found is not None and rights_by_filters(member).may_publish(topic):
             return found.device
-        return member.name
+        return self.registry.account_of(member.kind, member.name)
 
     def rules_for(self, certificate: bytes | None) -> Rules:
         """How this certificate names its device: as its authority says, else as the settings do."""

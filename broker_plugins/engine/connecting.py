@@ -57,12 +57,24 @@ async def _judge(connection: "Connection", packet: Connect) -> Principal:
     if certified and not principal.shared and not engine.flapping.connects(principal.owner, time.monotonic()):
         detail = f"{principal.name} connects again and again"
         raise Denied("flapping", detail, Reason.CONNECTION_RATE_EXCEEDED, principal.name)
+    await _check_will(connection, packet, principal)
+    _check_owner(connection, principal)  # last: until the session is opened nothing waits
+    return principal
+
+
+def _check_owner(connection: "Connection", principal: Principal) -> None:
+    """Raise Denied for a client id whose session is somebody else's.
+
+    Unless the client id is this identity's own: its certificate says so, and whoever has the session has to go.
+    """
+    engine = connection.engine
     session = engine.sessions.by_client_id.get(principal.client_id)
-    if session is not None and session.owner != principal.owner:
+    if session is None or session.owner == principal.owner:
+        return
+    own = connection.peer.certificate is not None and engine.hooks.owner_of(principal.client_id) == principal.owner
+    if not own:
         detail = f"client id {principal.client_id[:200]!r} is somebody else's"
         raise Denied("client_id", detail, name=principal.name)
-    await _check_will(connection, packet, principal)
-    return principal
 
 
 async def _check_will(connection: "Connection", packet: Connect, principal: Principal) -> None:
@@ -88,6 +100,9 @@ def _open_session(connection: "Connection", packet: Connect, principal: Principa
     old = engine.connections.get(principal.client_id)
     if old is not None:  # [MQTT-3.1.4-3]
         old.close(Reason.SESSION_TAKEN_OVER, "the client connected again", why="taken_over")
+    session = engine.sessions.by_client_id.get(principal.client_id)
+    if session is not None and session.owner != principal.owner:
+        engine.sessions.close(session)
     if packet.version == V5:
         expiry = packet.properties.get("session_expiry_interval", 0)
     else:

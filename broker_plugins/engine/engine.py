@@ -189,6 +189,10 @@ class Engine:
         if connection.connected_at and self.hooks.sees("client_disconnected"):
             self.hooks.fire("client_disconnected", client=connection)
 
+    def connection_of(self, owner: str) -> Connection | None:
+        """The connection of an identity; one of them, where it has several. None: it has none."""
+        return next(iter(self._by_owner.get(owner, ())), None)
+
     def lost(self, connection: Connection) -> None:
         """The socket of a connection is gone."""
         self.all.discard(connection)

@@ -137,6 +137,10 @@ class Hooks(Protocol):
         """Do what a client asks for: topic and payload of the answer to it, None: there is none."""
         ...
 
+    def owner_of(self, client_id: str) -> str:
+        """The owner that a client id belongs to, whoever uses it now."""
+        ...
+
     async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:
         """Whether everybody asked agrees to a client's publish, subscribe or receive."""
         ...

@@ -18,6 +18,8 @@ from fleet.registry.records import rows_of
 from fleet.registry.schema import certificates
 
 _ISSUER_CHARACTERS = 128
+_ONE_NAMESPACE: Mapping[Kind, Kind] = {Kind.DEVICE: Kind.APPLICATION, Kind.APPLICATION: Kind.DEVICE}
+"""Who else may have a name of this kind: client ids, accounts and topics are told apart by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,13 @@ class Adding:
         for topic_filter in (*new.publish, *new.subscribe):
             check_filter(topic_filter)
         key = new.kind, new.name
-        if key in self._known or key in self.members:
+        if self._has(key):
             raise ConflictError(f"{new.kind} {new.name} is registered already")
+        rival = _ONE_NAMESPACE.get(new.kind)
+        if rival is not None and self._has((rival, new.name)):
+            raise ConflictError(
+                f"{rival} {new.name} is registered: a name is given once, to a device or to an application"
+            )
         entry = None
         if new.certificate is not None:
             entry = replace(entry_of(new.kind, new.name, new.certificate, self._now), status=new.status)
@@ -75,6 +82,9 @@ class Adding:
         member = Member(new.kind, new.name, first, self._now, self._now, tuple(new.publish), tuple(new.subscribe))
         self.members[key] = member
         self._unwritten.append((member, entry, new.details))
+
+    def _has(self, key: tuple[Kind, str]) -> bool:
+        return key in self._known or key in self.members
 
     async def write(self) -> None:
         """Write those that were added since the last time; at the end of the transaction it is done anyway."""

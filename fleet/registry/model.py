@@ -89,13 +89,14 @@ class Member:
     version: int = 1
 
     def may_use_client_id(self, client_id: str) -> bool:
-        """Whether this MQTT client id is its own: a device's is its name, an application's begins with its name.
+        """Whether this MQTT client id is its own: its name, or for an application its name, a slash and anything.
 
-        A claim has as many clients as there are devices that share it: they get client ids of their own.
+        No name has a slash, so no device's client id begins like that. A claim has as many clients as there are devices
+        that share it: they get client ids of their own.
         """
-        if self.kind is Kind.DEVICE:
-            return client_id == self.name
-        return self.kind is Kind.CLAIM or client_id.startswith(self.name)
+        if client_id == self.name or self.kind is Kind.CLAIM:
+            return True
+        return self.kind is Kind.APPLICATION and client_id.startswith(f"{self.name}/")
 
 
 def check_version(what: str, version: int, expected: int | None) -> int:

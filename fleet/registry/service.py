@@ -104,6 +104,13 @@ class Registry:
         """One member, None when there is none of that name."""
         return self._members.get((kind, name))
 
+    def account_of(self, kind: Kind, name: str) -> str:
+        """The name that messages and connections of a member are booked on; no device has one with a slash.
+
+        It is its name, unless it is no device and a device has that name too, as claims and older registries may.
+        """
+        return name if kind is Kind.DEVICE or (Kind.DEVICE, name) not in self._members else f"{kind}/{name}"
+
     def page(self, kind: Kind, after: str, limit: int) -> Sequence[Member]:
         """Members of a kind by name, the first `limit` behind `after`."""
         names = self._names[kind]

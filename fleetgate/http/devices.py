@@ -322,13 +322,14 @@ def member_view(core: Core, member: Member) -> MemberView:
 
 
 def _member_fields(core: Core, member: Member) -> dict[str, Any]:
-    last_seen, last_data = core.presence.last_seen(member.name), core.presence.last_data(member.name)
+    account = core.registry.account_of(member.kind, member.name)
+    last_seen, last_data = core.presence.last_seen(account), core.presence.last_data(account)
     return {
         "name": member.name,
         "kind": member.kind,
         "state": member.state,
         "version": member.version,
-        "connected": core.presence.connected(member.name),
+        "connected": core.presence.connected(account),
         "last_seen": iso(last_seen) if last_seen is not None else None,
         "last_data": iso(last_data) if last_data is not None else None,
         "created": iso(member.created),

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from broker_plugins.auth import owner_of_device
 from broker_plugins.engine.router import split_share
 from broker_plugins.engine.topics import why_invalid
 from fleet.documents import MAX_BYTES
@@ -313,7 +314,7 @@ def _rights(core: Core, device: str, given: dict[str, str], at: int | None) -> C
 
 def _connected(core: Core, device: str) -> tuple[Caller | None, bytes | None]:
     """The connection of a device: what policies know of it, and its certificate."""
-    connection = core.broker.engine.connections.get(device)
+    connection = core.broker.engine.connection_of(owner_of_device(device))
     principal = connection.principal if connection is not None else None
     if connection is None or principal is None or not isinstance(principal.rights, Compiled):
         return None, None

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from broker_plugins.auth import owner_of_device
 from broker_plugins.presence import about
 from fleet.identity import Kind
 from fleet.presence.model import KEPT
@@ -49,7 +50,7 @@ def router(core: Core) -> APIRouter:
     @routes.get("/devices/{name}/presence", summary="Show whether a device is there")
     async def show_presence(name: Name) -> PresenceView:
         core.registry.get(Kind.DEVICE, name)
-        connection = core.broker.engine.connections.get(name)
+        connection = core.broker.engine.connection_of(owner_of_device(name))
         if connection is not None and not connection.connected_at:
             connection = None
         seen, data = presence.last_seen(name), presence.last_data(name)

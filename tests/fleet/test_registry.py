@@ -129,7 +129,7 @@ async def test_an_application_keeps_its_filters(tmp_path):
     async with Registry(tmp_path / "fleet.db") as registry:
         member = registry.get(Kind.APPLICATION, "back")
         assert (member.publish, member.subscribe) == (("a/+",), ("b/#",))
-        assert member.may_use_client_id("back-7")
+        assert member.may_use_client_id("back/7")
         assert not member.may_use_client_id("other")
 
 

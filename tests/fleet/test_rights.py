@@ -56,7 +56,7 @@ def test_an_application_has_its_filters():
     back_end = Rights(("devices/+/commands/#",), ("devices/+/telemetry/#", "plant/a"))
     assert back_end.may_publish("devices/x/commands/open")
     assert back_end.may_retain("devices/x/commands/open")
-    assert back_end.may_connect("back-1")
+    assert back_end.may_connect("back/1")
     assert not back_end.may_publish("devices/x/telemetry")
     assert back_end.may_subscribe("devices/+/telemetry/#")
     assert back_end.may_subscribe("devices/x/telemetry")

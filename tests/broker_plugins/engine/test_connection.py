@@ -234,8 +234,8 @@ async def test_an_empty_client_id_becomes_the_name(gate: Served):
 
 async def test_an_applications_client_id_begins_with_its_name(gate: Served):
     """And two of them are two clients."""
-    async with await gate.client("back", client_id="back-1") as one, await gate.client("back", client_id="back-2"):
-        assert set(gate.engine.connections) == {"back-1", "back-2"}
+    async with await gate.client("back", client_id="back/1") as one, await gate.client("back", client_id="back/2"):
+        assert set(gate.engine.connections) == {"back/1", "back/2"}
         await one.silent()
     async with await gate.open("back") as client:
         assert (await client.connect("front")).reason == Reason.NOT_AUTHORIZED

@@ -59,10 +59,10 @@ async def test_a_refused_connect_changes_nothing(gate: Served, clean: bool, vict
         await device.send(Disconnect())
         await device.closed()
         await until(lambda: "a" not in gate.engine.connections)
-        async with await gate.client("back", client_id="back-2") as back:
+        async with await gate.client("back", client_id="back/2") as back:
             await back.publish("devices/a/commands/x", b"queued")
             await watcher.expect(Publish, payload=b"queued")
-        await until(lambda: "back-2" not in gate.engine.sessions.by_client_id)
+        await until(lambda: "back/2" not in gate.engine.sessions.by_client_id)
     before = state_of(gate)
     async with await gate.open("b", version) as thief:
         answer = await thief.connect("a", clean=clean, will=will("devices/b/events", b"not this one"))

@@ -27,7 +27,7 @@ COMMANDS = "devices/a/commands/x"
 
 async def command(gate: Served, payload: bytes, qos: int = 1, topic: str = COMMANDS, **more) -> None:
     """The back end publishes to device a."""
-    async with await gate.client("back", client_id="back-pub") as back:
+    async with await gate.client("back", client_id="back/pub") as back:
         await back.send(Publish(topic, payload, qos, packet_id=qos and 1, **more))
         if qos:
             await back.expect(Ack, kind=Kind.PUBACK if qos == 1 else Kind.PUBREC)
@@ -341,10 +341,10 @@ async def test_messages_expire(gate: Served):
 async def test_shared_subscriptions(gate: Served):
     """Each message to one of the group, in turns; nobody gets what was retained; when one leaves, the other has all."""
     shared = "$share/group/devices/+/events/#"
-    async with await gate.client("a") as device, await gate.client("back", client_id="back-1") as one:
+    async with await gate.client("a") as device, await gate.client("back", client_id="back/1") as one:
         await device.send(Publish("devices/a/events/old", b"old", 1, True, packet_id=1))
         await device.expect(Ack)
-        async with await gate.client("back", client_id="back-2") as two:
+        async with await gate.client("back", client_id="back/2") as two:
             for member in (one, two):
                 assert await member.subscribe(shared, 1) == [1]
                 await member.silent()
