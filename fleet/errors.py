@@ -1,5 +1,7 @@
 """What can go wrong around devices, by whose fault it is."""
 
+from ingester.clock import clock_problem
+
 
 class FleetError(Exception):
     """Base of every error of this package; the message is one clear line."""
@@ -31,6 +33,13 @@ class StateError(FleetError):
 
 class StateInUseError(StateError):
     """Another process owns the state folder."""
+
+
+class ClockError(FleetError):
+    """The clock can't be right: what is asked for would be valid at a wrong time."""
+
+    def __init__(self, now: int) -> None:
+        super().__init__(f"{clock_problem(now)}; no certificate is made, and nothing that expires: set the clock")
 
 
 class RegistryUnavailableError(FleetError):

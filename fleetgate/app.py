@@ -34,13 +34,17 @@ from fleetgate.http.api import create_api
 from fleetgate.http.device_api import CertificateProtocol, create_device_api, following
 from fleetgate.http.server import HttpServer
 from fleetgate.logs import IngestLogFile
+from fleetgate.renewal import Renewal
 from fleetgate.settings import Settings, SourceSettings
 from fleetgate.watchdog import Watchdog
+from ingester.clock import Clock, clock_problem, is_believed, now_us
 from ingester.retention import Retention
 from ingester.source_mqtt import MqttSource, SourceConfig
 
 log = structlog.get_logger("fleetgate")
 
+_CLOCK_SECONDS = 1.0
+"""A clock that is not believed is looked at again after this time."""
 _DEVICE_REQUESTS = 1000
 """Connections of devices to their API at a time: it is for what they ask once in a while."""
 
@@ -58,7 +62,12 @@ class Addresses:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, state: StateFolder, *, mqtt: bool = True, sources: Sequence[SourceConfig] = ()
+    settings: Settings,
+    state: StateFolder,
+    *,
+    mqtt: bool = True,
+    sources: Sequence[SourceConfig] = (),
+    clock: Clock = now_us,
 ) -> AsyncIterator[tuple[Core, Addresses]]:
     """Serve HTTP, MQTT when asked for, and read from `sources` and those in the settings, for the time of the block."""
     http_bind = parse_bind(settings.http.bind)
@@ -71,8 +80,10 @@ async def serving(
         loop = asyncio.get_running_loop()
         stack.callback(loop.set_exception_handler, loop.get_exception_handler())
         loop.set_exception_handler(_on_loop_error)
-        core = await stack.enter_async_context(open_core(settings, state))
+        core = await stack.enter_async_context(open_core(settings, state, clock))
         core.metrics.register(stack.enter_context(Watchdog()))
+        renewal = Renewal(core.tls.renew, lambda: core.authority.ends, clock=clock)
+        core.metrics.register(await stack.enter_async_context(renewal))
         kept = settings.store
         await stack.enter_async_context(Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes))
         if core.mover is not None:
@@ -120,8 +131,12 @@ async def run(
     *,
     mqtt: bool = True,
     sources: Sequence[SourceConfig] = (),
+    clock: Clock = now_us,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called when everything listens. A second signal does not wait."""
+    """Serve until SIGINT or SIGTERM; `ready` is called when everything listens. A second signal does not wait.
+
+    Nothing is opened before the clock is believed.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     this = asyncio.current_task()
@@ -134,7 +149,9 @@ async def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     with contextlib.suppress(asyncio.CancelledError):
-        async with serving(settings, state, mqtt=mqtt, sources=sources) as (core, addresses):
+        if not await _clock_is_set(clock, stop):
+            return
+        async with serving(settings, state, mqtt=mqtt, sources=sources, clock=clock) as (core, addresses):
 
             def on_hangup() -> None:
                 if log_file is not None:
@@ -145,6 +162,17 @@ async def run(
             ready(addresses)
             await stop.wait()
     log.info("stopped")
+
+
+async def _clock_is_set(clock: Clock, stop: asyncio.Event) -> bool:
+    """Wait until the clock is believed: certificates and messages would be of a wrong time. False: it is to stop."""
+    if not is_believed(clock()):
+        log.error("waiting for the clock to be set: nothing is served before", problem=clock_problem(clock()))
+        while not stop.is_set() and not is_believed(clock()):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _CLOCK_SECONDS)
+        log.info("the clock is set" if is_believed(clock()) else "stopped before the clock was set")
+    return not stop.is_set()
 
 
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

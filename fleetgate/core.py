@@ -66,6 +66,7 @@ from fleetgate.settings import DecisionsSettings, PresenceSettings, Settings, co
 from fleetgate.times import iso
 from fleetgate.tls import DeviceTls
 from fleetgate.top import Top
+from ingester.clock import Clock, now_us
 from ingester.decode import Limits
 from ingester.device_series import DeviceSeries
 from ingester.history.metrics import HistoryCollector
@@ -154,11 +155,14 @@ class Core:
 
 
 @asynccontextmanager
-async def open_core(settings: Settings, state: StateFolder) -> AsyncIterator[Core]:
-    """Take ownership of a state folder and open what is in it; it is made when it is missing."""
+async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_us) -> AsyncIterator[Core]:
+    """Take ownership of a state folder and open what is in it; it is made when it is missing.
+
+    `clock` is the wall clock. Raises ClockError where certificates are to be made, and it is not believed.
+    """
     async with AsyncExitStack() as stack:
         stack.enter_context(StateLock(state))
-        authority = await asyncio.to_thread(make_authority, settings, state)
+        authority = await asyncio.to_thread(make_authority, settings, state, clock)
         database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
         registry = await stack.enter_async_context(Registry(database))
         audit = await stack.enter_async_context(AuditLog(registry.database, authority))
@@ -419,7 +423,7 @@ def make_issuer(settings: Settings, authority: Authority, rules: Rules) -> Issue
     return HookIssuer(hook, authority, rules, settings.authority.device_days)
 
 
-def make_authority(settings: Settings, state: StateFolder) -> Authority:
+def make_authority(settings: Settings, state: StateFolder, clock: Clock = now_us) -> Authority:
     """Open or make the certificate authority, and the server's certificate."""
     authority = Authority(
         state.pki,
@@ -427,6 +431,7 @@ def make_authority(settings: Settings, state: StateFolder) -> Authority:
         settings.authority.device_days,
         settings.identity.source,
         _passphrase(settings.authority.passphrase_file),
+        clock,
     )
     authority.ensure_server(settings.tls.names)
     return authority

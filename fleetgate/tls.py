@@ -35,7 +35,8 @@ class TlsReloadError(Exception):
 class DeviceTls:
     """TLS context and revocation lists. An async context manager: looks for changed files while it is open.
 
-    `reloaded` is called after new files were taken, to judge the connections that are there by them.
+    `renewed` is called when there is another context, `reloaded` after new files were taken, to judge the connections
+    that are there by them.
     """
 
     def __init__(self, settings: Settings, state: StateFolder, authority: Authority, registered: Authorities) -> None:
@@ -61,7 +62,9 @@ class DeviceTls:
         except (OSError, ValueError) as error:
             raise SettingsError(f"TLS files: {error}") from error
         self._crl_stamp: int | None = None
+        self.renewed: list[Callable[[], None]] = []
         self.reloaded: list[Callable[[], None]] = []
+        self._renewing = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -90,8 +93,25 @@ class DeviceTls:
         finally:
             self._crl_stamp = self._stamp()
         log.info("TLS files read")
-        for reloaded in self.reloaded:
-            reloaded()
+        for call in (*self.renewed, *self.reloaded):
+            call()
+
+    async def renew(self) -> list[str]:
+        """Make again what is due of our own certificates, for handshakes from now on: connections stay, as who is
+        trusted does not change. Returns what was made. Raises FleetError, OSError.
+        """
+        self._renewing = True
+        try:
+            made = await asyncio.to_thread(self._authority.renew, self._settings.tls.names)
+            if made:
+                self.files.load()
+        finally:
+            self._renewing = False
+        if made:
+            log.info("certificates were made again", certificates=made)
+            for call in self.renewed:
+                call()
+        return made
 
     def check(self, certificate: bytes, now: datetime) -> None:
         """See Revocations.check."""
@@ -140,7 +160,7 @@ class DeviceTls:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if self.files.changed() or self._stamp() != self._crl_stamp:
+            if not self._renewing and (self.files.changed() or self._stamp() != self._crl_stamp):
                 self.try_reload()
 
     def try_reload(self) -> None:

@@ -2,12 +2,16 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 Clock = Callable[[], int]
 """Returns microseconds since 1970-01-01 UTC."""
 
 UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 """Microseconds of the letters that durations are written with."""
+
+BELIEVED_FROM_US = 1_767_225_600_000_000
+"""2026-01-01: this program is younger than a clock that shows less. A board without a clock starts in 1970."""
 
 
 def now_us() -> int:
@@ -19,3 +23,42 @@ def steady() -> Clock:
     """A clock that shows wall time as it was now, and goes on evenly: setting the wall clock does not move it."""
     offset = time.time_ns() - time.monotonic_ns()
     return lambda: (time.monotonic_ns() + offset) // 1000
+
+
+def is_believed(now: int) -> bool:
+    """Whether a time can be the present."""
+    return now >= BELIEVED_FROM_US
+
+
+def clock_problem(now: int) -> str:
+    """Say that a time is not believed."""
+    return (
+        f"the clock says {moment(now):%Y-%m-%dT%H:%M:%SZ}, and is believed from {moment(BELIEVED_FROM_US):%Y-%m-%d} on"
+    )
+
+
+def moment(now: int) -> datetime:
+    """A time as a datetime, UTC."""
+    return datetime.fromtimestamp(now / 1_000_000, UTC)
+
+
+class BelievedClock:
+    """A clock that shows wall time while that is believed, and goes on evenly from there while it is not."""
+
+    __slots__ = ("_last", "_monotonic", "_offset", "_wall")
+
+    def __init__(self, wall: Clock = now_us, monotonic: Callable[[], int] = time.monotonic_ns) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._last = BELIEVED_FROM_US
+        self._offset: int | None = None
+
+    def __call__(self) -> int:
+        """Microseconds since 1970-01-01 UTC, never before BELIEVED_FROM_US."""
+        now = self._wall()
+        if now >= BELIEVED_FROM_US:
+            self._last, self._offset = now, None
+            return now
+        if self._offset is None:
+            self._offset = self._last - self._monotonic() // 1000
+        return self._monotonic() // 1000 + self._offset

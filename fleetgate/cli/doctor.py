@@ -6,7 +6,7 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, 
 from fleetgate.errors import ArgumentError
 from fleetgate.history import available
 from fleetgate.postgres import reachable
+from fleetgate.renewal import WARN
+from ingester.clock import clock_problem, is_believed, moment, now_us
 from ingester.errors import StoreError
 
-_CLOCK_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _FREE_BYTES = 1024**3
 _FILES = 65_536
-_EXPIRY_DAYS = 30
 
 
 class Finding(NamedTuple):
@@ -112,27 +112,34 @@ def _port(scheme: str, bind: str, served: str | None) -> Finding:
 
 
 def _clock() -> Finding:
-    now = datetime.now(UTC)
-    if now < _CLOCK_FROM:
-        return Finding("clock", "error", f"it says {now.isoformat()}: certificates can't be judged")
-    return Finding("clock", "ok", now.isoformat(timespec="seconds"))
+    now = now_us()
+    if not is_believed(now):
+        return Finding("clock", "error", f"{clock_problem(now)}: no certificate is made, and none can be judged")
+    return Finding("clock", "ok", moment(now).isoformat(timespec="seconds"))
 
 
 def _certificates(pki: Path) -> Iterator[Finding]:
-    for name in ("ca", "server"):
+    now = moment(now_us())
+    for name, of in (("ca", "root"), ("issuing", "issuing"), ("server", "server")):
         check = f"certificate {name}"
         path = pki / f"{name}.pem"
         if not path.exists():
+            if of == "issuing" and (pki / "ca.pem").exists():
+                continue  # the root issues itself
             yield Finding(check, "warning", f"{path} is missing: `fleetgate init` makes it")
             continue
         try:
-            until = read_certificate(path.read_bytes()).not_valid_after_utc
+            found = read_certificate(path.read_bytes())
         except (OSError, InvalidCertificateError) as error:
             yield Finding(check, "error", f"{path}: {error}")
             continue
-        days = (until - datetime.now(UTC)).days
-        status = "error" if days < 0 else "warning" if days < _EXPIRY_DAYS else "ok"
-        yield Finding(check, status, f"valid until {until.date()}, {days} days")
+        begin, until = found.not_valid_before_utc, found.not_valid_after_utc
+        left = until - now
+        if now < begin:
+            yield Finding(check, "error", f"not valid before {begin.isoformat()}: a server makes it again")
+            continue
+        status = "error" if left <= timedelta() else "warning" if left < WARN[of] else "ok"
+        yield Finding(check, status, f"valid until {until.date()}, {left.days} days")
     for key in pki.glob("*-key.pem"):
         if key.stat().st_mode & 0o077:
             yield Finding("key", "error", f"{key} can be read by others")

@@ -98,13 +98,13 @@ def following(core: Core) -> ssl.SSLContext:
     """
     counts = [core.tls.files.made()]
 
-    def reloaded() -> None:
+    def renewed() -> None:
         counts[0] = core.tls.files.made()
 
     def switch(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
         connection.context = counts[0]
 
-    core.tls.reloaded.append(reloaded)
+    core.tls.renewed.append(renewed)
     context = core.tls.files.made()
     context.sni_callback = switch
     return context

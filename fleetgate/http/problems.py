@@ -12,6 +12,7 @@ from starlette.routing import Match, Route
 
 from fleet.documents import DocumentError
 from fleet.errors import (
+    ClockError,
     ConflictError,
     FleetError,
     InvalidCertificateError,
@@ -43,6 +44,7 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     DocumentError: (422, "invalid_document"),
     FleetQueryError: (422, "invalid_query"),
     UndecidedError: (422, "undecided"),
+    ClockError: (503, "clock"),
     HookError: (502, "hook"),
     ArgumentError: (422, "invalid"),
     QueryError: (422, "invalid_query"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fleet.authority import Authority
+from tests.faults.clock import WallClock
 from tests.faults.ledger import filler
 from tests.faults.sender import Sender, check, connect, provision, sending, tls
 from tests.system.gate import Gate
@@ -257,57 +258,21 @@ async def test_a_plugin_that_blocks_the_loop(tmp_path):
         await settled(gate, senders)
 
 
-CLOCK = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/time.h>
-#include <time.h>
-
-static long offset(void) {
-    long seconds = 0;
-    FILE *file = fopen(getenv("CLOCK_OFFSET"), "r");
-    if (file) { if (fscanf(file, "%ld", &seconds) != 1) seconds = 0; fclose(file); }
-    return seconds;
-}
-
-int clock_gettime(clockid_t clock, struct timespec *at) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(clock, at);
-    if (!result && clock == CLOCK_REALTIME) at->tv_sec += offset();
-    return result;
-}
-
-time_t time(time_t *out) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (out) *out = now.tv_sec;
-    return now.tv_sec;
-}
-"""
-
-
 @pytest.mark.timeout(180)
 async def test_the_wall_clock_is_set(need, tmp_path):
     """Case 17: an hour back, ten years ahead, and right again. Nobody is disconnected, and nothing expires but what
     goes by the calendar: certificates.
     """
-    need("gcc")
     gate = await prepare(tmp_path)
-    (tmp_path / "clock.c").write_text(CLOCK)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "clock.so", tmp_path / "clock.c", "-ldl"], check=True)
-    offset = tmp_path / "offset"
-    offset.write_text("0")
-    gate = Gate(tmp_path, environment={"LD_PRELOAD": str(tmp_path / "clock.so"), "CLOCK_OFFSET": str(offset)})
+    clock = WallClock(tmp_path, need)
+    gate = Gate(tmp_path, environment=clock.environment)
     with gate:
         senders = [Sender(gate, name, keep_alive=1, window=10, pause=0.005) for name in NAMES[:2]]
         async with sending(senders):
             await until(lambda: all(len(sender.acknowledged) > 50 for sender in senders))
             for steps, seconds in enumerate((-3600, 10 * 365 * 86_400, 0), 1):
                 before = [len(sender.acknowledged) for sender in senders]
-                offset.write_text(str(seconds))
+                clock.set(seconds)
                 await asyncio.to_thread(gate.wait_for, "fleetgate_clock_steps_total", steps)
                 await until(
                     lambda before=before: all(

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from fleet.authority import Authority, read_certificate, read_request, signing_request
-from fleet.errors import InvalidCertificateError, StateError
+from fleet.errors import ClockError, InvalidCertificateError, StateError
 from fleet.identity import Kind, Rules, Source, identify
-from tests.fleet.pki import certificate, der, key_pem, pem
+from ingester.clock import BELIEVED_FROM_US, moment
+from tests.fleet.pki import certificate, der, key, key_pem, pem
 
 NAMES = ["localhost", "127.0.0.1", "::1"]
 
@@ -174,3 +175,158 @@ def test_keys_that_are_none(tmp_path):
         (tmp_path / "issuing-key.pem").write_bytes(data)
         with pytest.raises(StateError, match="issuing-key.pem: "):
             Authority(tmp_path, "fleetgate.local", 30)
+
+
+DAY_US = 86_400_000_000
+START = 1_796_000_000_000_000  # late in 2026
+
+
+class ManualClock:
+    """Stands where it is set."""
+
+    def __init__(self, at: int = START) -> None:
+        self.at = at
+
+    def __call__(self) -> int:
+        return self.at
+
+
+def valid(made: x509.Certificate, clock: ManualClock) -> bool:
+    return made.not_valid_before_utc <= moment(clock()) < made.not_valid_after_utc
+
+
+def test_what_ends_is_renewed_in_time(tmp_path):
+    """Looked at every week for fifty years, nothing ever ends; keys and subjects of authorities stay, so what they
+    signed is still theirs.
+    """
+    clock = ManualClock()
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    root, issuing = authority.root, authority.certificate
+    _key, csr = signing_request("a")
+    issued = authority.issue(Kind.DEVICE, "a", read_request(csr)).certificate
+    made = []
+    for _ in range(50 * 52):
+        clock.at += 7 * DAY_US
+        found = authority.renew(NAMES)
+        made += found
+        server = read_certificate((tmp_path / "server.pem").read_bytes())
+        assert all(valid(one, clock) for one in (authority.root, authority.certificate, server))
+        assert min(authority.ends.values()) - moment(clock()) > timedelta(days=20)
+    assert {name: made.count(name) for name in set(made)} == {"root": 2, "issuing": 5, "server": 52}
+    for old, new in ((root, authority.root), (issuing, authority.certificate)):
+        assert (old.public_key(), old.subject) == (new.public_key(), new.subject)
+        assert old != new
+    issued.verify_directly_issued_by(authority.certificate)
+    issuing.verify_directly_issued_by(authority.root)
+    again = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    assert (again.root, again.certificate) == (authority.root, authority.certificate)
+    assert again.renew(NAMES) == []
+
+
+@pytest.mark.parametrize("by", [30 * 365, 11 * 365, 400])
+def test_a_step_of_the_clock_and_back(tmp_path, by: int):
+    """What has ended is made again at once, and once more when it is not valid yet; then nothing is due."""
+    clock = ManualClock()
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    for ahead in (by, 0):
+        clock.at = START + ahead * DAY_US
+        assert "server" in authority.renew(NAMES)
+        assert authority.renew(NAMES) == []
+        server = read_certificate((tmp_path / "server.pem").read_bytes())
+        assert all(valid(one, clock) for one in (authority.root, authority.certificate, server))
+        server.verify_directly_issued_by(authority.certificate)
+
+
+def test_a_clock_that_is_not_believed(tmp_path):
+    """Nothing is made by it; what is there stays, and is good again when the clock is."""
+    clock = ManualClock(12_000_000)
+    with pytest.raises(ClockError, match=r"the clock says 1970-01-01T00:00:12Z, and is believed from 2026-01-01 on"):
+        Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    assert not list(tmp_path.iterdir())
+    clock.at = START
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    clock.at = BELIEVED_FROM_US - 1
+    assert authority.renew(NAMES) == []
+    authority.ensure_server(NAMES)
+    with pytest.raises(ClockError):
+        authority.issue(Kind.DEVICE, "a", read_request(signing_request("a")[1]))
+    Authority(tmp_path, "fleetgate.local", 30, clock=clock).ensure_server(NAMES)
+    clock.at = START
+    assert authority.renew(NAMES) == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_root_whose_key_is_elsewhere(tmp_path):
+    """The issuing authority can't be renewed without it: it is used to its end, then nothing is issued; with the key
+    it goes on.
+    """
+    clock = ManualClock()
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    issuing = authority.certificate
+    (tmp_path / "ca-key.pem").rename(tmp_path / "elsewhere.pem")
+    clock.at += 3600 * DAY_US
+    assert authority.renew(NAMES) == ["server"]
+    assert authority.renew(NAMES) == []
+    assert authority.certificate == issuing
+    clock.at += 100 * DAY_US
+    assert authority.renew(NAMES) == []
+    Authority(tmp_path, "fleetgate.local", 30, clock=clock).ensure_server(NAMES)
+    with pytest.raises(StateError, match="ended on 2036-"):
+        authority.issue(Kind.DEVICE, "a", read_request(signing_request("a")[1]))
+    (tmp_path / "elsewhere.pem").rename(tmp_path / "ca-key.pem")
+    assert authority.renew(NAMES) == ["issuing", "server"]
+    assert authority.certificate.public_key() == issuing.public_key()
+
+
+def test_a_root_of_ones_own_is_not_renewed(tmp_path):
+    """It is its owner's; without an issuing authority, one that has ended is an error of one line."""
+    clock, own = ManualClock(), key()
+    start = moment(START) - timedelta(days=30)
+    root = certificate(uris=(), cn="a root", usage=None, ca=True, path_length=1, own=own, start=start, days=300)
+    (tmp_path / "ca.pem").write_bytes(pem(root))
+    (tmp_path / "ca-key.pem").write_bytes(key_pem(own))
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    clock.at += 400 * DAY_US
+    assert authority.renew(NAMES) == []
+    assert authority.root == root
+    (tmp_path / "issuing.pem").unlink()
+    with pytest.raises(StateError, match=r"ca\.pem: it ended on .*: put a valid root and its key there"):
+        Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    (tmp_path / "ca-key.pem").write_bytes(key_pem(key()))
+
+
+@pytest.mark.parametrize("length", [0, None])
+def test_a_root_that_issues_itself_is_renewed(tmp_path, length: int | None):
+    """One of an earlier version, with its key, subject and length of path."""
+    clock, own = ManualClock(), key()
+    start = moment(START) - timedelta(days=30)
+    name = "fleetgate CA fleetgate.local"
+    root = certificate(uris=(), cn=name, usage=None, ca=True, path_length=length, own=own, start=start, days=3000)
+    (tmp_path / "ca.pem").write_bytes(pem(root))
+    (tmp_path / "ca-key.pem").write_bytes(key_pem(own))
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    clock.at += 2900 * DAY_US
+    assert authority.renew(NAMES)[0] == "root"
+    basic = authority.root.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (basic.path_length, authority.root.public_key()) == (length, root.public_key())
+    assert valid(read_certificate((tmp_path / "server.pem").read_bytes()), clock)
+    assert authority.renew(NAMES) == []
+
+
+def test_a_revocation_list_has_a_greater_number_than_those_before(tmp_path):
+    """Also after the clock was set back, and in the next run."""
+    numbers = []
+    for ahead in (0, 3650, 0, 0):
+        authority = Authority(tmp_path, "fleetgate.local", 30)
+        made = authority.revocation_list([], datetime.now(UTC) + timedelta(days=ahead))
+        numbers.append(made.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number)
+    assert numbers == sorted(set(numbers))
+    (tmp_path / "crl-number").write_text("damaged")
+    assert authority.revocation_list([], datetime.now(UTC)).is_signature_valid(authority.certificate.public_key())
