@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fleetgate.analytics.quoting import quoted_path, quoted_text
+from fleetgate.analytics.quoting import quoted_pointer, quoted_text
 from fleetgate.errors import ArgumentError
 
 COLUMNS = ("type", "site", "state")
@@ -55,5 +55,5 @@ def _by(by: str) -> str:
     if by in {"", "device", *COLUMNS}:
         return by
     if by.startswith(ATTRIBUTES):
-        return f"json_extract_string(attributes, {quoted_path(by[len(ATTRIBUTES) :])})"
+        return f"json_extract_string(attributes, {quoted_pointer(by[len(ATTRIBUTES) :])})"
     raise ArgumentError(f"by: {by[:80]!r} is none of device, {', '.join(COLUMNS)}, {ATTRIBUTES}KEY")

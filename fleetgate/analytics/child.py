@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fleetgate.analytics.question import Answer, Form, Question
+from fleetgate.analytics.quoting import numbered
 from fleetgate.analytics.views import build, json_value
 from fleetgate.times import iso
 
@@ -76,7 +77,8 @@ def _answer(question: Question) -> Answer:
             count += batch.num_rows
             if count > bounds.rows:
                 return Answer(error=f"more than {bounds.rows} rows: add a LIMIT, or raise the limit of rows")
-        return Answer(_written(pa.Table.from_batches(batches, reader.schema), question.form), count)
+        table = pa.Table.from_batches(batches, reader.schema)
+        return Answer(_written(table.rename_columns(numbered(table.column_names)), question.form), count)
 
 
 def _window(question: Question, names: set[str]) -> dict[str, datetime]:

@@ -42,6 +42,8 @@ def overlapping(files: Sequence[SealedFile], journal: Mapping[str, Sequence[Read
 def resolved(connection: "duckdb.DuckDBPyConnection", parts: Iterable[Part], rules: Rules) -> list[Part]:
     """The parts with each reading as the rule of its stream wants it."""
     parts = list(parts)
+    if not rules.resolves:
+        return parts
     doubtful = [part for part in parts if part.doubtful and _resolves(part.stream, rules)]
     if not doubtful:
         return parts

@@ -3,8 +3,11 @@
 Files come as Arrow datasets, journal rows and devices as Arrow tables: DuckDB itself opens nothing.
 """
 
+import heapq
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -14,13 +17,32 @@ import pyarrow.dataset as ds
 from fleetgate.analytics.duplicates import overlapping, resolved
 from fleetgate.analytics.parts import TIME, Part
 from fleetgate.analytics.question import Question
-from fleetgate.analytics.quoting import quoted_name, quoted_path, quoted_text
-from ingester.history.columns import table_of
+from fleetgate.analytics.quoting import (
+    folded,
+    is_nameable,
+    mentioned,
+    quoted_name,
+    quoted_pointer,
+    quoted_text,
+    told_apart,
+)
+from ingester.history.columns import has_column, readings_of, schema_of, table_of
+from ingester.history.files import read_sound
 from ingester.history.journal import journal_readings
 from ingester.history.model import LEVELS, MIXED, Reading, SealedFile
 from ingester.history.rules import Rules
 
-_RESERVED = {"messages", "readings", "devices", "rollups"}
+_RESERVED = {"messages", "readings", "devices", "rollups", "chosen"}
+_PARTS = "part_"
+"""What the views are made of is called so."""
+_VIEWS = 200
+"""Streams that one question may mean."""
+_TABLES = 64
+"""Streams of the journal that have a table of their own, though the question does not name them."""
+_COLUMNS = 1000
+"""Of a stream's view; other fields are in `readings`."""
+_SELECTS = 2000
+"""That `readings` is made of, besides those for fields which the question names."""
 _OWN = ("device", "time", "received", "position", "device_time", "marks")
 _KINDS = {"BIGINT": "integer", "UBIGINT": "integer", "DOUBLE": "number", "BOOLEAN": "boolean", "VARCHAR": "text"}
 """What json_each says of a value."""
@@ -30,6 +52,7 @@ _EMPTY = {
     "device": pa.string(), "stream": pa.string(), "time": TIME, "received": TIME, "position": pa.int32(),
     "device_time": TIME, "marks": pa.string(), "more": pa.string(), "payload": pa.binary(),
 }  # fmt: skip
+_TAKEN = frozenset(_EMPTY)
 
 
 _SUMS = {
@@ -43,23 +66,61 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
     """Make all views."""
     journal = _journal(question)
     twice = overlapping(question.files, journal, question.rules)
-    parts = [*_files(connection, question, twice), *_tables(connection, journal)]
+    parts = [*_files(connection, question, twice), *_tables(connection, journal, question.sql)]
     parts = resolved(connection, parts, question.rules)
-    connection.register("nothing", pa.table({name: pa.array([], kind) for name, kind in _EMPTY.items()}))
-    parts.append(Part("nothing", MIXED, {}))
+    connection.register("part_nothing", pa.table({name: pa.array([], kind) for name, kind in _EMPTY.items()}))
+    parts.append(Part("part_nothing", MIXED, {}))
     connection.execute(f"CREATE VIEW messages AS {' UNION ALL '.join(map(_messages, parts))}")
-    connection.execute(f"CREATE VIEW readings AS {' UNION ALL '.join(_readings(parts))}")
+    connection.execute(f"CREATE VIEW readings AS {' UNION ALL '.join(_readings(parts, question.sql))}")
     connection.execute(f"CREATE VIEW rollups AS {_rollups(connection, question)}")
     connection.register("chosen", pa.table({"name": pa.array(question.chosen, pa.string())}))
-    connection.register("devices_now", _typed(pa.table(question.devices)))
-    connection.execute("CREATE VIEW devices AS SELECT * FROM devices_now")
+    connection.register("part_devices", _typed(pa.table(question.devices)))
+    connection.execute("CREATE VIEW devices AS SELECT * FROM part_devices")
+    _streams(connection, parts, question.sql)
+
+
+def _streams(connection: "duckdb.DuckDBPyConnection", parts: Sequence[Part], sql: str) -> None:
+    """A view for each stream that the question names: there may be thousands."""
     connection.execute("CREATE SCHEMA streams")
-    own = {part.stream: dict[str, set[str]]() for part in parts if part.stream != MIXED}
-    for stream, types in sorted((own | _shared(connection, parts, question.sql)).items()):
-        sql = _stream(stream, parts, types)
-        connection.execute(f"CREATE VIEW streams.{quoted_name(stream)} AS {sql}")
-        if stream.lower() not in _RESERVED and not stream.lower().startswith("part_"):
-            connection.execute(f"CREATE VIEW IF NOT EXISTS main.{quoted_name(stream)} AS {sql}")
+    shared = [part for part in parts if part.stream == MIXED]
+    own: dict[str, list[Part]] = {stream: [] for stream in _shared_streams(connection, shared)}
+    for part in parts:
+        if part.stream != MIXED:
+            own.setdefault(part.stream, []).append(part)
+    views = _views(own, sql)
+    types: dict[str, dict[str, set[str]]] = {}
+    for view in mentioned(views, sql, _VIEWS):
+        stream = views[view]
+        if stream not in types:
+            types[stream] = _types(connection, stream, own[stream], shared)
+        select = _stream(stream, [*own[stream], *shared], types[stream], sql)
+        connection.execute(f"CREATE VIEW streams.{quoted_name(view)} AS {select}")
+        if folded(view) not in _RESERVED and not folded(view).startswith(_PARTS):
+            connection.execute(f"CREATE VIEW IF NOT EXISTS main.{quoted_name(view)} AS {select}")
+
+
+def _views(streams: Iterable[str], sql: str) -> dict[str, str]:
+    """Names of views, and the streams that they are of.
+
+    Streams that DuckDB takes for one are told apart by numbers; without one, the name is that of the stream which the
+    question spells so, or else of the first one.
+    """
+    names = told_apart(filter(is_nameable, streams))
+    views = {name: stream for stream, name in names.items()}
+    alike: dict[str, list[str]] = {}
+    for stream in names:
+        alike.setdefault(folded(stream), []).append(stream)
+    for group in alike.values():
+        if len(group) > 1 and (spelled := _spelled(group, sql)):
+            views[group[0]] = spelled
+    return views
+
+
+def _spelled(alike: Sequence[str], sql: str) -> str | None:
+    """The one of these streams that a statement spells as it is, first of all in quotes; None: none, or several."""
+    quoted = [stream for stream in alike if quoted_name(stream) in sql]
+    found = quoted or [stream for stream in alike if re.search(rf"(?<!\w){re.escape(stream)}(?!\w)", sql)]
+    return found[0] if len(found) == 1 else None
 
 
 def _typed(devices: pa.Table) -> pa.Table:
@@ -78,8 +139,26 @@ def _files(connection: "duckdb.DuckDBPyConnection", question: Question, doubtful
         groups.setdefault(key, []).append(file)
     for number, ((stream, doubt, fields), group) in enumerate(groups.items()):
         name = f"part_{number}"
-        connection.register(name, ds.dataset([str(question.folder / file.path) for file in group], format="parquet"))
-        yield Part(name, stream, dict(fields), doubt)
+        if all(has_column(field) for field, _ in fields):
+            paths = [str(question.folder / file.path) for file in group]
+            schema = schema_of(dict(fields), mixed=stream == MIXED)
+            connection.register(name, ds.dataset(paths, schema=schema, format="parquet"))
+            yield Part(name, stream, dict(fields), doubt)
+        else:
+            table, types = _renewed(question.folder, group)
+            connection.register(name, table)
+            yield Part(name, stream, types, doubt)
+
+
+def _renewed(folder: Path, group: Iterable[SealedFile]) -> tuple[pa.Table, dict[str, str]]:
+    """What is in files of an earlier version, which have columns with names that no column has today."""
+    readings = [
+        reading
+        for file in group
+        for table in read_sound(folder, file)[0]
+        for reading in readings_of(table, file.stream)
+    ]
+    return table_of(readings)
 
 
 def _journal(question: Question) -> dict[str, list[Reading]]:
@@ -90,18 +169,26 @@ def _journal(question: Question) -> dict[str, list[Reading]]:
     return streams
 
 
-def _tables(connection: "duckdb.DuckDBPyConnection", streams: Mapping[str, Sequence[Reading]]) -> Iterator[Part]:
-    for number, (stream, readings) in enumerate(streams.items()):
-        table, fields = table_of(readings)
+def _tables(
+    connection: "duckdb.DuckDBPyConnection", streams: Mapping[str, Sequence[Reading]], sql: str
+) -> Iterator[Part]:
+    """A table for each stream that the question names, and for the largest ones; the others share one."""
+    largest = heapq.nlargest(_TABLES, streams, key=lambda stream: len(streams[stream]))
+    own = dict.fromkeys([*mentioned(streams, sql, _VIEWS), *largest])
+    for number, stream in enumerate(own):
+        table, fields = table_of(streams[stream])
         name = f"part_journal_{number}"
         connection.register(name, table)
         yield Part(name, stream, fields, doubtful=True)
+    if rest := [reading for stream, readings in streams.items() if stream not in own for reading in readings]:
+        connection.register("part_journal", table_of(rest, mixed=True)[0])
+        yield Part("part_journal", MIXED, {}, doubtful=True)
 
 
 def _rollups(connection: "duckdb.DuckDBPyConnection", question: Question) -> str:
     """Files have partial sums: what is added up is what there is."""
-    connection.register("no_sums", pa.table({name: pa.array([], kind) for name, kind in _SUMS.items()}))
-    selects = ["SELECT * FROM no_sums"]
+    connection.register("part_no_sums", pa.table({name: pa.array([], kind) for name, kind in _SUMS.items()}))
+    selects = ["SELECT * FROM part_no_sums"]
     for level in LEVELS:
         paths = [str(question.folder / file.path) for file in question.rollups if file.level == level]
         if paths:
@@ -118,15 +205,31 @@ def _messages(part: Part) -> str:
     return f"SELECT device, {part.of_stream} AS stream, time, received, payload FROM {part.name} WHERE position = 0"
 
 
-def _readings(parts: Iterable[Part]) -> Iterator[str]:
+def _readings(parts: Iterable[Part], sql: str) -> Iterator[str]:
+    """A SELECT for each field of a part, of which only those are read that are asked for; of very many, one for all."""
+    room = _SELECTS
     for part in parts:
         head = f"SELECT device, {part.of_stream} AS stream, time"
-        for field, kind in part.fields.items():
+        said = set(mentioned(part.fields, sql, len(part.fields))) if len(part.fields) > room else set(part.fields)
+        room -= len(said)
+        for field in said:
             column = quoted_name(field)
-            value, text = ("NULL", column) if kind == "text" else (f"CAST({column} AS DOUBLE)", "NULL")
+            value, text = _value_and_text(part, field)
             yield (
-                f"{head}, {quoted_text(field)} AS field, CAST({value} AS DOUBLE) AS value,"
-                f" CAST({text} AS VARCHAR) AS text FROM {part.name} WHERE {column} IS NOT NULL"
+                f"{head}, {quoted_text(field)} AS field, {value} AS value, {text} AS text"
+                f" FROM {part.name} WHERE {column} IS NOT NULL"
+            )
+        if len(said) < len(part.fields):
+            entries = ", ".join(
+                f"{{'field': {quoted_text(field)}, 'value': {value}, 'text': {text}}}"
+                for field in part.fields
+                if field not in said
+                for value, text in [_value_and_text(part, field)]
+            )
+            yield (
+                "SELECT device, stream, time, entry.field, entry.value, entry.text"
+                f" FROM ({head}, unnest([{entries}]) AS entry FROM {part.name})"
+                " WHERE entry.value IS NOT NULL OR entry.text IS NOT NULL"
             )
         yield (
             f"{head}, more_.key AS field, CASE WHEN more_.type = 'BOOLEAN' THEN CAST(more_.value = 'true' AS DOUBLE)"
@@ -136,45 +239,55 @@ def _readings(parts: Iterable[Part]) -> Iterator[str]:
         )
 
 
-def _shared(
-    connection: "duckdb.DuckDBPyConnection", parts: Iterable[Part], question: str
-) -> dict[str, dict[str, set[str]]]:
-    """Streams in shared files that the question names, and the types of their fields: only their values say them."""
-    found: dict[str, dict[str, set[str]]] = {}
-    for part in parts:
-        if part.stream != MIXED:
-            continue
-        streams = connection.execute(f"SELECT DISTINCT stream FROM {part.name}").fetchall()
-        for stream in [stream for (stream,) in streams if stream.lower() in question.lower()]:
-            types = found.setdefault(stream, {})
-            fields = f"{part.name}, json_each(more) AS more_ WHERE stream = {quoted_text(stream)}"
-            for name, kind in connection.execute(f"SELECT DISTINCT more_.key, more_.type FROM {fields}").fetchall():
-                if kind in _KINDS and name.lower() not in _EMPTY:
-                    types.setdefault(name, set()).add(_KINDS[kind])
-    return found
+def _value_and_text(part: Part, field: str) -> tuple[str, str]:
+    """SQL of a column as a number, and as a text; one of them is NULL."""
+    column = quoted_name(field)
+    if part.fields[field] == "text":
+        return "CAST(NULL AS DOUBLE)", f"CAST({column} AS VARCHAR)"
+    return f"CAST({column} AS DOUBLE)", "CAST(NULL AS VARCHAR)"
 
 
-def _stream(stream: str, parts: Iterable[Part], types: dict[str, set[str]]) -> str:
-    """All readings of a stream: a column for each field, of a type that holds what any of its files has, and `types`
-    say.
-    """
-    mine = [part for part in parts if part.stream == stream]
-    shared = [part for part in parts if part.stream == MIXED]
-    for part in mine:
+def _shared_streams(connection: "duckdb.DuckDBPyConnection", shared: Iterable[Part]) -> list[str]:
+    """Streams in shared files."""
+    every = " UNION ALL ".join(f"SELECT stream FROM {part.name}" for part in shared)
+    return [stream for (stream,) in connection.execute(f"SELECT DISTINCT stream FROM ({every})").fetchall()]
+
+
+def _types(
+    connection: "duckdb.DuckDBPyConnection", stream: str, own: Iterable[Part], shared: Iterable[Part]
+) -> dict[str, set[str]]:
+    """The types that each field of a stream has somewhere; in shared files only the values say them."""
+    types: dict[str, set[str]] = {}
+    for part in own:
         for field, kind in part.fields.items():
             types.setdefault(field, set()).add(kind)
-    wide = {field: _SQL[_wide(kinds)] for field, kinds in sorted(types.items())}
+    for part in shared:
+        fields = f"{part.name}, json_each(more) AS more_ WHERE stream = {quoted_text(stream)}"
+        for name, kind in connection.execute(f"SELECT DISTINCT more_.key, more_.type FROM {fields}").fetchall():
+            if kind in _KINDS and has_column(name):
+                types.setdefault(name, set()).add(_KINDS[kind])
+    return types
+
+
+def _stream(stream: str, parts: Iterable[Part], types: Mapping[str, set[str]], sql: str) -> str:
+    """All readings of a stream: a column for each field, of a type that holds what any of its files has."""
+    fields = types if len(types) <= _COLUMNS else [*mentioned(types, sql, _COLUMNS), *sorted(types)][:_COLUMNS]
+    columns = told_apart(fields, _TAKEN)
     selects = []
-    for part in (*mine, *shared):
-        columns = [
-            f"CAST({quoted_name(field)} AS {kind}) AS {quoted_name(field)}"
-            if field in part.fields
-            else f"TRY_CAST(json_extract_string(more, {quoted_path(field)}) AS {kind}) AS {quoted_name(field)}"
-            for field, kind in wide.items()
-        ]
+    for part in parts:
         where = f" WHERE stream = {quoted_text(stream)}" if part.stream == MIXED else ""
-        selects.append(f"SELECT {', '.join((*_OWN, *columns, 'more', 'payload'))} FROM {part.name}{where}")
+        values = [
+            f"{_cast(part, field, _SQL[_wide(types[field])])} AS {quoted_name(name)}" for field, name in columns.items()
+        ]
+        selects.append(f"SELECT {', '.join((*_OWN, *values, 'more', 'payload'))} FROM {part.name}{where}")
     return " UNION ALL ".join(selects)
+
+
+def _cast(part: Part, field: str, kind: str) -> str:
+    """SQL of a field of a part: its column, or what `more` has."""
+    if field in part.fields:
+        return f"CAST({quoted_name(field)} AS {kind})"
+    return f"TRY_CAST(json_extract_string(more, {quoted_pointer(field)}) AS {kind})"
 
 
 def _wide(kinds: set[str]) -> str:

@@ -6,6 +6,7 @@ message), `device_time` (what the device said, where that can't be right), `mark
 it is kept. A mixed file has `stream` as well, and all fields in `more`.
 """
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,10 @@ from ingester.store import Row
 
 OWN = ("device", "stream", "time", "received", "position", "device_time", "marks", "more", "payload")
 """Columns that are not those of fields."""
+_TAKEN = frozenset(OWN)
+_HIDDEN = "__"
+"""What Arrow and pandas call their own columns begins so."""
+_NAME_BYTES = 255
 _TIME = pa.timestamp("us", tz="UTC")
 _FIELDS = 200
 _SHAPES = 512
@@ -42,6 +47,30 @@ class _Shape:
         """Make columns of values out of the rows, and see what types each has."""
         self.columns = [list(column) for column in zip(*(row.fields.values() for row in self.rows), strict=True)]
         self.kinds = [set(map(type, column)) for column in self.columns]
+
+
+def has_column(name: str) -> bool:
+    """Whether a field may have a column of its own; one with another name is in `more`, whatever it is called."""
+    return (
+        bool(name)
+        and "\0" not in name
+        and not name.startswith(_HIDDEN)
+        and len(name.encode(errors="surrogatepass")) <= _NAME_BYTES
+        and _folded(name) not in _TAKEN
+    )
+
+
+def _folded(name: str) -> str:
+    """Names that are alike in it are one name to some reader of files, or to a person."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def schema_of(fields: Mapping[str, str], *, mixed: bool = False) -> pa.Schema:
+    """Columns of a file with fields of these types."""
+    own = {"device": pa.string(), **({"stream": pa.string()} if mixed else {}), "time": _TIME, "received": _TIME}
+    own |= {"position": pa.int32(), "device_time": _TIME, "marks": pa.string()}
+    typed = {name: _TYPES[kind] for name, kind in fields.items()}
+    return pa.schema({**own, **typed, "more": pa.string(), "payload": pa.binary()}.items())
 
 
 def table_of(readings: Sequence[Reading], *, mixed: bool = False) -> tuple[pa.Table, dict[str, str]]:
@@ -75,13 +104,13 @@ def _choose(shapes: Mapping[tuple[str, ...], _Shape]) -> dict[str, str]:
             kinds = counts.setdefault(name, {})
             for kind, count in _kinds(column, types):
                 kinds[kind] = kinds.get(kind, 0) + count
-    taken = {name.lower() for name in OWN}
+    taken: set[str] = set()
     chosen: dict[str, str] = {}
     for name in sorted(counts, key=lambda name: -sum(counts[name].values())):
         best = _best(counts[name])
         # DuckDB and others do not tell names apart by case: of such the first one gets the column.
-        if best is not None and name and name.lower() not in taken and len(chosen) < _FIELDS:
-            taken.add(name.lower())
+        if best is not None and len(chosen) < _FIELDS and has_column(name) and _folded(name) not in taken:
+            taken.add(_folded(name))
             chosen[name] = best
     return dict(sorted(chosen.items()))
 

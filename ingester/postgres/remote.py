@@ -13,7 +13,7 @@ from ingester.history.model import DAY_US
 from ingester.history.rules import Rules
 from ingester.postgres.connection import OPTIONS, errors_of, made_ready
 from ingester.postgres.partitions import PURGE_LOCK, partitions_of
-from ingester.postgres.rows import row_of
+from ingester.postgres.rows import row_of, storable
 from ingester.store import Row, Selection
 
 _CONNECTIONS = 4
@@ -46,8 +46,7 @@ class Snapshot:
             f" ORDER BY t.time DESC, t.place DESC LIMIT ${len(values) + 3}) AS t"
             f" WHERE device = $1 AND ($2::text IS NULL OR stream = $2) ORDER BY t.time DESC, t.place DESC"
             f" LIMIT ${len(values) + 3}",
-            selection.device,
-            selection.stream,
+            *_names(selection),
             *values,
             limit,
         )
@@ -59,7 +58,7 @@ class Snapshot:
             f"SELECT {_COLUMNS} FROM fleetgate.series CROSS JOIN LATERAL ("
             " SELECT * FROM fleetgate.telemetry AS t WHERE t.series = series.id"
             " ORDER BY t.time DESC, t.place DESC LIMIT 1) AS t WHERE device = $1",
-            device,
+            storable(device),
         )
         return _rows(found)
 
@@ -87,7 +86,7 @@ class Snapshot:
         for number, value in enumerate(values, 3):  # a cursor's statement takes no values
             where = where.replace(f"${number}", f"timestamptz '{_literal(value)}'")
         device, stream = await self._connection.fetchrow(
-            "SELECT quote_literal($1::text), quote_nullable($2::text)", selection.device, selection.stream
+            "SELECT quote_literal($1::text), quote_nullable($2::text)", *_names(selection)
         )
         # What it finds is kept by the server beyond the transaction, and this holds no snapshot.
         await self._connection.execute(
@@ -163,13 +162,15 @@ class Remote:
     async def has(self, device: str) -> bool:
         """Whether any gate has stored something of a device."""
         async with self._connection() as connection:
-            found = await connection.fetchval("SELECT EXISTS (SELECT FROM fleetgate.series WHERE device = $1)", device)
+            found = await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM fleetgate.series WHERE device = $1)", storable(device)
+            )
         return bool(found)
 
     async def purge(self, device: str, limit: int) -> int:
         """Delete one slice of what is kept of a device. Returns how many readings went; 0: none are left."""
         async with self._connection() as connection, connection.transaction():
-            ids = await connection.fetch("SELECT id FROM fleetgate.series WHERE device = $1", device)
+            ids = await connection.fetch("SELECT id FROM fleetgate.series WHERE device = $1", storable(device))
             if not ids:
                 return 0
             await connection.execute("SELECT pg_advisory_xact_lock($1)", PURGE_LOCK)
@@ -241,6 +242,11 @@ class Remote:
                 raise
             finally:
                 await self._pool.release(connection)
+
+
+def _names(selection: Selection) -> tuple[str, str | None]:
+    """Device and stream as the database has them."""
+    return storable(selection.device), None if selection.stream is None else storable(selection.stream)
 
 
 def _where(selection: Selection) -> tuple[str, list[int]]:

@@ -1,6 +1,7 @@
 """Readings to what COPY takes, and rows back to readings. Pure."""
 
 import hashlib
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,9 @@ _NO_PAYLOAD = Rules()
 _NULL = _LENGTH.pack(-1)
 _BLOCK = 500
 _MASK = 2**60 - 1
+
+_tiny = re.compile(rb"[eE]-\d{3}|0{300}").search
+"""Whether there may be a number that is too near to 0 for a double; PostgreSQL would read no such text."""
 
 Series = tuple[str, str]
 """Device and stream."""
@@ -95,7 +99,7 @@ class Rows:
         pack, add = _PLAIN.pack, block.append
         series, place = self._ids[row[1], row[2]], self.place
         lengths, payloads = lengths_of(row), row[8]
-        flat = payloads.count(b"{") == len(lengths) and b"[" not in payloads
+        flat = payloads.count(b"{") == len(lengths) and b"[" not in payloads and not _tiny(payloads)
         start = 0
         for received, length in zip(received_of(row), lengths, strict=True):
             payload = payloads[start : start + length]

@@ -56,18 +56,28 @@ CREATE INDEX telemetry_time ON fleetgate.telemetry USING brin (received, time) W
 CREATE VIEW fleetgate.messages AS
     SELECT device, stream, time, received, payload
     FROM fleetgate.telemetry JOIN fleetgate.series ON series.id = telemetry.series WHERE position = 0;
--- Fields with U+0000 in a name or a text are left out: PostgreSQL has no such text.
-CREATE VIEW fleetgate.readings AS
+"""
+_READINGS_VERSION = "2"
+# U+0000 in a name or a text reads as U+FFFD: PostgreSQL has no such text. A number too near to 0 for a double reads
+# as 0. Without this one row would make the view fail for all.
+_READINGS = r"""
+CREATE OR REPLACE VIEW fleetgate.readings AS
     SELECT device, stream, time, received, field.key AS field,
         CASE json_typeof(field.value)
-            WHEN 'number' THEN CAST(field.value #>> '{}' AS double precision)
+            WHEN 'number' THEN CASE
+                WHEN field.value #>> '{}' ~ '[eE]-0*(\d{4,}|[4-9]\d\d|3[1-9]\d|30[89])$' THEN 0
+                ELSE CAST(field.value #>> '{}' AS double precision)
+            END
             WHEN 'boolean' THEN CAST(CAST(field.value #>> '{}' AS boolean) AS integer)
         END AS value,
         CASE json_typeof(field.value) WHEN 'string' THEN field.value #>> '{}' END AS text
     FROM fleetgate.telemetry JOIN fleetgate.series ON series.id = telemetry.series
-        CROSS JOIN LATERAL json_each(
-            CASE WHEN strpos(CAST(fields AS text), '\\u0000') = 0 THEN fields ELSE '{}' END
-        ) AS field
+        CROSS JOIN LATERAL json_each(CASE
+            WHEN strpos(CAST(fields AS text), '\u0000') = 0 THEN fields
+            ELSE CAST(
+                regexp_replace(CAST(fields AS text), '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g') AS json
+            )
+        END) AS field
     WHERE json_typeof(field.value) <> 'null';
 """
 _PARTED = "PARTITION BY RANGE (received)"
@@ -94,7 +104,7 @@ async def prepare(connection: Any) -> None:
     Raises StoreTooNew.
     """
     found = await _version(connection)
-    if found is None:
+    if found is None or (found == VERSION and not await _has_readings(connection)):
         # Not inside of a transaction: one that has begun may not see a table that somebody made meanwhile.
         await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
         try:
@@ -106,10 +116,26 @@ async def prepare(connection: Any) -> None:
                 async with connection.transaction():
                     await connection.execute(_TABLES.replace("{parted}", parted).replace("{partitions}", partitions))
                 found = VERSION
+            if found == VERSION:
+                await _renew_readings(connection)
         finally:
             await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
     if found > VERSION:
         raise StoreTooNew(f"the database has telemetry schema {found}; this fleetgate knows up to {VERSION}")
+
+
+async def _has_readings(connection: Any) -> bool:
+    """Whether the view of readings is the one of today."""
+    found = await connection.fetchval("SELECT obj_description(to_regclass('fleetgate.readings'), 'pg_class')")
+    return bool(found == _READINGS_VERSION)
+
+
+async def _renew_readings(connection: Any) -> None:
+    """Make the view of readings as it is today, unless somebody did."""
+    if not await _has_readings(connection):
+        async with connection.transaction():
+            await connection.execute(_READINGS)
+            await connection.execute(f"COMMENT ON VIEW fleetgate.readings IS '{_READINGS_VERSION}'")
 
 
 async def extension_schema(connection: Any) -> str | None:

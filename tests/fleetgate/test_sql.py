@@ -89,6 +89,56 @@ async def test_numbers_are_numbers(filled):
     assert found == {"whole": -70, "part": 1.25, "power": 2.0**70, "huge": str(2**66 - 8)}
 
 
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_names_that_devices_choose(client, core, sealed: bool):
+    """No name of a field or stream makes a question fail; what DuckDB takes for one name is told apart."""
+    fields = {"a\0b": 1, "order": 2, "Device": 3, "T": 4, "t": 5, "": 6, '"': 7, "__filename": 8, "x" * 65_000: 9}
+    await store(core, "bad", "s", orjson.dumps(fields))
+    await store(core, "bad", "Vibration", b'{"v": 1}')
+    await store(core, "good", "vibration", b'{"v": 2}', b'{"v": 3, "V": 4}')
+    await store(core, "bad", "readings", b'{"v": 4}')
+    await store(core, "bad", 'a"b\n\\', b'{"v": 5}')
+    if sealed:
+        await core.sealer.seal(fresh_seconds=-1e6)
+    found = await rows(client, "SELECT field, value FROM readings WHERE stream = 's'")
+    assert {row["field"]: row["value"] for row in found} == fields
+    (row,) = await rows(client, "SELECT * FROM s")
+    assert (row["device"], row['"'], {**orjson.loads(row["more"]), "T": 4, "t": 5, '"': 7, "order": row["order"]}) == (
+        "bad",
+        7,
+        fields,
+    )
+    assert await rows(client, "SELECT v FROM Vibration") == [{"v": 1}]
+    assert await rows(client, "SELECT max(v) AS v FROM vibration") == [{"v": 3}]
+    both = 'SELECT a.v, b.v FROM streams."Vibration" AS a JOIN vibration_2 AS b ON a.v < b.v ORDER BY ALL'
+    assert await rows(client, both) == [{"v": 1, "v_2": 2}, {"v": 1, "v_2": 3}]
+    assert await rows(client, "SELECT count(*) AS n FROM messages") == [{"n": 6}]
+    assert await rows(client, "SELECT v FROM streams.readings") == [{"v": 4}]
+    assert await rows(client, 'SELECT v FROM "a""b\n\\"') == [{"v": 5}]
+    as_csv = await ask(client, "SELECT 1 AS a, 2 AS a, '=x' AS \"\n,\"", format="csv")
+    assert as_csv.text == 'a,a_2,"\n,"\r\n1,2,=x\r\n'
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_more_streams_and_fields_than_have_views_of_their_own(client, core, sealed: bool):
+    """Thousands from one device: every value is there, and a stream that is named has its view."""
+    payloads = [orjson.dumps({f"f{at}": at for at in range(start, start + 90)}) for start in range(0, 2700, 90)]
+    await store(core, "many", "wide", *payloads)
+    for at in range(300):
+        await store(core, "many", f"s{at}", b'{"t": %d}' % at)
+    if sealed:
+        await core.sealer.seal(fresh_seconds=-1e6)
+    counted = (
+        "SELECT count(*) AS n, count(DISTINCT field) AS f, sum(value) AS total FROM readings WHERE stream = 'wide'"
+    )
+    assert await rows(client, counted) == [{"n": 2700, "f": 2700, "total": sum(range(2700))}]
+    assert await rows(client, "SELECT value FROM readings WHERE field = 'f2699'") == [{"value": 2699}]
+    assert await rows(client, "SELECT count(*) AS n FROM wide") == [{"n": 30}]
+    assert await rows(client, "SELECT t FROM s7 UNION ALL SELECT t FROM s299 ORDER BY 1") == [{"t": 7}, {"t": 299}]
+    total = "SELECT count(*) AS n, sum(value) AS total FROM readings WHERE field = 't'"
+    assert await rows(client, total) == [{"n": 300, "total": sum(range(300))}]
+
+
 async def test_the_views(filled):
     """Messages, readings, devices, and each stream with typed columns, sealed or not."""
     found = await rows(filled, "SELECT device, stream, time, payload FROM messages WHERE device = 'a' ORDER BY time")

@@ -5,6 +5,8 @@ import os
 import signal
 from functools import partial
 
+import asyncpg
+import orjson
 import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
@@ -19,9 +21,11 @@ from ingester.history.store import TieredStore
 from ingester.postgres.connection import name_of
 from ingester.postgres.migration import migrate
 from ingester.postgres.mover import Mover, Pace
+from ingester.postgres.schema import prepare
 from ingester.postgres.store import PostgresStore
 from ingester.process import Worker, WorkerLostError
 from ingester.store import Selection
+from tests.names import NAMES
 from tests.postgres import Postgres
 from tests.waiting import until
 
@@ -457,8 +461,9 @@ async def test_views(store, mover, postgres, url):
     made = Batch()
     payloads = [
         b'{"ts":1795392000000,"t":1.5,"on":true,"name":"x","none":null,"deep":{"a":1},"list":[1,2]}',
-        b'{"bad":"\\u0000"}',
+        b'{"bad":"\\u0000","a\\u0000":"\\\\u0000\\\\\\u0000\\u0000"}',
         b'{"big":1e308,"n":-9223372036854775808}',
+        b'{"tiny":1e-400,"tinier":-1e-99999,"least":5e-324,"zeros":0.%s1}' % (b"0" * 400),
     ]
     for payload in payloads:
         made.append("a", "s", T, payload)
@@ -468,18 +473,67 @@ async def test_views(store, mover, postgres, url):
     await mover.move()
     asked = postgres.ask("SELECT device, field, value, text FROM fleetgate.readings ORDER BY field", url)
     assert asked == [
+        ("a", "a\ufffd", None, "\\u0000\\\ufffd\ufffd"),
+        ("a", "bad", None, "\ufffd"),
         ("a", "big", 1e308, None),
         ("a", "deep.a", 1.0, None),
+        ("a", "least", 0.0, None),
         ("a", "list", None, "[1,2]"),
         ("a", "n", -(2.0**63), None),
         ("a", "name", None, "x"),
         ("a", "on", 1.0, None),
         ("a", "t", 1.5, None),
+        ("a", "tinier", 0.0, None),
+        ("a", "tiny", 0.0, None),
+        ("a", "zeros", 0.0, None),
     ]
-    assert postgres.ask("SELECT count(*) FROM fleetgate.messages", url) == [(3,)]
-    assert {"bad": "\0"} in [row.fields for row in await store.newest(Selection("a"), 9)]
+    assert postgres.ask("SELECT count(*) FROM fleetgate.messages", url) == [(4,)]
+    assert {"bad": "\0", "a\0": "\\u0000\\\0\0"} in [row.fields for row in await store.newest(Selection("a"), 9)]
     (row,) = [row for row in await store.newest(Selection("a"), 9) if "t" in row.fields]
     assert row.fields == {"t": 1.5, "on": True, "name": "x", "none": None, "deep.a": 1, "list": "[1,2]"}
+
+
+async def test_a_database_of_before_gets_the_view_of_today(store, mover, postgres, url):
+    """The view that failed for all over one number is replaced when the next gate connects; readings stay."""
+    await store.write(batch(7), [])
+    await mover.move()
+    postgres.ask("UPDATE fleetgate.telemetry SET fields = CAST('{\"n\":1e-400}' AS json)", url)
+    postgres.ask(
+        "CREATE OR REPLACE VIEW fleetgate.readings AS SELECT device, stream, time, received, field.key AS field,"
+        " CAST(field.value #>> '{}' AS double precision) AS value, CAST(NULL AS text) AS text"
+        " FROM fleetgate.telemetry JOIN fleetgate.series ON series.id = telemetry.series"
+        " CROSS JOIN LATERAL json_each(fields) AS field",
+        url,
+    )
+    postgres.ask("COMMENT ON VIEW fleetgate.readings IS NULL", url)
+    connection = await asyncpg.connect(url)
+    try:
+        await prepare(connection)
+    finally:
+        await connection.close()
+    assert postgres.ask("SELECT field, value FROM fleetgate.readings", url) == [("n", 0.0)]
+
+
+async def test_names_of_any_kind(store, mover, postgres, url):
+    """Each value is found by the database's own view, under its name, and by the store exactly."""
+    made = Batch()
+    streams = [name for name in NAMES if name and "\0" not in name]  # no topic has U+0000 in it
+    for stream in streams:
+        made.append("a", stream, T, orjson.dumps({"stream": stream}))
+    made.append("a", "s", T + 1, orjson.dumps({f"{name}.": at for at, name in enumerate(NAMES)}))
+    made.times, made.ends, bad = scan(made.payloads, made.received, Limits())
+    assert not bad
+    await store.write(made, [])
+    await mover.move()
+    assert {row.stream: row.fields["stream"] for row in await store.last_values("a") if row.stream != "s"} == {
+        stream: stream for stream in streams
+    }
+    found = postgres.ask("SELECT field, value FROM fleetgate.readings WHERE stream = 's' ORDER BY value", url)
+    assert found == [(f"{name}.".replace("\0", "\ufffd"), at) for at, name in enumerate(NAMES)]
+    assert postgres.ask("SELECT count(*) FROM fleetgate.messages", url) == [(len(streams) + 1,)]
+    for selection in (Selection("a", "a\0b"), Selection("a\0b")):
+        assert await store.newest(selection, 9) == []
+        assert [rows async for rows in store.rows(selection)] == []
 
 
 async def test_long_names(store, mover):
