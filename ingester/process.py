@@ -17,11 +17,13 @@ class WorkerLostError(IngestError):
 class Worker:
     """Runs functions in a process of its own, which is started when it is needed. An async context manager.
 
-    `nice` is how much it stands back behind others, at most 19.
+    `nice` is how much it stands back behind others, at most 19. A call that takes longer than `seconds` is lost; None:
+    it may take any time.
     """
 
-    def __init__(self, nice: int) -> None:
+    def __init__(self, nice: int, seconds: float | None = None) -> None:
         self._nice = nice
+        self._seconds = seconds
         self._process: Child | None = None
         self._busy = asyncio.Lock()
 
@@ -36,11 +38,11 @@ class Worker:
         async with self._busy:
             process = self._process or await self._start()
             try:
-                data = pickle.dumps((function, arguments))
-                process.stdin.write(LENGTH.pack(len(data)) + data)
-                await process.stdin.drain()
-                (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
-                done, result = pickle.loads(await process.stdout.readexactly(length))
+                async with asyncio.timeout(self._seconds):
+                    done, result = await _answer(process, pickle.dumps((function, arguments)))
+            except TimeoutError as error:
+                await self.stop()
+                raise WorkerLostError(f"no answer within {self._seconds:g} seconds") from error
             except (ConnectionError, asyncio.IncompleteReadError) as error:
                 await self.stop()
                 raise WorkerLostError(f"exit status {process.returncode}") from error
@@ -59,6 +61,20 @@ class Worker:
             await process.wait()  # whoever is cancelled here leaves it to the next one
             self._process = None
 
+    async def rest(self) -> None:
+        """End the process when nobody has asked it anything; the next call starts another one."""
+        async with self._busy:
+            await self.stop()
+
     async def _start(self) -> Child:
         self._process = await Child.start([sys.executable, "-m", "ingester.worker", str(self._nice)])
         return self._process
+
+
+async def _answer(process: Child, data: bytes) -> tuple[bool, Any]:
+    """What it says of a request: (True, result), or (False, error)."""
+    process.stdin.write(LENGTH.pack(len(data)) + data)
+    await process.stdin.drain()
+    (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+    answer: tuple[bool, Any] = pickle.loads(await process.stdout.readexactly(length))
+    return answer

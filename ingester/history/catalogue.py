@@ -137,10 +137,13 @@ class Catalogue:
         ((size,),) = await self._journal.read("PRAGMA page_size")
         return int((pages - free) * size)
 
-    async def newest_before(self, received: int, above: int) -> int:
-        """Id of the last journal row before the first above `above` that was received later than this; 0: none."""
+    async def newest_before(self, received: int, now: int, above: int) -> int:
+        """Id of the last journal row before the first above `above` that was received between these times; 0: none. One
+        from later than now was received while the clock was wrong: nothing waits for it.
+        """
         later = await self._journal.read(
-            "SELECT id FROM journal WHERE id > ? AND received_last > ? ORDER BY id LIMIT 1", (above, received)
+            "SELECT id FROM journal WHERE id > ? AND received_last > ? AND received_last <= ? ORDER BY id LIMIT 1",
+            (above, received, now),
         )
         if later:
             return int(later[0][0]) - 1

@@ -3,13 +3,23 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 from ingester.batch import copy_digest
-from ingester.history.model import Job, Reading
+from ingester.history.model import Culprit, Job, Reading
 from ingester.history.rules import Rules
 from ingester.sqlite.remembered import pack_entries
-from ingester.sqlite.rows import COLUMNS, CorruptRowError, JournalRow, messages, readable
+from ingester.sqlite.rows import (
+    COLUMNS,
+    CorruptRowError,
+    JournalRow,
+    chosen,
+    count_of,
+    lengths_of,
+    messages,
+    readable,
+)
 
 _ALL = 2**62
 _DAMAGED = ("damaged",)
@@ -33,11 +43,58 @@ def rows_of_job(job: Job) -> tuple[list[JournalRow], int]:
         for row in cursor:
             found.append(row)
             until = row[0]
-            count += 1 if row[7] is None else len(row[7]) // 4
+            count += count_of(row)
             size += len(row[8])
             if count >= job.most or size >= job.most_bytes:
                 return found, until
     return found, job.until
+
+
+def count_messages(job: Job) -> int:
+    """How many messages a job has."""
+    return sum(map(count_of, rows_of_job(job)[0]))
+
+
+def part_of(rows: Sequence[JournalRow], start: int, stop: int) -> list[JournalRow]:
+    """Rows with messages `start` to `stop` of all messages in rows, no more. One whose messages can't be told from each
+    other stays whole.
+    """
+    found, first = [], 0
+    for row in rows:
+        count = count_of(row)
+        low, high = max(start - first, 0), min(stop - first, count)
+        first += count
+        if low < high:
+            found.append(row if high - low == count or not _is_whole(row) else chosen(row, range(low, high)))
+    return found
+
+
+def sound_row(received: int) -> JournalRow:
+    """A row with a message that nothing is wrong with."""
+    return 1, "d", "s", received, received, received, None, None, b'{"n": 1}', None, None, None, None
+
+
+def _is_whole(row: JournalRow) -> bool:
+    try:
+        return len(list(messages(row))) == count_of(row) and sum(lengths_of(row)) == len(row[8])
+    except ValueError:
+        return False
+
+
+def culprit_of(job: Job, position: int | None) -> Culprit:
+    """The message at this position of a job's messages, None: all of its first row; and the row without it."""
+    places = ((row, at) for row in rows_of_job(job)[0] for at in range(count_of(row)))
+    row, at = next(islice(places, position, None))
+    count = count_of(row)
+    if not _is_whole(row):
+        return Culprit(row, (0, count), None, [(row[5], row[8])], {})
+    part = (0, count) if position is None else (at, at + 1)
+    only = chosen(row, range(*part))
+    others = [index for index in range(count) if index not in range(*part)]
+    left = chosen(row, others) if others else None
+    return Culprit(
+        row, part, left, [(received, payload) for received, payload, _ in messages(only)], remembered([only])
+    )
 
 
 def readings_of_rows(rows: Sequence[JournalRow], rules: Rules) -> tuple[list[Reading], int]:

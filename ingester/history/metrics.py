@@ -24,6 +24,11 @@ class HistoryCollector(Collector):
         yield CounterMetricFamily(
             "fleetgate_seal_failures", "Rounds of sealing that came to nothing.", self._sealer.failures
         )
+        yield CounterMetricFamily(
+            "fleetgate_messages_set_aside",
+            "Stored messages that could not be sealed, and are in quarantine as `seal`.",
+            self._sealer.culprits.set_aside,
+        )
         yield GaugeMetricFamily(
             "fleetgate_disk_free_bytes", "Room on the disk of the telemetry.", self._store.free_bytes()
         )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ingester.history.rules import Rules
+from ingester.sqlite.rows import JournalRow
 
 DAY_US = 86_400_000_000
 _NAME_BYTES = 200
@@ -29,6 +30,12 @@ class Reading(NamedTuple):
     fields: dict[str, Any]
     payload: bytes | None = None
 
+
+SOUND = (0, 0)
+"""The part of a job that is no part of it, but a message that can be sealed for sure."""
+
+TRIAL = "trial-"
+"""What the names of folders of trials begin with."""
 
 MIXED = ""
 """The stream of a file that holds readings of many streams, each of which had too few for a file of its own."""
@@ -100,6 +107,23 @@ class Job:
     most_bytes: int = 64 * 1024 * 1024
     earlier: Sequence[SealedFile] = ()
     """Files of streams whose rule is to drop what is there twice, or of many streams."""
+    part: tuple[int, int] | None = None
+    """A trial with these of its messages only, of which nothing is left; see SOUND."""
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """A message that can't be sealed, or moved; or all of a row that can't be taken apart, or fails as a whole only.
+
+    `part` is where it is in its journal `row`; `left` what the row is without it, None: nothing; `messages` its
+    (received, payload); `remembered` what copies of it are told by.
+    """
+
+    row: JournalRow
+    part: tuple[int, int]
+    left: JournalRow | None
+    messages: list[tuple[int, bytes]]
+    remembered: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)

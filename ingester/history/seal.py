@@ -2,21 +2,32 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ingester.history import files
 from ingester.history.duplicates import resolve_readings
-from ingester.history.journal import readings_of_rows, remembered, rows_of_job
-from ingester.history.model import DAY_US, MIXED, Job, Reading, Sealed, SealedFile, folder_of, has_folder
+from ingester.history.journal import part_of, readings_of_rows, remembered, rows_of_job, sound_row
+from ingester.history.model import DAY_US, MIXED, SOUND, TRIAL, Job, Reading, Sealed, SealedFile, folder_of, has_folder
 from ingester.history.rollup import roll_up
+from ingester.sqlite.rows import JournalRow
 
 _PARTITIONS = 64
 """Files with one stream and day that are made at once; readings of other streams and days share a file."""
 
 
 def seal(job: Job) -> Sealed:
-    """Write the files. Nothing refers to them yet."""
+    """Write the files. Nothing refers to them yet; of a trial none is left."""
     rows, until = rows_of_job(job)
+    if job.part is None:
+        return _sealed(job, rows, until)
+    with TemporaryDirectory(dir=job.journal.parent, prefix=TRIAL) as folder:
+        part = part_of(rows, *job.part) if job.part != SOUND else [sound_row(0)]
+        return _sealed(replace(job, folder=Path(folder)), part, until)
+
+
+def _sealed(job: Job, rows: Sequence[JournalRow], until: int) -> Sealed:
     readings, count = readings_of_rows(rows, job.rules)
     fresh = _without_earlier(job, resolve_readings(readings, job.rules))
     written = write_partitions(job.folder, job.name, fresh)

@@ -2,27 +2,35 @@
 
 import asyncio
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 import structlog
 
+from ingester.bisection import indigestible
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
-from ingester.history.model import MIXED, DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
+from ingester.history.culprits import OUTSIDE, Culprits, Losses
+from ingester.history.model import MIXED, TRIAL, DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
 from ingester.process import Worker, WorkerLostError
 
 F = TypeVar("F", SealedFile, RollupFile)
+T = TypeVar("T")
 
 log = structlog.get_logger("fleetgate.store")
 
 _HERE = "ingester.history"
 _LOWEST = 19
 _EXPIRE_SECONDS = 600
+_AHEAD_US = 60_000_000
+"""What was received so long after now was received while the clock was wrong."""
+_ROUND_SECONDS = 1800
+"""For one round of anything; a process that takes longer hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +64,21 @@ class Sealer:
         rules: Callable[[], Rules] = Rules,
         clock: Clock = now_us,
         free: Callable[[], int] | None = None,
+        *,
+        function: str = f"{_HERE}.seal:seal",
+        merging: str = f"{_HERE}.compact:merge",
     ) -> None:
         self._free = free or store.free_bytes
         self._store = store
         self._policy = policy or Policy()
         self._rules = rules
         self._clock = clock
-        self._worker = Worker(_LOWEST)
+        self._function = function
+        self._worker = Worker(_LOWEST, _ROUND_SECONDS)
+        self.culprits = Culprits(self._worker, "seal", store.journal, store.catalogue)
+        self._merging = merging
+        self._losses = Losses()
+        """Of the process, while it merged."""
         self._left_alone: set[str] = set()
         self._unfinished: set[str] = set()
         """Names of files that are written, or were in a round that came to nothing."""
@@ -72,6 +88,8 @@ class Sealer:
         """Rounds that came to nothing."""
 
     async def __aenter__(self) -> Self:
+        for folder in self._store.folder.parent.glob(f"{TRIAL}*"):
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for path in await asyncio.to_thread(self._store.unknown):
             log.warning("a file of the history that nothing refers to is deleted", path=str(path))
             await asyncio.to_thread(path.unlink, missing_ok=True)  # who was killed may have had it in hand
@@ -109,7 +127,8 @@ class Sealer:
         store = self._store
         async with store.changing:
             await self._tidy()
-        before = await store.catalogue.newest_before(self._clock() - int(fresh * 1e6), store.sealed)
+        now = self._clock()
+        before = await store.catalogue.newest_before(now - int(fresh * 1e6), now + _AHEAD_US, store.sealed)
         until, total = min(before, store.sealable), 0
         while store.sealed < until:
             async with store.changing:
@@ -155,7 +174,14 @@ class Sealer:
                 return await self._merge_group(group)
         if sums := self._mergeable(store.catalogue.rollups):
             name = self._named(_merged_name(sums))
-            made = await self._merged(f"{_HERE}.rollup:merge_rollups", store.folder, name, sums)
+
+            async def merge(some: Sequence[RollupFile]) -> list[RollupFile]:
+                made: list[RollupFile] = await self._worker.call(
+                    f"{_HERE}.rollup:merge_rollups", store.folder, name, some
+                )
+                return made
+
+            made = await self._merged(sums, merge)
             if made is None:
                 return []
             await store.catalogue.replace_rollups(sums, made)
@@ -166,7 +192,12 @@ class Sealer:
     async def _merge_group(self, group: list[SealedFile]) -> Sequence[SealedFile]:
         store = self._store
         job = Merge(store.folder, self._named(_merged_name(group)), group, self._rules())
-        merged = await self._merged(f"{_HERE}.compact:merge", job)
+
+        async def merge(some: Sequence[SealedFile]) -> list[SealedFile]:
+            made: list[SealedFile] = await self._worker.call(self._merging, replace(job, files=some))
+            return made
+
+        merged: Sequence[SealedFile] | None = await self._merged(group, merge)
         if merged is None:
             return []
         if group[0].copied:
@@ -176,14 +207,39 @@ class Sealer:
         log.info("merged", files=len(group), into=len(merged), rows=sum(file.rows for file in merged))
         return group
 
-    async def _merged(self, function: str, *arguments: Any) -> Any:
-        """What became of some files; None: one of them is damaged, and left alone from now on."""
+    async def _merged(self, group: Sequence[F], merge: Callable[[Sequence[F]], Awaitable[T]]) -> T | None:
+        """What became of some files; None: some of them can't be merged, and are left alone from now on."""
         try:
-            return await self._worker.call(function, *arguments)
+            made = await merge(group)
         except DamagedError as error:
             self._left_alone.add(error.path)
             log.error("a damaged file is not merged", path=error.path, rows=error.rows, detail=error.detail)
             return None
+        except Exception as error:
+            if not self._losses.of_the_data(error):
+                raise
+            await self._leave_alone(group, merge, error)
+            return None
+        self._losses.forget()
+        return made
+
+    async def _leave_alone(
+        self, group: Sequence[F], merge: Callable[[Sequence[F]], Awaitable[object]], why: Exception
+    ) -> None:
+        """Find the files that can't be read into another one; where each can, it is these that do not go together."""
+
+        async def fails(start: int, stop: int) -> bool:
+            try:
+                await merge(group[start:stop])
+            except OUTSIDE:
+                raise
+            except Exception:  # noqa: BLE001 - whatever a file does to it
+                return True
+            return False
+
+        for at in await indigestible(len(group), fails, len(group)) or range(len(group)):
+            self._left_alone.add(group[at].path)
+            log.error("a file is not merged", path=group[at].path, why=repr(why))
 
     async def _round(self, until: int) -> int:
         """Seal as much as one round takes, unless another has been there already."""
@@ -198,8 +254,14 @@ class Sealer:
             for file in (catalogue.files if rules.resolves else ())
             if file.stream == MIXED or rules.of(file.stream).duplicates == "drop"
         ]
-        job = Job(journal, store.folder, name, store.sealed, until, self._policy.messages, rules, earlier=earlier)
-        sealed: Sealed = await self._worker.call(f"{_HERE}.seal:seal", job)
+        most = self.culprits.at_most(self._policy.messages)
+        job = Job(journal, store.folder, name, store.sealed, until, most, rules, earlier=earlier)
+        try:
+            sealed: Sealed = await self._worker.call(self._function, job)
+        except Exception as error:  # noqa: BLE001 - `blame` raises it again unless it is the fault of a message
+            await self._blame(error, job)
+            return 0
+        self.culprits.went_well()
         await catalogue.remember(sealed.remembered)
         files = await store.register(sealed.files, sealed.until)
         await catalogue.add(files, sealed.rollups, sealed.until)
@@ -207,6 +269,16 @@ class Sealer:
         self.sealed_messages += sealed.messages
         log.info("sealed", messages=sealed.messages, files=len(sealed.files), journal_until=sealed.until)
         return sealed.messages
+
+    async def _blame(self, error: Exception, job: Job) -> None:
+        async def same() -> Job:
+            return job
+
+        async def trial(part: tuple[int, int], row: int | None) -> object:
+            of_row = job if row is None else replace(job, after=row - 1, until=row)
+            return await self._worker.call(self._function, replace(of_row, part=part))
+
+        await self.culprits.blame(error, same, trial, elsewhere=self._store.has_elsewhere)
 
     def _named(self, kind: str) -> str:
         """A name that nothing else has, for files that are not finished."""
@@ -237,7 +309,8 @@ class Sealer:
         received = await catalogue.oldest(self._store.sealed)
         if received is None or self._store.sealable <= self._store.sealed:
             return False
-        old = received < self._clock() - int(policy.age_seconds * 1e6)
+        age = self._clock() - received
+        old = not -_AHEAD_US <= age <= policy.age_seconds * 1e6
         return old or await catalogue.journal_bytes() > policy.max_bytes
 
     async def _run(self) -> None:

@@ -88,6 +88,11 @@ class TieredStore:
         """Journal rows up to this id may be sealed."""
         return self.journal.last_id
 
+    @property
+    def has_elsewhere(self) -> bool:
+        """Whether what may be sealed is in another store too."""
+        return False
+
     async def register(self, files: Sequence[SealedFile], until: int) -> Sequence[SealedFile]:  # noqa: ARG002
         """Files are made of journal rows up to this id: what the catalogue is to know of them."""
         return files

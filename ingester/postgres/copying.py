@@ -12,19 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import asyncpg
-
-from ingester.batch import Quarantined
-from ingester.errors import StoreError, StoreUnavailable
+from ingester.clock import now_us
+from ingester.errors import StoreUnavailable
 from ingester.history import on_demand
 from ingester.history.duplicates import resolve_readings
-from ingester.history.journal import readings_of_rows, remembered, rows_of_job
-from ingester.history.model import DamagedError, Job, SealedFile
+from ingester.history.journal import part_of, readings_of_rows, remembered, rows_of_job, sound_row
+from ingester.history.model import SOUND, DamagedError, Job, SealedFile
 from ingester.history.rules import Rules
-from ingester.postgres.connection import connect, errors_of, is_rejected, name_of
+from ingester.postgres.connection import connect, errors_of, name_of
 from ingester.postgres.partitions import PURGE_LOCK, Partitions, partitions_of
 from ingester.postgres.rows import COLUMNS, DIGEST, HEADER, TRAILER, Rows, Series, digests, key_of, storable
-from ingester.sqlite.rows import JournalRow, messages, received_of
+from ingester.sqlite.rows import JournalRow, count_of, received_of
 
 T = TypeVar("T")
 
@@ -47,6 +45,8 @@ class Move:
     width: int
     """Of a partition, in microseconds."""
     rules: Rules
+    part: tuple[int, int] | None = None
+    """See history.model.Job.part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +82,14 @@ class Copied:
     """False: the database had it before."""
 
 
-class RejectedRowError(StoreError):
-    """A journal row that the database refuses, with what is to be put into quarantine instead."""
-
-    def __init__(self, row_id: int, messages_of: list[Quarantined]) -> None:
-        super().__init__(f"journal row {row_id} is refused")
-        self.row_id = row_id
-        self.messages = messages_of
-
-    def __reduce__(self) -> tuple[type, tuple[int, list[Quarantined]]]:
-        return type(self), (self.row_id, self.messages)
-
-
 def move(job: Move) -> Moved:
-    """One round. Raises StoreUnavailable, RejectedRowError."""
+    """One round; of a trial nothing is left. Raises StoreUnavailable, StoreRejected."""
     return _run(_move(job))
+
+
+def job_of(job: Move) -> Job:
+    """The journal rows that a round would move. Raises StoreUnavailable."""
+    return _run(_job_of(job))
 
 
 def copy_file(job: Copy) -> Copied:
@@ -218,30 +211,43 @@ async def _session(job: Move | Copy, sealed: int) -> AsyncIterator[_Session]:
     _process.session = session
 
 
+def _job_for(session: _Session, job: Move) -> Job:
+    start = max(session.moved, job.sealed)
+    if start > job.last:
+        raise StoreUnavailable(
+            f"{name_of(job.url)} has more of this gate than its journal has: the state folder was restored from"
+            " a backup, or is used twice"
+        )
+    return Job(job.journal, job.journal.parent, "", start, job.last, job.most, job.rules)
+
+
+async def _job_of(job: Move) -> Job:
+    async with _session(job, job.sealed) as session:
+        return _job_for(session, job)
+
+
 async def _move(job: Move) -> Moved:
     async with _session(job, job.sealed) as session:
-        start = max(session.moved, job.sealed)
-        if start > job.last:
-            raise StoreUnavailable(
-                f"{name_of(job.url)} has more of this gate than its journal has: the state folder was restored from"
-                " a backup, or is used twice"
-            )
-        rows, until = rows_of_job(Job(job.journal, job.journal.parent, "", start, job.last, job.most, job.rules))
-        if not rows:  # they were deleted before they were moved
+        found = _job_for(session, job)
+        rows, until = rows_of_job(found)
+        if job.part is not None:
+            rows = part_of(rows, *job.part) if job.part != SOUND else [sound_row(now_us())]
+        elif not rows:  # they were deleted before they were moved
             await session.pass_over(until)
-            return Moved(start, until, 0, session.durable)
+            return Moved(found.after, until, 0, session.durable)
         try:
             while missing := await _write(session, rows, until, job):
                 for received in missing:
                     await session.partitions.add(received, job.width)
-        except asyncpg.PostgresError as error:
-            if not is_rejected(error):
-                raise
-            await _find_rejected(session, rows, job.rules)
-            raise
+        except _TrialOverError:
+            session.ids.clear()  # those that were new are gone again
+            return Moved(found.after, found.after, 0, session.durable)
         session.moved = until
-        messages = sum(1 if row[7] is None else len(row[7]) // 4 for row in rows)
-        return Moved(start, until, messages, session.durable)
+        return Moved(found.after, until, sum(map(count_of, rows)), session.durable)
+
+
+class _TrialOverError(Exception):
+    """All of it worked: undo it."""
 
 
 def _received(rows: Sequence[JournalRow], width: int) -> set[int]:
@@ -276,33 +282,11 @@ async def _write(session: _Session, rows: Sequence[JournalRow], until: int, job:
             gate,
             until,
             made.place,
-            max(row[5] for row in rows),
+            max((row[5] for row in rows), default=0),
         )
+        if job.part is not None:
+            raise _TrialOverError
     return set()
-
-
-async def _find_rejected(session: _Session, rows: Sequence[JournalRow], rules: Rules) -> None:
-    """Try the rows one by one, and undo all. Raises RejectedRowError for the first one that is refused."""
-    transaction = session.connection.transaction()
-    await transaction.start()
-    await session.begin(set())
-    for row in rows:
-        try:
-            async with session.connection.transaction():
-                await session.identify({(row[1], row[2])})
-                await session.copy("telemetry", Rows(session.ids, 0).of_journal([row], rules), "fleetgate")
-        except asyncpg.PostgresError as error:
-            if not is_rejected(error):
-                raise
-            detail = str(error).splitlines()[0]
-            raise RejectedRowError(
-                row[0],
-                [
-                    Quarantined(received, row[1], row[2], "store", detail, payload)
-                    for received, payload, _ in messages(row)
-                ],
-            ) from error
-    await transaction.rollback()
 
 
 async def _copy_file(job: Copy) -> Copied:

@@ -3,15 +3,16 @@
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
 
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreError
-from ingester.history.model import DAY_US
-from ingester.postgres.copying import Move, Moved, RejectedRowError
+from ingester.history.culprits import Culprits
+from ingester.history.model import DAY_US, Job
+from ingester.postgres.copying import Move, Moved
 from ingester.postgres.store import PostgresStore
 from ingester.process import Worker, WorkerLostError
 
@@ -63,6 +64,7 @@ class Mover:
         self._pace = pace or Pace()
         self._clock = clock
         self._worker = worker or Worker(_NICE)
+        self.culprits = Culprits(self._worker, "store", store.journal, store.catalogue)
         self._sweeper = Worker(_LOWEST)
         self._tasks: list[asyncio.Task[None]] = []
         self._oldest: int | None = None
@@ -114,15 +116,16 @@ class Mover:
                 store.folder.parent / "journal.db",
                 catalogue.sealed,
                 store.journal.last_id,
-                self._pace.messages,
+                self.culprits.at_most(self._pace.messages),
                 self._pace.partition_us,
                 store.rules(),
             )
             try:
                 moved: Moved = await self._worker.call(f"{_HERE}:move", job)
-            except RejectedRowError as error:
-                await self._set_aside(error)
+            except Exception as error:  # noqa: BLE001 - `blame` raises it again unless it is the fault of a message
+                await self._blame(error, job)
                 return 0
+            self.culprits.went_well()
             if moved.start < catalogue.moved:
                 log.error(
                     "the database has less than was moved there: it was restored from a backup, or is another one",
@@ -137,10 +140,16 @@ class Mover:
         self.moved_messages += moved.messages
         return moved.messages
 
-    async def _set_aside(self, error: RejectedRowError) -> None:
-        """Put a row into quarantine that the database refuses; what is around it goes through."""
-        log.error("a message is refused by the database: in quarantine", detail=error.messages[0].detail)
-        await self._store.journal.set_aside(error.row_id, error.messages)
+    async def _blame(self, error: Exception, job: Move) -> None:
+        async def same() -> Job:
+            found: Job = await self._worker.call(f"{_HERE}:job_of", job)
+            return found
+
+        async def trial(part: tuple[int, int], row: int | None) -> object:
+            of_row = job if row is None else replace(job, sealed=row - 1, last=row)
+            return await self._worker.call(f"{_HERE}:move", replace(of_row, part=part))
+
+        await self.culprits.blame(error, same, trial)
 
     async def sweep(self) -> int:
         """Delete journal rows that are in the database, of which nothing is asked any more. Returns how many went."""

@@ -66,6 +66,11 @@ class PostgresStore(TieredStore):
         """What is in the database may be sealed."""
         return self.moved or 0
 
+    @property
+    def has_elsewhere(self) -> bool:
+        """It is in the database."""
+        return True
+
     async def register(self, files: Sequence[SealedFile], until: int) -> Sequence[SealedFile]:
         """The database is told that it has what is in them, before the catalogue is."""
         await self.remote.register([file.path for file in files], until)

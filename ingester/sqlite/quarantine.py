@@ -8,6 +8,10 @@ from ingester.batch import Quarantined
 Statement = tuple[str, tuple[Any, ...]]
 
 INSERT = "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+AS_READ = "id = ? AND payloads = ? AND lengths IS ?"
+"""Condition for a row of the journal that nobody has changed since it was read."""
+INSERT_IF = f"INSERT INTO quarantine SELECT {', '.join('?' * 10)} WHERE EXISTS (SELECT 1 FROM journal WHERE {AS_READ})"
+"""The same as INSERT, if there is such a row."""
 _COLUMNS = "received, device, stream, reason, detail, payload, topic, id, codec, content_type"
 SUMMARY = """
 SELECT reason, sum(messages), sum(size), coalesce(max(oldest), 0), sum(expired) FROM (

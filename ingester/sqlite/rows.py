@@ -110,6 +110,23 @@ def lengths_of(row: JournalRow) -> Sequence[int]:
     return [len(row[8])] if row[7] is None else _from_bytes("I", row[7])
 
 
+def count_of(row: JournalRow) -> int:
+    """How many messages a row has."""
+    return 1 if row[7] is None else max(1, len(row[7]) // 4)
+
+
+def chosen(row: JournalRow, indexes: Sequence[int]) -> JournalRow:
+    """The row with some of its messages only, one at least; it may say that they are found in a longer time."""
+    wanted = set(indexes)
+    found = [message for at, message in enumerate(messages(row)) if at in wanted]
+    arrived, payloads, decoded = zip(*found, strict=True)
+    numbers = None if row[10] is None else b"".join(row[10][2 * at : 2 * at + 2] for at in indexes)
+    lengths = _to_bytes(array("I", map(len, payloads)))
+    received = _to_bytes(array("q", arrived))
+    last, joined = max(arrived), _joined(list(decoded))
+    return (*row[:5], last, received, lengths, b"".join(payloads), row[9], numbers, *joined)
+
+
 def _parts(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
     stops = accumulate(sizes, initial=0)
     return starmap(lambda start, stop: data[start:stop], pairwise(stops))

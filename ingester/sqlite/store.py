@@ -61,6 +61,10 @@ _INSERT = {
 _TAIL_ROWS = 8192
 """Rows that are looked through at most; then all of them become a segment of the index."""
 _INDEXED = "(SELECT coalesce(max(until), 0) FROM segments)"
+_LEAVE = (
+    "UPDATE journal SET received_last = ?, received = ?, lengths = ?, payloads = ?, packet_ids = ?, decoded = ?,"
+    f" decoded_lengths = ? WHERE {quarantine.AS_READ}"
+)
 _EXPIRE = "DELETE FROM journal WHERE id IN (SELECT id FROM journal ORDER BY id LIMIT ?) AND received_last < ?"
 _FORGET_SEGMENTS = (
     "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
@@ -266,13 +270,20 @@ class SqliteStore:
         """See TelemetryStore.quarantine_summary."""
         return [QuarantineSummary(*row) for row in await self.read(quarantine.SUMMARY, ())]
 
-    async def set_aside(self, row_id: int, messages: Sequence[Quarantined]) -> None:
-        """Put the messages of a journal row into quarantine, all or nothing."""
+    async def set_aside(self, row: JournalRow, left: JournalRow | None, messages: Sequence[Quarantined]) -> None:
+        """Put messages of a journal row into quarantine and leave the row as `left`, None: not at all. All or nothing,
+        and nothing where the row is gone or another one by now.
+        """
         first, self._next_quarantined = self._next_quarantined, self._next_quarantined + len(messages)
-        entries = quarantine.rows(messages, first)
-        await self.apply(
-            [*((quarantine.INSERT, entry) for entry in entries), ("DELETE FROM journal WHERE id = ?", (row_id,))]
-        )
+        as_read = row[0], row[8], row[7]
+        statements: list[Statement] = [
+            (quarantine.INSERT_IF, (*entry, *as_read)) for entry in quarantine.rows(messages, first)
+        ]
+        if left is None:
+            statements.append((f"DELETE FROM journal WHERE {quarantine.AS_READ}", as_read))
+        else:
+            statements.append((_LEAVE, (*left[5:9], *left[10:], *as_read)))
+        await self.apply(statements)
 
     async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
         """See TelemetryStore.trim_quarantine."""

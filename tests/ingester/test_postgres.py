@@ -312,6 +312,29 @@ async def test_what_the_database_refuses_is_quarantined(store, mover, postgres, 
     assert await numbers(store) == [1, 12, 14, 15]
 
 
+async def test_only_what_is_refused_leaves_the_journal(store, mover, postgres, url):
+    """One message of a row, and a row that is damaged itself: their neighbours are moved, once, and all is kept."""
+    await store.write(batch(1), [])
+    await mover.move()
+    postgres.ask("ALTER TABLE fleetgate.telemetry ADD CHECK ((fields ->> 'n')::int <> 13)", url)
+    await store.write(batch(11, 12, 13, 14, 15), [])
+    await store.write(batch(20, 21), [])
+    await store.write(batch(30, 31), [])
+    await store.journal.apply([("UPDATE journal SET lengths = x'010203' WHERE id = 3", ())])
+    await mover.move()
+    assert postgres.ask("SELECT (fields ->> 'n')::int FROM fleetgate.telemetry ORDER BY 1", url) == [
+        (n,) for n in (1, 11, 12, 14, 15, 30, 31)
+    ]
+    assert await numbers(store) == [1, 11, 12, 14, 15, 30, 31]
+    found = await store.quarantined()
+    assert [(item.reason, item.payload) for item in sorted(found, key=lambda item: item.payload)] == [
+        ("store", b'{"n": 13}'),
+        ("store", b'{"n": 20}{"n": 21}'),
+    ]
+    assert mover.culprits.set_aside == 2
+    assert mover.failures == 0
+
+
 async def test_a_database_that_was_restored(store, mover, postgres, url):
     """It has less than it had: what the journal still has is moved once more, and it is said."""
     await store.write(batch(1, 2), [])

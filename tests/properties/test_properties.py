@@ -1,5 +1,6 @@
 """What holds for any input."""
 
+import asyncio
 import json
 
 from hypothesis import given, settings
@@ -8,9 +9,10 @@ from hypothesis import strategies as st
 from fleet.names import is_name
 from fleet.policy.rights import covers, matches
 from ingester.batch import Batch
+from ingester.bisection import indigestible
 from ingester.decode import REASONS, DecodeError, Limits, readings, scan
 from ingester.ledger import Ledger
-from ingester.sqlite.rows import messages, pack
+from ingester.sqlite.rows import chosen, count_of, messages, pack
 from tests.fleet.policies import own_branch
 
 NOW = 1_795_392_000_000_000
@@ -128,3 +130,46 @@ def test_the_account_is_exact_whatever_happens(events):
     for end in ("received", "stored", "duplicate", "quarantined", "rejected", "dropped", "routed", "in_flight"):
         assert getattr(ledger.totals, end) == sum(getattr(a, end) for a in ledger.accounts.values())
     assert ledger.totals.in_flight == sum(step == "none" for _, step in events)
+
+
+@given(
+    st.lists(
+        st.tuples(st.binary(max_size=6), st.sampled_from([None, b"[]", b"[1]"]), st.integers(0, 65_535)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.data(),
+)
+def test_a_row_is_parted_without_loss(entries, data):
+    """Some messages of a row and the others are all of it: times, payloads, readings, packet ids, as they were."""
+    batch = Batch()
+    for at, (payload, kept, number) in enumerate(entries):
+        batch.append("d", "s", at * 1000, payload)
+        batch.decoded.append(kept)
+        batch.packet_ids.append(number.to_bytes(2))
+        batch.times.append(0)
+        batch.ends.append(1)
+    batch.connections = [7] * len(entries)
+    (row,) = pack(batch, 1)
+    picked = sorted(data.draw(st.sets(st.integers(0, len(entries) - 1), min_size=1)))
+    part = chosen(row, picked)
+    whole = list(messages(row))
+    assert list(messages(part)) == [whole[at] for at in picked]
+    assert count_of(part) == len(picked)
+    assert part[10] == b"".join(row[10][2 * at : 2 * at + 2] for at in picked)
+    assert (part[:5], part[9], part[5]) == (row[:5], 7, picked[-1] * 1000)
+
+
+@given(st.sets(st.integers(0, 299)), st.sets(st.integers(0, 299), min_size=2), st.integers(0, 300))
+def test_bisection_blames_only_what_fails_by_itself(bad, company, most):
+    """Whatever fails alone is found, at most so many in order; what fails in company only never is."""
+    attempts = []
+
+    async def fails(start: int, stop: int) -> bool:
+        attempts.append((start, stop))
+        here = set(range(start, stop))
+        return bool(bad & here) or company <= here
+
+    found = asyncio.run(indigestible(300, fails, most))
+    assert found == sorted(bad)[:most]
+    assert len(attempts) <= 2 * (len(found) + 2) * 10
