@@ -1,6 +1,6 @@
 """Batch: messages on their way to the store, as columns; and those taken out of it. Values; they decide nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
@@ -20,14 +20,23 @@ def copy_digest(stream: str, payload: bytes) -> bytes:
     return blake2b(b"%s\0%s" % (stream.encode(), payload), digest_size=8).digest()
 
 
+class BadPart(NamedTuple):
+    """Part of a message that can't be read where the rest can; `payload` is a message with nothing but this part."""
+
+    reason: str
+    detail: str
+    payload: bytes
+
+
 class Decoded(NamedTuple):
     """What a decoder makes of a message: where its earliest and latest reading are found, and its readings as they are
-    kept (see decode.encode); None where the payload itself is what is kept.
+    kept (see decode.encode); None where the payload itself is what is kept. `parts` can't be read.
     """
 
     first: int
     last: int
     kept: bytes | None
+    parts: Sequence[BadPart] = ()
 
 
 class Decoder(Protocol):
@@ -69,7 +78,8 @@ class Batch:
     A producer whose messages may come a second time fills `connections` and `packet_ids` too, else they stay empty: the
     number of the connection each message came by, unlike any other's, and its packet identifier there, two bytes, zero
     for none. A producer names in `runs` the messages that are not plain JSON, in order; the pipeline fills `decoded`
-    with their readings (see Decoded), which stays empty where all are plain.
+    with their readings (see Decoded), which stays empty where all are plain, and `parts` with those parts of its
+    messages that go to quarantine by themselves.
     `times` and `ends` are where the message's earliest and latest reading are found: the device's time where that is
     plausible, else the time of receipt. All times are microseconds since 1970-01-01 UTC.
     """
@@ -85,6 +95,7 @@ class Batch:
     acks: list[Ack] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     decoded: list[bytes | None] = field(default_factory=list)
+    parts: list["Quarantined"] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -161,7 +172,8 @@ class Quarantined:
     `received` is microseconds since 1970-01-01 UTC; `reason` one word out of a closed list; `detail` what and where;
     `payload` the bytes as they came. `topic` is set when no device and stream could be told from it, and where
     a stream's definition chose the codec; `codec` names that, "" for plain JSON; `content_type` is what the sender said
-    of the format, where that counted. `id` is the store's, 0 before it is stored.
+    of the format, where that counted. `id` is the store's, 0 before it is stored. `part`: the message that it is a part
+    of is stored, and accounted for there.
     """
 
     received: int
@@ -174,6 +186,7 @@ class Quarantined:
     id: int = 0
     codec: str = ""
     content_type: str = ""
+    part: bool = False
 
     @property
     def read_as(self) -> str:

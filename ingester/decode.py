@@ -6,14 +6,14 @@ read and finds its times, without building anything. `readings` is for those who
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
 
-from ingester.batch import Batch, Decoder
+from ingester.batch import BadPart, Batch, Decoder, Quarantined
 
 REASONS = (
     "empty",
@@ -139,7 +139,7 @@ def scan(payloads: list[bytes], received: list[int], limits: Limits) -> tuple[li
 
 
 def scan_batch(batch: Batch, limits: Limits) -> list[Bad]:
-    """Fill times, ends and decoded of a batch, by the decoders of its runs, which are then done with.
+    """Fill times, ends, decoded and parts of a batch, by the decoders of its runs, which are then done with.
 
     Returns the messages that can't be read, in order.
     """
@@ -154,7 +154,9 @@ def scan_batch(batch: Batch, limits: Limits) -> list[Bad]:
         for index in range(start, stop):
             arrived = batch.received[index]
             try:
-                first, last, batch.decoded[index] = decoder.decode(batch.payloads[index], arrived)
+                first, last, batch.decoded[index], parts = decoder.decode(batch.payloads[index], arrived)
+                if parts:
+                    batch.parts += _kept_parts(batch, index, decoder, parts)
             except DecodeError as error:
                 bad.append(Bad(index, error.reason, str(error), decoder))
                 first = last = arrived
@@ -164,6 +166,14 @@ def scan_batch(batch: Batch, limits: Limits) -> list[Bad]:
     bad += _scan_part(batch, position, len(batch), limits)
     batch.runs = []
     return bad
+
+
+def _kept_parts(batch: Batch, index: int, decoder: Decoder, parts: Iterable[BadPart]) -> Iterator[Quarantined]:
+    known = batch.received[index], batch.devices[index], batch.streams[index]
+    for part in parts:
+        yield Quarantined(
+            *known, *part, decoder.topic, codec=decoder.codec, content_type=decoder.content_type, part=True
+        )
 
 
 def _scan_part(batch: Batch, start: int, stop: int, limits: Limits) -> list[Bad]:

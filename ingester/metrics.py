@@ -47,6 +47,8 @@ class IngestCollector(Collector):
         yield _gauge("store_available", "Whether the store can write: 1 or 0.", 0 if pipeline.failing else 1)
         yield _counter("store_retries", "Writes that were tried again.", pipeline.retries)
         yield _counter("tap_failures", "Acknowledgements and taps that failed.", pipeline.tap_failures)
+        yield _counters("parts_quarantined", "Parts of stored messages kept that can't be read.", "reason",
+                        pipeline.parts)  # fmt: skip
         size = GaugeMetricFamily("fleetgate_store_bytes", "Bytes of telemetry on disk.", labels=["tier"])
         for tier, size_bytes in self._store.size_bytes().items():
             size.add_metric([tier], size_bytes)

@@ -98,6 +98,8 @@ class Pipeline:
         self.queue_bytes = 0
         self.failing: str | None = None
         """Why the store can't write now; None while it can."""
+        self.parts: Counter[str] = Counter()
+        """Parts of stored messages that are in quarantine, by reason."""
         self.retries = 0
         self.tap_failures = 0
         self.batch_rows = Histogram((1, 10, 50, 100, 500, 1000, 2500, 5000, 10_000, 50_000))
@@ -144,9 +146,12 @@ class Pipeline:
         unit.offers.append((self._monotonic(), count))
         if not batch.connections:
             batch.connections, batch.packet_ids = [0] * count, [NO_PACKET_ID] * count
-        if bad := scan_batch(batch, self._limits):
+        bad = scan_batch(batch, self._limits)
+        parts, batch.parts = batch.parts, []
+        if bad:
             unit.quarantined += [_quarantined(batch, entry) for entry in bad]
             batch = batch.without({entry.position for entry in bad})
+        unit.quarantined += parts
         unit.batch.extend(batch)
         self._gathered(count, size)
         return True
@@ -274,6 +279,9 @@ class Pipeline:
     def _settle(self, unit: _Unit, committed: Committed) -> None:
         self._ledger.stored(committed.counts)
         for item in committed.quarantined:
+            if item.part:
+                self.parts[item.reason] += 1
+                continue
             self._ledger.quarantined(item.device or OTHER, item.reason)
         self.queue_messages -= unit.messages
         self.queue_bytes -= unit.size_bytes

@@ -1,7 +1,7 @@
 """Reading again what is in quarantine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ingester.batch import Batch, Quarantined
 from ingester.decode import Limits, scan_batch
@@ -44,7 +44,7 @@ async def replay(
         unread = {entry.position for entry in scan_batch(batch, limits)}
         readable = [item.id for index, (item, _) in enumerate(known) if index not in unread]
         if readable:
-            await store.write(batch.without(unread), [], forget=readable)
+            await store.write(batch.without(unread), batch.parts, forget=readable)
         stored += len(readable)
         kept += len(page) - len(readable)
     return Replayed(stored, kept)
@@ -55,4 +55,8 @@ def _destination(streams: Streams, item: Quarantined) -> Destination | None:
     found = streams.route(item.read_as, item.device)
     if found is None or (item.device and found.device != item.device):
         return None
-    return streams.chosen(found, item.read_as, item.content_type) if item.content_type else found
+    if item.content_type:
+        found = streams.chosen(found, item.read_as, item.content_type)
+    if found.decoder is None:
+        return found
+    return replace(found, decoder=replace(found.decoder, source=None, replayed=True))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, finite
+from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, finite, single
 from ingester.decode import DecodeError
 
 _PART = re.compile(r"([a-z]+)(\d*)(le|be)?(?:\s+([A-Za-z_][\w.]{0,99})(?:\[(\d{1,4})\])?)?((?:\s*[-+*/]\s*[\d.eE]+)*)")
@@ -135,7 +135,7 @@ def _reader(kind: str, width: int, order: Any, text: str) -> tuple[int, Callable
 def _float(code: str, data: bytes) -> float:
     value = finite(struct.unpack(code, data)[0])
     # A 32-bit float as its shortest decimal, not with the digits that 64 bits add to it.
-    return float(f"{value:.7g}") if code.endswith("f") else value
+    return single(value) if code.endswith("f") else value
 
 
 def _text(data: bytes) -> str:

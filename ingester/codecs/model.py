@@ -2,12 +2,15 @@
 
 import base64
 import math
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+from ingester.batch import BadPart
+from ingester.codecs.births import Births
 from ingester.decode import INT_MAX, INT_MIN, DecodeError, Limits, iso_us, microseconds, time_us
 
 _PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -17,7 +20,10 @@ _ITEMS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known of a message beside its payload. `topic` is empty where it came without one."""
+    """What is known of a message beside its payload. `topic` is empty where it came without one.
+
+    `source` is the broker it was read from, "" for our own, None where that is not known any more.
+    """
 
     topic: str = ""
     device: str = ""
@@ -25,6 +31,11 @@ class Context:
     limits: Limits = field(default_factory=Limits)
     trial: bool = False
     """Whether somebody only wants to know: nothing is remembered of the message."""
+    source: str | None = ""
+    replayed: bool = False
+    """Whether it came before, and is read again out of quarantine."""
+    bad: list[BadPart] = field(default_factory=list)
+    """Parts that the codec finds it can't read, where it takes the rest of the message all the same."""
 
 
 class Parsed(NamedTuple):
@@ -71,6 +82,8 @@ class Options:
     aliases: int = 10_000
     time_unit: str = "auto"
     """See `time_in`: of times that the format has beside its fields."""
+    births: Births | None = None
+    """Those that outlive the definition; None: the codec has some of its own."""
 
 
 def objects(value: Any, what: str, depth: int) -> list[Parsed]:
@@ -85,9 +98,17 @@ def objects(value: Any, what: str, depth: int) -> list[Parsed]:
     return [Parsed(None, plain(item, depth)) for item in items]
 
 
-def plain(item: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    """An object with nothing but what JSON can say. Raises DecodeError for what it can't, and beyond `depth`."""
-    return dict(_plain_object(item, depth, [_ITEMS]))
+def budget() -> list[int]:
+    """How many values are left of those that one message may have."""
+    return [_ITEMS]
+
+
+def plain(item: Mapping[Any, Any], depth: int, left: list[int] | None = None) -> dict[str, Any]:
+    """An object with nothing but what JSON can say. Raises DecodeError for what it can't, and beyond `depth`.
+
+    `left` is the budget of a message that is made plain in parts.
+    """
+    return dict(_plain_object(item, depth, budget() if left is None else left))
 
 
 def _plain_object(item: Mapping[Any, Any], depth: int, left: list[int]) -> dict[str, Any]:
@@ -154,6 +175,15 @@ def finite(value: float) -> float:
     if not math.isfinite(value):
         raise DecodeError("nan", f"{value} is not a number that can be kept")
     return value
+
+
+def single(value: float) -> float:
+    """The shortest number that means a 32-bit float: 21.1, where its bits say 21.100000381469727."""
+    for digits in (7, 8):
+        short = float(f"{value:.{digits}g}")
+        if struct.unpack("<f", struct.pack("<f", short))[0] == value:
+            return short
+    return float(f"{value:.9g}")
 
 
 def epoch_us(seconds: float) -> int:

@@ -7,7 +7,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, plain
+from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, plain, single
 from ingester.decode import DecodeError
 
 
@@ -98,7 +98,7 @@ def _single(value: Any, field: FieldDescriptor, depth: int) -> Any:
     if field.type == FieldDescriptor.TYPE_STRING:
         return text(value, field.name)
     if field.type == FieldDescriptor.TYPE_FLOAT:
-        return float(f"{value:.7g}")
+        return single(value)
     return value
 
 

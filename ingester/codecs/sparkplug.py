@@ -1,130 +1,215 @@
 """Sparkplug B (Eclipse Sparkplug 3.0): metrics of edge nodes and their devices.
 
-A birth says which metric an alias means; it counts until the next birth of the node. Metrics of one time become one
-reading. Births and deaths are marked so, and so is what comes after a sequence number that is missing.
+A birth says which metric an alias means, and its type, until the next birth or death. Metrics of one time become one
+reading; of two values of one metric and time each is in a reading of its own. Births and deaths are marked so, and so
+is what comes after a sequence number that is missing. Values and types are in sparkplug_values.py.
 """
 
-import struct
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
+from ingester.batch import BadPart
+from ingester.codecs.births import Birth, Births, EdgeNode, Origin, Scope
 from ingester.codecs.compressed import inflate
-from ingester.codecs.model import Codec, Context, Options, Parsed, plain
-from ingester.codecs.protobuf import Declaration, declared, loads, text
-from ingester.decode import DecodeError, microseconds
+from ingester.codecs.model import Codec, Context, Options, Parsed, budget, plain
+from ingester.codecs.protobuf import declared, loads, text
+from ingester.codecs.sparkplug_values import SCHEMA, declare, resolve, value_of
+from ingester.decode import DecodeError, flatten, microseconds
+from ingester.decode import parse as parse_json
 
-_NODES = 64
-"""Edge nodes that are remembered of one device of ours."""
+_BIRTHS = {"NBIRTH", "DBIRTH"}
 _DEATHS = {"NDEATH", "DDEATH"}
 _COMMANDS = {"NCMD", "DCMD"}
+_DATA = {"NDATA", "DDATA"}
+_STATE = "STATE"
 _COMPRESSED = "SPBV1.0_COMPRESSED"
-_SIGNED = {1: 8, 2: 16, 3: 32, 4: 64}
-"""Datatype -> bits, of the integers that are sent in two's complement."""
-_ARRAYS = {
-    22: "b", 23: "h", 24: "i", 25: "q", 26: "B", 27: "H", 28: "I", 29: "Q", 30: "f", 31: "d", 34: "Q",
-}  # fmt: skip
-_BOOLEANS, _STRINGS = 32, 33
-
-_SCHEMA: Declaration = {
-    "Payload": (
-        (1, "timestamp", "uint64"), (2, "metrics", "*Metric"), (3, "seq", "uint64"), (4, "uuid", "string"),
-        (5, "body", "bytes"),
-    ),
-    "Metric": (
-        (1, "name", "string"), (2, "alias", "uint64"), (3, "timestamp", "uint64"), (4, "datatype", "uint32"),
-        (5, "is_historical", "bool"), (6, "is_transient", "bool"), (7, "is_null", "bool"),
-        (9, "properties", "PropertySet"), (10, "+int_value", "uint32"), (11, "+long_value", "uint64"),
-        (12, "+float_value", "float"), (13, "+double_value", "double"), (14, "+boolean_value", "bool"),
-        (15, "+string_value", "string"), (16, "+bytes_value", "bytes"), (17, "+dataset_value", "DataSet"),
-        (18, "+template_value", "Template"),
-    ),
-    "DataSet": (
-        (1, "num_of_columns", "uint64"), (2, "columns", "*string"), (3, "types", "*uint32"), (4, "rows", "*Row"),
-    ),
-    "Row": ((1, "elements", "*Cell"),),
-    "Cell": (
-        (1, "+int_value", "uint32"), (2, "+long_value", "uint64"), (3, "+float_value", "float"),
-        (4, "+double_value", "double"), (5, "+boolean_value", "bool"), (6, "+string_value", "string"),
-    ),
-    "Template": ((2, "metrics", "*Metric"),),
-    "PropertySet": ((1, "keys", "*string"), (2, "values", "*PropertyValue")),
-    "PropertyValue": (
-        (1, "type", "uint32"), (2, "is_null", "bool"), (3, "+int_value", "uint32"), (4, "+long_value", "uint64"),
-        (5, "+float_value", "float"), (6, "+double_value", "double"), (7, "+boolean_value", "bool"),
-        (8, "+string_value", "string"),
-    ),
-}  # fmt: skip
 _UNIT_KEYS = {"engunit", "engineering units", "unit", "units"}
+_DEATH_NUMBER = "bdSeq"
+_REBIRTH = "Node Control/Rebirth"
+_BOOLEAN = 11
+_SEVERAL = "?"
+"""No source's name: nothing is known from there."""
 
 
-@dataclass(slots=True)
-class _Node:
-    """What a birth said, and the sequence number that came last."""
+class Levels(NamedTuple):
+    """What a topic says. `kind` is the message type, "" for a topic that is not Sparkplug's."""
 
-    aliases: dict[int, tuple[str, int]] = field(default_factory=dict)
-    datatypes: dict[str, int] = field(default_factory=dict)
-    sequence: int | None = None
+    kind: str = ""
+    group: str = ""
+    node: str = ""
+    unit: str = ""
+
+    @classmethod
+    def of(cls, topic: str) -> Self:
+        """Read a topic: spBv1.0/group/kind/node[/unit], spBv1.0/STATE/host, or STATE/host as it was before 3.0."""
+        first, *levels = topic.split("/")
+        if first == _STATE and len(levels) == 1:
+            return cls(_STATE)
+        if first != "spBv1.0":
+            return cls()
+        if len(levels) == 2 and levels[0] == _STATE:
+            return cls(_STATE)
+        if len(levels) not in {3, 4}:
+            return cls()
+        return cls(levels[1], levels[0], levels[2], "".join(levels[3:]))
+
+
+def rebirth_topic(group: str, node: str) -> str:
+    """Where an edge node is asked for its births."""
+    return f"spBv1.0/{group}/NCMD/{node}"
+
+
+def rebirth_request(now: int) -> bytes:
+    """The message that asks an edge node for its births [tck-id-operational-behavior-data-commands-rebirth-name]."""
+    kind: Any = declared("sparkplug", SCHEMA, "Payload")
+    message = kind(timestamp=now // 1000)
+    message.metrics.add(name=_REBIRTH, timestamp=now // 1000, datatype=_BOOLEAN, boolean_value=True)
+    return bytes(message.SerializeToString())
 
 
 class _Sparkplug:
-    def __init__(self, aliases: int) -> None:
+    def __init__(self, aliases: int, births: Births) -> None:
         self._aliases = aliases
-        self._kind = declared("sparkplug", _SCHEMA, "Payload")
-        self._nodes: dict[str, OrderedDict[tuple[str, str], _Node]] = {}
+        self._births = births
+        self._kind = declared("sparkplug", SCHEMA, "Payload")
         self.units: dict[str, str] = {}
         """Units of metrics, as births name them."""
 
+    def levels(self, topic: str) -> Mapping[int, tuple[str, str]]:
+        """Levels of a topic that tell metrics of one name apart: position -> (name, text)."""
+        found = Levels.of(topic)
+        if found.kind == _STATE:
+            parts = topic.split("/")
+            return {len(parts) - 1: ("host", parts[-1])}
+        known = {1: ("group", found.group), 3: ("node", found.node), 4: ("unit", found.unit)}
+        return {position: entry for position, entry in known.items() if entry[1]}
+
     def parse(self, payload: bytes, context: Context) -> list[Parsed]:
-        kind, group, edge = _levels(context.topic)
+        levels = Levels.of(context.topic)
         if not payload:
             raise DecodeError("empty", "no payload")
-        found: Any = self._inflated(loads(self._kind, payload), context)
+        if levels.kind == _STATE:
+            return _state(payload, context)
+        try:
+            found = self._inflated(loads(self._kind, payload), context)
+        except DecodeError:
+            self.unread(context)
+            raise
         if not found.ListFields():
             raise DecodeError("codec", "no field of a Sparkplug payload in it")
-        known = self._nodes.get(context.device, OrderedDict()).get((group, edge))
-        node = _Node() if known is None or kind == "NBIRTH" else replace(known)
-        marks = tuple(_marks(kind, node, found))
-        readings = self._readings(found, kind, node, context)
-        if found.HasField("seq") and kind not in _COMMANDS:
+        origin = self._origin(levels, context)
+        node = self._node(levels, context, origin)
+        message = _Message(found, levels, context, origin, node, sequence_before=node.sequence)
+        if message.live and message.numbered:
             node.sequence = found.seq
-        if not context.trial:
-            self._remember(context.device, (group, edge), node)
-        return [Parsed(time, fields, marks) for time, fields in readings.items()] or [Parsed(_time(found), {}, marks)]
+        if levels.kind in _BIRTHS:
+            return self._birth(message)
+        if not levels.kind:
+            self._learn(message)
+        return self._death(message) if levels.kind in _DEATHS else self._data(message)
 
-    def _remember(self, device: str, name: tuple[str, str], node: _Node) -> None:
-        nodes = self._nodes.setdefault(device, OrderedDict())
-        nodes[name] = node
-        nodes.move_to_end(name)
-        if len(nodes) > _NODES:
-            nodes.popitem(last=False)
+    def unread(self, context: Context) -> None:
+        """Nothing of a message can be read: where it is a birth, the one before it is not in effect any more."""
+        levels = Levels.of(context.topic)
+        if levels.kind in _BIRTHS and not context.trial and not context.replayed:
+            self._births.died(self._origin(levels, context), levels.unit)
 
-    def _readings(self, found: Any, kind: str, node: _Node, context: Context) -> dict[int | None, dict[str, Any]]:
-        readings: dict[int | None, dict[str, Any]] = {}
-        aliases, datatypes = dict(node.aliases), dict(node.datatypes)
-        births = kind in {"NBIRTH", "DBIRTH", ""}
-        for position, metric in enumerate(found.metrics):
-            name, datatype = _named(metric, position, aliases, datatypes)
-            if births and metric.HasField("name"):
-                datatypes[name] = datatype
-                if metric.HasField("alias"):
-                    aliases[metric.alias] = name, datatype
-                self._note_unit(name, metric)
-            fields = readings.setdefault(_time(metric) if metric.HasField("timestamp") else _time(found), {})
-            if name in fields:
-                raise DecodeError("duplicate_key", f"metric {name[:100]!r} twice at one time")
-            fields[name] = _value(metric, datatype, name, context.limits.max_depth)
-        if len(aliases) > self._aliases or len(datatypes) > self._aliases:
+    def _origin(self, levels: Levels, context: Context) -> Origin:
+        """Where a message comes from. Out of quarantine: where its node is known from, if only there."""
+        source = context.source
+        if source is None:
+            known = self._births.sources(context.device, levels.group, levels.node)
+            source = _SEVERAL if len(known) > 1 else known[0].source if known else ""
+        return Origin(source, context.device, levels.group, levels.node)
+
+    def _node(self, levels: Levels, context: Context, origin: Origin) -> EdgeNode:
+        """The node as it is known; one that nobody remembers where it is not, and is not to be."""
+        if context.trial or context.replayed or levels.kind in _COMMANDS:
+            return self._births.find(origin) or EdgeNode()
+        return self._births.hear(origin)
+
+    def _birth(self, message: "_Message") -> list[Parsed]:
+        """Take a birth, but for metrics that can't be read."""
+        levels, depth, scope = message.levels, message.context.limits.max_depth, Scope()
+        known, own = message.node.births.get(levels.unit), message.node.scope("") if levels.unit else scope
+        readings, bad = _Readings(message), _BadMetrics(message)
+        for position, metric in enumerate(message.found.metrics):
+            try:
+                name = self._declare(metric, position, scope, depth)
+                readings.add(metric, name, value_of(metric, name, scope.metrics[name], own or scope, depth))
+            except DecodeError as error:
+                bad.add(metric, error)
+        if scope.count + message.others() > self._aliases:
+            self.unread(message.context)
             raise DecodeError("size", f"more than {self._aliases} metrics of one node")
-        node.aliases, node.datatypes = aliases, datatypes
-        return {time: plain(fields, context.limits.max_depth) for time, fields in readings.items()}
+        if message.in_effect(known):
+            self._births.born(message.origin, levels.unit, Birth.of(message.context.received, scope, message.death))
+        if message.gap or "" not in message.node.births:
+            self._want(message)
+        return readings.parsed(bad.parts())
 
-    def _note_unit(self, name: str, metric: Any) -> None:
+    def _learn(self, message: "_Message") -> None:
+        """Messages of other topics are births and data at once: add what is new in one to what is known."""
+        if not message.live:
+            return
+        known = message.node.scope("") or Scope()
+        new = Scope()
+        for position, metric in enumerate(message.found.metrics):
+            before = known.metrics.get(metric.name)
+            alias = metric.HasField("alias") and known.aliases.get(metric.alias) != metric.name
+            if metric.name and (alias or before is None or before.datatype != (metric.datatype or before.datatype)):
+                self._declare(metric, position, new, message.context.limits.max_depth)
+        if new.count:
+            known = known.replaced(new)
+            if known.count > self._aliases:
+                raise DecodeError("size", f"more than {self._aliases} metrics of one node")
+            self._births.born(message.origin, "", Birth.of(message.context.received, known))
+
+    def _declare(self, metric: Any, position: int, scope: Scope, depth: int) -> str:
+        """Add a metric of a birth to its scope, and return its name. Raises DecodeError."""
+        name = text(metric.name, f"metric {position}")
+        if not name:
+            raise DecodeError("codec", f"metric {position} of a birth has no name")
         properties = metric.properties
         for key, value in zip(properties.keys, properties.values, strict=False):
             if key.lower() in _UNIT_KEYS and value.string_value and len(self.units) < self._aliases:
                 self.units[name] = value.string_value[:50]
+        declare(metric, name, scope, depth)
+        return name
+
+    def _death(self, message: "_Message") -> list[Parsed]:
+        """End a birth, or that of a node with those of its devices; a death of another session ends none."""
+        if message.gap:
+            self._want(message)
+        found = self._read(message)
+        if message.live and not message.late_death:
+            self._births.died(message.origin, message.levels.unit)
+        return found
+
+    def _data(self, message: "_Message") -> list[Parsed]:
+        levels = message.levels
+        if levels.kind in _DATA and (message.gap or not {"", levels.unit} <= set(message.node.births)):
+            self._want(message)
+        try:
+            return self._read(message)
+        except DecodeError as error:
+            if error.reason == "alias" and levels.kind in _DATA:
+                self._want(message)
+            raise
+
+    def _read(self, message: "_Message") -> list[Parsed]:
+        own, scope = message.node.scope("") or Scope(), message.node.scope(message.levels.unit)
+        readings = _Readings(message)
+        for position, metric in enumerate(message.found.metrics):
+            name, known = resolve(metric, [scope] if scope is not None else [], f"metric {position}")
+            readings.add(metric, name, value_of(metric, name, known, own, message.context.limits.max_depth))
+        return readings.parsed(())
+
+    def _want(self, message: "_Message") -> None:
+        if message.live:
+            self._births.wanted(message.origin)
 
     def _inflated(self, found: Any, context: Context) -> Any:
         if found.uuid != _COMPRESSED:
@@ -132,100 +217,164 @@ class _Sparkplug:
         algorithm = next((metric.string_value for metric in found.metrics if metric.name == "algorithm"), "DEFLATE")
         data = inflate(found.body, context.limits, "gzip" if algorithm.upper() == "GZIP" else "deflate")
         inner: Any = loads(self._kind, data)
-        if found.HasField("seq") and not inner.HasField("seq"):
-            inner.seq = found.seq
+        for name in ("seq", "timestamp"):
+            if found.HasField(name) and not inner.HasField(name):
+                setattr(inner, name, getattr(found, name))
         return inner
 
 
-def _levels(topic: str) -> tuple[str, str, str]:
-    """Message type, group and edge node of a topic; all empty for a topic that is not Sparkplug's."""
-    levels = topic.split("/")
-    if levels[0] != "spBv1.0" or len(levels) not in {4, 5}:
-        return "", "", ""
-    return levels[2], levels[1], levels[3]
+@dataclass(slots=True)
+class _Message:
+    """One message, and its node as it is known."""
+
+    found: Any
+    levels: Levels
+    context: Context
+    origin: Origin
+    node: EdgeNode
+    sequence_before: int | None
+
+    @property
+    def live(self) -> bool:
+        """Whether it comes from its sender now."""
+        return not self.context.trial and not self.context.replayed
+
+    @property
+    def numbered(self) -> bool:
+        """Whether it is in the sequence of its node's messages."""
+        return bool(self.found.HasField("seq")) and self.levels.kind not in {*_COMMANDS, "NDEATH"}
+
+    @property
+    def gap(self) -> bool:
+        """Whether messages before it are missing. A node's birth begins a sequence; one that comes twice ends none."""
+        before = self.sequence_before
+        if before is None or self.context.replayed or not self.numbered or self.levels.kind == "NBIRTH":
+            return False
+        return self.found.seq not in {before, (before + 1) % 256}
+
+    @property
+    def death(self) -> int | None:
+        """The number of the node's session, which its death has too [tck-id-payloads-ndeath-bdseq]."""
+        numbers = [entry for entry in self.found.metrics if entry.name == _DEATH_NUMBER]
+        kind = numbers[0].WhichOneof("value") if numbers else None
+        return getattr(numbers[0], kind) if kind in {"int_value", "long_value"} else None
+
+    @property
+    def late_death(self) -> bool:
+        """Whether it is the death of a session before this one."""
+        birth = self.node.births.get("")
+        numbers = {self.death, birth.death if birth is not None else None} - {None}
+        return self.levels.kind == "NDEATH" and len(numbers) > 1
+
+    def in_effect(self, known: Birth | None) -> bool:
+        """Whether a birth takes the place of the one that is known; of two, the one that was received later does.
+
+        A message without a number is a part of one, where it is read again.
+        """
+        if not self.context.replayed or self.context.trial:
+            return self.live
+        return self.numbered and (known is None or known.received < self.context.received)
+
+    def others(self) -> int:
+        """Metrics in other births of the node that stay in effect."""
+        if self.levels.kind == "NBIRTH":
+            return 0
+        births = self.node.births.items()
+        return sum(birth.scope.count for unit, birth in births if unit != self.levels.unit)
+
+    def marks(self) -> Iterator[str]:
+        """Words about it."""
+        if self.levels.kind in _BIRTHS:
+            yield "birth"
+        if self.levels.kind in _DEATHS:
+            yield "late_death" if self.late_death else "death"
+        if self.gap:
+            yield "sequence_gap"
+        birth = self.node.births.get(self.levels.unit)
+        read = self.context.replayed and self.levels.kind not in _BIRTHS
+        if read and birth is not None and birth.received > self.context.received:
+            yield "later_birth"
+
+    def time_of(self, metric: Any) -> int | None:
+        """When a metric was read. 0 is sent where the time is not known."""
+        milliseconds = metric.timestamp or self.found.timestamp
+        return microseconds(milliseconds * 1000) if milliseconds else None
 
 
-def _marks(kind: str, node: _Node, found: Any) -> Iterator[str]:
-    if kind in {"NBIRTH", "DBIRTH"}:
-        yield "birth"
-    if kind in _DEATHS:
-        yield "death"
-    counts = found.HasField("seq") and kind not in _COMMANDS
-    if counts and node.sequence is not None and found.seq != (node.sequence + 1) % 256:
-        yield "sequence_gap"
+class _Readings:
+    """Fields of one time become one reading; a name that is there already begins another one."""
+
+    def __init__(self, message: _Message) -> None:
+        self._message = message
+        self._left = budget()
+        self._found: dict[tuple[int | None, bool], list[dict[str, Any]]] = {}
+        self._used: Counter[tuple[int | None, bool, str]] = Counter()
+
+    def add(self, metric: Any, name: str, value: Any) -> None:
+        """Add a metric. Raises DecodeError."""
+        key = self._message.time_of(metric), metric.is_historical
+        try:
+            fields = plain({name: value}, self._message.context.limits.max_depth, self._left)
+        except DecodeError as error:
+            raise DecodeError(error.reason, f"{name[:100]!r}: {error}") from None
+        names = [(*key, flat) for flat in flatten(fields, None)]
+        at = max((self._used[flat] for flat in names), default=0)
+        readings = self._found.setdefault(key, [])
+        if at == len(readings):
+            readings.append({})
+        readings[at].update(fields)
+        for flat in names:
+            self._used[flat] = at + 1
+
+    def parsed(self, bad: Sequence[BadPart]) -> list[Parsed]:
+        """All of them, or, where no metric can be read, the error of the first. Raises DecodeError."""
+        marks = (*self._message.marks(), *(["partial"] if bad else []))
+        found = [
+            Parsed(time, fields, (*marks, "historical") if historical else marks)
+            for (time, historical), readings in self._found.items()
+            for fields in readings
+        ]
+        if bad and not found:
+            raise DecodeError(bad[0].reason, bad[0].detail)
+        self._message.context.bad.extend(bad)
+        return found or [Parsed(self._message.time_of(self._message.found), {}, marks)]
 
 
-def _time(found: Any) -> int | None:
-    return microseconds(found.timestamp * 1000) if found.HasField("timestamp") else None
+class _BadMetrics:
+    """Metrics of a birth that can't be read: one message for those of one reason."""
+
+    def __init__(self, message: _Message) -> None:
+        self._message = message
+        self._found: dict[str, tuple[str, list[Any]]] = {}
+
+    def add(self, metric: Any, error: DecodeError) -> None:
+        """Add one."""
+        self._found.setdefault(error.reason, (str(error), []))[1].append(metric)
+
+    def parts(self) -> list[BadPart]:
+        """All of them. They have no sequence number: they are no birth."""
+        parts = []
+        for reason, (detail, metrics) in self._found.items():
+            whole: Any = type(self._message.found)(metrics=metrics)
+            if self._message.found.HasField("timestamp"):
+                whole.timestamp = self._message.found.timestamp
+            more = f" (and {len(metrics) - 1} more)" if len(metrics) > 1 else ""
+            parts.append(BadPart(reason, detail + more, whole.SerializeToString()))
+        return parts
 
 
-def _named(
-    metric: Any, position: int, aliases: dict[int, tuple[str, int]], datatypes: dict[str, int]
-) -> tuple[str, int]:
-    if metric.HasField("name") and metric.name:
-        name = text(metric.name, f"metric {position}")
-        return name, metric.datatype or datatypes.get(name, 0)
-    if not metric.HasField("alias"):
-        raise DecodeError("codec", f"metric {position} has neither a name nor an alias")
-    if metric.alias not in aliases:
-        raise DecodeError("alias", f"metric {position}: no birth said what alias {metric.alias} means")
-    name, datatype = aliases[metric.alias]
-    return name, metric.datatype or datatype
-
-
-def _value(metric: Any, datatype: int, name: str, depth: int) -> Any:  # noqa: PLR0911 - a case a kind of value
-    kind = metric.WhichOneof("value")
-    if metric.is_null or kind is None:
-        return None
-    value = getattr(metric, kind)
-    if kind == "template_value":
-        if depth <= 1:
-            raise DecodeError("depth", "templates nested too deep")
-        return {
-            inner.name or str(at): _value(inner, inner.datatype, inner.name, depth - 1)
-            for at, inner in enumerate(value.metrics)
-        }
-    if kind == "dataset_value":
-        rows = [[_cell(cell) for cell in row.elements] for row in value.rows]
-        return [dict(zip(value.columns, row, strict=False)) for row in rows]
-    if kind == "bytes_value" and datatype in {*_ARRAYS, _BOOLEANS, _STRINGS}:
-        return _array(value, datatype, name)
-    if kind == "string_value":
-        return text(value, name)
-    if kind == "float_value":
-        return float(f"{value:.7g}")
-    return _signed(value, datatype) if isinstance(value, int) else value
-
-
-def _cell(cell: Any) -> Any:
-    kind = cell.WhichOneof("value")
-    return None if kind is None else getattr(cell, kind)
-
-
-def _signed(value: int, datatype: int) -> int:
-    bits = _SIGNED.get(datatype)
-    if bits is None or isinstance(value, bool):
-        return value
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def _array(data: bytes, datatype: int, name: str) -> list[Any]:
-    """Packed arrays [Sparkplug 3.0, 6.4.17]: little-endian; booleans as bits behind their count; texts end with 0."""
-    try:
-        if datatype == _STRINGS:
-            return [text.decode() for text in data.split(b"\0")[:-1]]
-        if datatype == _BOOLEANS:
-            count = int.from_bytes(data[:4], "little")
-            if count > 8 * (len(data) - 4):
-                raise DecodeError("codec", f"{name[:100]!r}: {count} booleans in {len(data)} bytes")
-            return [bool(data[4 + at // 8] >> (7 - at % 8) & 1) for at in range(count)]
-        code = _ARRAYS[datatype]
-        return [entry for (entry,) in struct.iter_unpack(f"<{code}", data)]
-    except (struct.error, UnicodeDecodeError) as error:
-        raise DecodeError("codec", f"{name[:100]!r}: {error}") from None
+def _state(payload: bytes, context: Context) -> list[Parsed]:
+    """Whether a host is there: JSON, or a word as it was before 3.0."""
+    if payload in {b"ONLINE", b"OFFLINE"}:
+        return [Parsed(None, {"online": payload == b"ONLINE"})]
+    found = []
+    for item in parse_json(payload, context.limits):
+        time = item.get("timestamp")
+        known = isinstance(time, int) and time > 0
+        found.append(Parsed(microseconds(item.pop("timestamp") * 1000) if known else None, item))
+    return found
 
 
 def make(options: Options) -> Codec:
     """Build the codec."""
-    return _Sparkplug(options.aliases)
+    return _Sparkplug(options.aliases, Births() if options.births is None else options.births)

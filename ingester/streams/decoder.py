@@ -1,11 +1,12 @@
 """A stream's definition at work: payloads to readings, in the form that every store keeps. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ingester.batch import Decoded
 from ingester.codecs import CODECS, UNPACKERS, Codec, Context, Parsed
+from ingester.codecs.births import Births
 from ingester.codecs.model import time_in
 from ingester.decode import DecodeError, Limits, Reading, encode, flatten, found_at
 from ingester.streams.definition import Definition, TimeRule, validator_of
@@ -15,13 +16,13 @@ _NAMES = frozenset({"device", "stream"})
 
 
 class Decoder:
-    """Reads the messages of one definition; for the life of the definition, so that a codec may remember things."""
+    """Reads the messages of one definition. What its codec remembers beyond the definition's life is in `births`."""
 
-    def __init__(self, definition: Definition, limits: Limits) -> None:
+    def __init__(self, definition: Definition, limits: Limits, births: Births | None = None) -> None:
         self.definition = definition
         self._limits = limits
         self._unpackers = [UNPACKERS[name]() for name in definition.codec[:-1]]
-        self._codec: Codec = CODECS[definition.codec[-1]](definition.options)
+        self._codec: Codec = CODECS[definition.codec[-1]](replace(definition.options, births=births))
         self._validator = validator_of(definition.schema) if definition.schema is not None else None
         self.native = (
             definition.codec == ("json",) and definition.time == TimeRule() and not definition.filter.names - _NAMES
@@ -45,11 +46,28 @@ class Decoder:
 
     def read(self, payload: bytes, context: Context, captured: Mapping[str, str]) -> list[Parsed]:
         """Readings with flat fields. Raises DecodeError."""
+        try:
+            payload = self._unpacked(payload)
+        except DecodeError:
+            if (unread := getattr(self._codec, "unread", None)) is not None:
+                unread(context)
+            raise
+        return [self._finished(parsed, captured) for parsed in self._codec.parse(payload, context)]
+
+    def _unpacked(self, payload: bytes) -> bytes:
         if len(payload) > self._limits.max_bytes:
             raise DecodeError("size", f"{len(payload)} bytes, the limit is {self._limits.max_bytes}")
         for unpacker in self._unpackers:
             payload = unpacker.unpack(payload, self._limits)
-        return [self._finished(parsed, captured) for parsed in self._codec.parse(payload, context)]
+        return payload
+
+    def levels(self, topic: str) -> Mapping[str, str]:
+        """Levels of a topic that tell readings apart, in the view of the codec, and that the filter does not name."""
+        levels = getattr(self._codec, "levels", None)
+        if levels is None:
+            return {}
+        unnamed = self.definition.filter.unnamed
+        return {name: level for position, (name, level) in levels(topic).items() if unnamed(position)}
 
     def _finished(self, parsed: Parsed, captured: Mapping[str, str]) -> Parsed:
         time, fields, marks = parsed
@@ -63,7 +81,7 @@ class Decoder:
             marks = (*marks, self._invalid(fields))
         flat = flatten(fields, named if parsed.time is None else None)
         for name, value in captured.items():
-            flat.setdefault(name, value)
+            flat[free_name(name, flat)] = value
         return Parsed(time, flat, marks)
 
     def _invalid(self, fields: dict[str, Any]) -> str:
@@ -86,6 +104,9 @@ class BoundDecoder:
     limits: Limits
     content_type: str = ""
     """What chose the codec, where the sender did."""
+    source: str | None = ""
+    replayed: bool = False
+    """See codecs.Context, both."""
 
     @property
     def codec(self) -> str:
@@ -94,15 +115,25 @@ class BoundDecoder:
 
     def parse(self, payload: bytes, received: int, *, trial: bool = False) -> list[Parsed]:
         """Readings with flat fields. Raises DecodeError."""
-        context = Context(self.topic, self.device, received, self.limits, trial)
-        return self.decoder.read(payload, context, self.captured)
+        return self.decoder.read(payload, self._context(received, trial=trial), self.captured)
 
     def decode(self, payload: bytes, received: int) -> Decoded:
         """See batch.Decoder."""
+        context = self._context(received)
         readings = [
             Reading(received if time is None else time, 0, plausible=True, fields=fields, marks=marks)
-            for time, fields, marks in self.parse(payload, received)
+            for time, fields, marks in self.decoder.read(payload, context, self.captured)
         ]
         found = [found_at(reading.time, received) for reading in readings]
         kept = self.decoder.native and not any(reading.marks for reading in readings)
-        return Decoded(min(found), max(found), None if kept else encode(readings))
+        return Decoded(min(found), max(found), None if kept else encode(readings), context.bad)
+
+    def _context(self, received: int, *, trial: bool = False) -> Context:
+        return Context(self.topic, self.device, received, self.limits, trial, self.source, self.replayed)
+
+
+def free_name(name: str, fields: Mapping[str, Any]) -> str:
+    """The name of a level of a topic beside fields that may have it already."""
+    while name in fields:
+        name = f"topic.{name}"
+    return name

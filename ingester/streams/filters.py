@@ -37,6 +37,12 @@ class TopicFilter:
             return None
         return {name: value or "" for name, value in found.groupdict().items()}
 
+    def unnamed(self, position: int) -> bool:
+        """Whether any text may be at this level of a topic, and it is not captured."""
+        levels = self.text.split("/")
+        level = levels[min(position, len(levels) - 1)]
+        return level == "#" or (level == "+" and position < len(levels))
+
 
 def is_reserved(topic: str) -> bool:
     """Whether only a filter that names the first level can mean this topic, or none can."""

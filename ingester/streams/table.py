@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ingester.codecs import CONTENT_TYPES
+from ingester.codecs.births import Births
 from ingester.decode import DecodeError, Limits
-from ingester.streams.decoder import BoundDecoder, Decoder
+from ingester.streams.decoder import BoundDecoder, Decoder, free_name
 from ingester.streams.definition import Definition, from_object
 from ingester.topics import DEFAULT_STREAM, MAX_DEVICE_LENGTH
 
@@ -53,6 +54,7 @@ class Streams:
     def __init__(self, limits: Limits | None = None, type_of: TypeOf = lambda _device: "") -> None:
         self._limits = limits or Limits()
         self._type_of = type_of
+        self.births = Births()
         self._decoders: list[Decoder] = []
         self._by_content: dict[str, Decoder] = {}
         self._remembered: OrderedDict[tuple[str, str], Destination | None] = OrderedDict()
@@ -72,7 +74,7 @@ class Streams:
         decoders = [
             before
             if (before := known.get(one.name)) is not None and before.definition.source == one.source
-            else Decoder(one, self._limits)
+            else Decoder(one, self._limits, self.births)
             for one in wanted
         ]
         self._decoders = sorted(decoders, key=lambda one: (one.definition.filter.rank, *_lesser(one)), reverse=True)
@@ -124,7 +126,7 @@ class Streams:
         known = self._by_content.get(key)
         if known is None:
             source = {**definition.source, "codec": name}
-            known = self._by_content[key] = Decoder(from_object(definition.name, source), self._limits)
+            known = self._by_content[key] = Decoder(from_object(definition.name, source), self._limits, self.births)
         return known
 
     def _destination(
@@ -140,6 +142,8 @@ class Streams:
         if decoder.plain:
             return Destination(device, stream)
         kept = {name: value for name, value in captured.items() if name not in {"device", "stream"} and value}
+        for name, level in decoder.levels(topic).items():
+            kept[free_name(name, kept)] = level
         return Destination(device, stream, BoundDecoder(decoder, topic, device, kept, self._limits))
 
 

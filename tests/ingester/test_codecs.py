@@ -14,10 +14,11 @@ from backports import zstd
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 
 from ingester.codecs import CODECS, UNPACKERS, Context, OptionError, Options
+from ingester.codecs.births import Births
 from ingester.codecs.call import make as make_call
 from ingester.codecs.model import epoch_us, plain
 from ingester.codecs.protobuf import declared
-from ingester.codecs.sparkplug import _SCHEMA
+from ingester.codecs.sparkplug_values import SCHEMA
 from ingester.decode import DecodeError, Limits
 
 NOW = 1_795_391_000_000_000
@@ -256,7 +257,7 @@ def test_protobuf_options_that_cannot_be(options, word):
         CODECS["protobuf"](options)
 
 
-PAYLOAD = declared("sparkplug", _SCHEMA, "Payload")
+PAYLOAD = declared("sparkplug", SCHEMA, "Payload")
 
 
 def sparkplug(seq: int | None, *metrics: dict, timestamp: int | None = NOW // 1000) -> bytes:
@@ -295,10 +296,10 @@ def test_sparkplug_births_and_aliases():
         (NOW, {"temperature": 3.0}, ("sequence_gap",)),
         (NOW + 1000, {"offset": 7}, ("sequence_gap",)),
     ]
+    assert read("NCMD", sparkplug(None, {"alias": 1, "float_value": 9})) == [(NOW, {"temperature": 9.0}, ())]
     assert read("NDEATH", sparkplug(None, {"name": "bdSeq", "long_value": 4})) == [(NOW, {"bdSeq": 4}, ("death",))]
     with pytest.raises(DecodeError):
         read("NDATA", sparkplug(1, {"alias": 1, "float_value": 2.5}), device="somebody")
-    assert read("NCMD", sparkplug(None, {"alias": 1, "float_value": 9})) == [(NOW, {"temperature": 9.0}, ())]
     assert read("NBIRTH", sparkplug(0, {"name": "other", "alias": 1, "datatype": 12, "string_value": "x"}))
     with pytest.raises(DecodeError):
         read("NDATA", sparkplug(1, {"alias": 2, "int_value": 7}))
@@ -311,8 +312,8 @@ def test_sparkplug_values():
     """Arrays, data sets, templates, compressed bodies; units out of the properties of a birth."""
     codec = CODECS["sparkplug"](Options())
 
-    def read(payload: bytes):
-        (found,) = codec.parse(payload, Context("spBv1.0/g/DBIRTH/edge/unit", "d", NOW))
+    def read(payload: bytes, kind: str = "DBIRTH"):
+        (found,) = codec.parse(payload, Context(f"spBv1.0/g/{kind}/edge/unit", "d", NOW))
         return found.fields
 
     message = PAYLOAD()
@@ -340,16 +341,16 @@ def test_sparkplug_values():
         (sparkplug(0, {"name": "a", "datatype": 23, "bytes_value": b"\0"}), "codec"),
         (sparkplug(0, {"name": "a", "datatype": 32, "bytes_value": b"\xff\0\0\0"}), "codec"),
         (sparkplug(0, {"int_value": 1}), "codec"),
-        (sparkplug(0, {"name": "a", "int_value": 1}, {"name": "a", "int_value": 1}), "duplicate_key"),
         (sparkplug(0, {"name": "a", "double_value": float("nan")}), "nan"),
         (sparkplug(0, {"name": "a", "int_value": 1}, timestamp=2**63), "timestamp"),
         (PAYLOAD(uuid="SPBV1.0_COMPRESSED", body=b"x").SerializeToString(), "compressed"),
         (PAYLOAD(uuid="SPBV1.0_COMPRESSED", body=zlib.compress(b"\0" * 10_000_000)).SerializeToString(), "size"),
         (PAYLOAD().SerializeToString() + bytes([15 << 3, 1]), "codec"),
     ):
-        with pytest.raises(DecodeError) as caught:
-            read(bad)
-        assert caught.value.reason == reason
+        for kind in ("DDATA", "DBIRTH"):
+            with pytest.raises(DecodeError) as caught:
+                read(bad, kind)
+            assert caught.value.reason == reason
     many = [{"name": f"m{number}", "alias": number, "int_value": 1} for number in range(11)]
     with pytest.raises(DecodeError) as caught:
         CODECS["sparkplug"](Options(aliases=10)).parse(sparkplug(0, *many), Context("spBv1.0/g/NBIRTH/e", "d", NOW))
@@ -511,15 +512,15 @@ def test_everything_of_protobuf():
         CODECS["protobuf"](Options(descriptor=alone.SerializeToString(), message="pkg.All"))
 
 
-def test_sparkplug_remembers_so_much(monkeypatch):
+def test_sparkplug_remembers_so_much():
     """A bounded number of nodes; nothing of a trial; templates end somewhere; the number of a packed body counts."""
-    monkeypatch.setattr("ingester.codecs.sparkplug._NODES", 2)
-    codec = CODECS["sparkplug"](Options())
+    births = Births(most_nodes=2)
+    codec = CODECS["sparkplug"](Options(births=births))
     for node in ("1", "2", "3"):
         codec.parse(sparkplug(0, *BIRTH), Context(f"spBv1.0/g/NBIRTH/{node}", "d", NOW))
-    assert len(codec._nodes["d"]) == 2
+    assert births.count == 2
     codec.parse(sparkplug(0, *BIRTH), Context("spBv1.0/g/NBIRTH/4", "e", NOW, trial=True))
-    assert "e" not in codec._nodes
+    assert births.count == 2
     message = PAYLOAD(seq=0)
     metric = message.metrics.add(name="t")
     for _ in range(20):
