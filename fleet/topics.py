@@ -11,6 +11,11 @@ def presence_topic(device: str) -> str:
     return f"{_DEVICES}{device}{_PRESENCE}"
 
 
+def own_filter(device: str) -> str:
+    """Filter of the topics that are a device's own."""
+    return f"{_DEVICES}{device}/#"
+
+
 def is_servers(topic: str) -> bool:
     """Whether only the server publishes there."""
     return topic.startswith("$SYS") or (topic.startswith(_DEVICES) and topic.endswith(_PRESENCE))

@@ -92,6 +92,7 @@ async def serving(
             core.sealer.start()
         if available():
             core.datasets.start()
+        core.devices.start()
         core.lifecycle.start()
         api = HttpServer(create_api(core), bind=http_bind, closing=core.tail.close, proxies=settings.http.proxies)
         http = await stack.enter_async_context(api)

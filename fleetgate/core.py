@@ -29,8 +29,9 @@ from fleet.audit.service import AuditLog
 from fleet.authority import Authority
 from fleet.authority.issuers import BuiltInIssuer, HookIssuer
 from fleet.census import Census
+from fleet.devices import Devices
 from fleet.hook import HOOKS
-from fleet.identity import Rules
+from fleet.identity import Kind, Rules
 from fleet.lifecycle.service import Lifecycle
 from fleet.ocsp import OcspResponder
 from fleet.operators.guessing import Guessing
@@ -60,6 +61,7 @@ from fleetgate.datasets import Datasets
 from fleetgate.errors import SettingsError
 from fleetgate.happened import said
 from fleetgate.history import available, policy_of, rules_of
+from fleetgate.kept import KeptTelemetry
 from fleetgate.operations import Operations
 from fleetgate.postgres import open_store, registry_database
 from fleetgate.settings import DecisionsSettings, PresenceSettings, Settings, configured_streams
@@ -87,7 +89,6 @@ if TYPE_CHECKING:
 
 _STAMPED_US = 1_000_000
 """Between the moment when a message is stamped and that when it is on its way to the store: at most."""
-_PURGE_ROWS = 200
 _WRONG_TOKENS = 30
 """Different ones, from one address in five minutes."""
 _PASSPHRASE = "FLEETGATE_CA_PASSPHRASE"
@@ -111,6 +112,7 @@ class Core:
     provisioning: Provisioning
     quotas: Quotas
     usage: Usage
+    devices: Devices
     lifecycle: Lifecycle
     streams: StreamDefinitions
     services: Services
@@ -219,13 +221,13 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
                 limits=engine_limits(settings),
             )
         )
+        sources: list[MqttSource] = []
         _follow(registry, policies, quotas, tls, broker.engine)
+        kept = KeptTelemetry(store, broker.engine, sources, last_values, observer, tail)
         operations = await stack.enter_async_context(Operations(audit))
         changes = _changes(tail, registry, presence, operations, broker.engine)
-        lifecycle = await stack.enter_async_context(
-            Lifecycle(registry, inventory, audit, partial(erased, store, last_values))
-        )
-        sources: list[MqttSource] = []
+        devices = await _devices(stack, registry, decisions, audit, kept)
+        lifecycle = await stack.enter_async_context(Lifecycle(registry, inventory, audit, devices))
         elsewhere = mover is not None and not seals(settings)
         analytics = Analytics(store, registry, inventory, presence, elsewhere=elsewhere)
         datasets = await stack.enter_async_context(
@@ -259,6 +261,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             provisioning,
             quotas,
             usage,
+            devices,
             lifecycle,
             streams,
             services,
@@ -342,15 +345,6 @@ async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
     return min([now - _STAMPED_US, *(since - 1 for since in held)])
 
 
-async def erased(store: TieredStore, last_values: LastValues, device: str) -> int:
-    """Erase the telemetry of a device; how many rows that was."""
-    count = 0
-    while gone := await store.purge(device, _PURGE_ROWS):
-        count += gone
-    last_values.forget(device)
-    return count
-
-
 async def _note_restored(state: StateFolder, audit: AuditLog) -> None:
     """A state that came out of a backup says so in its log."""
     note = state.path / RESTORED
@@ -396,6 +390,19 @@ def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceT
     policies.changed.append(rights_changed)
     quotas.changed.append(quota_changed)
     tls.reloaded.append(engine.reconsider_all)
+
+
+async def _devices(
+    stack: AsyncExitStack, registry: Registry, decisions: Decisions, audit: AuditLog, kept: KeptTelemetry
+) -> Devices:
+    def changed(member: Member) -> None:
+        """Who has the name of a deleted device next begins with nothing."""
+        if member.kind is Kind.DEVICE and registry.find(member.kind, member.name) is None:
+            decisions.forget(member.name)
+            kept.forget(member.name)
+
+    registry.changed.append(changed)
+    return await stack.enter_async_context(Devices(registry, audit, kept))
 
 
 async def _provisioning(

@@ -44,6 +44,10 @@ class DeviceClocks:
         clock.least = min(clock.least, delay)
         clock.samples += 1
 
+    def forget(self, device: str) -> None:
+        """A device is gone."""
+        self._clocks.pop(device, None)
+
     def skew(self, device: str) -> Skew | None:
         """How far a device's clock is off; None: it never said a time."""
         clock = self._clocks.get(device)

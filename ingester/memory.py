@@ -57,7 +57,7 @@ class MemoryStore:
 
     async def has(self, device: str) -> bool:
         """See TelemetryStore.has."""
-        return device in self.messages.devices
+        return device in self.messages.devices or any(item.device == device for item in self._quarantine.values())
 
     async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
         """See TelemetryStore.by_packet_id."""

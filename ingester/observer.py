@@ -23,6 +23,11 @@ class Observer:
         self.clocks = DeviceClocks()
         self._told = told or log.warning
 
+    def forget(self, device: str) -> None:
+        """Forget a device."""
+        self.clocks.forget(device)
+        self.observed.forget(device)
+
     def committed(self, committed: Committed) -> None:
         """Tap of the pipeline."""
         batch = committed.batch

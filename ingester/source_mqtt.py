@@ -139,6 +139,13 @@ class MqttSource:
                 return gathered.messages[0][2]
         return None
 
+    async def settled(self) -> None:
+        """Wait until the pipeline has taken all that was received so far."""
+        now = self._clock()
+        while (since := self.held_since) is not None and since <= now:
+            await self._pipeline.room()
+            await asyncio.sleep(0.01)  # it is offered by a task of its own
+
     @property
     def name(self) -> str:
         """The broker's address."""

@@ -45,6 +45,10 @@ class Watcher:
         self._missed += count
         self._wake.set()
 
+    def forget(self, device: str) -> None:
+        """Show nothing of a device that was not shown yet."""
+        self._events = deque(event for event in self._events if event.get("device") != device)
+
     def close(self) -> None:
         """End the iteration once what is queued was given out."""
         self._closed = True
@@ -89,6 +93,11 @@ class Tail:
     def remove(self, watcher: Watcher) -> None:
         """Show it nothing more."""
         self._watchers.discard(watcher)
+
+    def forget(self, device: str) -> None:
+        """Forget what waits of a device."""
+        for watcher in self._watchers:
+            watcher.forget(device)
 
     def close(self) -> None:
         """End all live views."""

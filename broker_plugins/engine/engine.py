@@ -227,8 +227,19 @@ class Engine:
     def forget(self, owner: str) -> None:
         """An identity is gone for good, or what was kept for it is to go: its sessions, and what waits in them."""
         self.reconsider(owner)
+        self.wills.drop(owner)
+        self.flapping.forget(owner)
         for session in [found for found in self.sessions.by_client_id.values() if found.owner == owner]:
             self.sessions.close(session)
+
+    def forget_retained(self, owner: str, topic_filter: str) -> None:
+        """Clear what is retained of an identity: what it published, and what is kept at topics of its own."""
+        for topic in {*self.retained.of(owner), *self.retained.below(topic_filter)}:
+            self.clear_retained(topic)
+
+    async def written(self) -> None:
+        """Wait until all that was changed so far of sessions and retained messages is on disk."""
+        await called_back(self.store.when_written)
 
     def publish(self, message: Message, deliveries: Deliveries | None = None) -> int:
         """Keep a message where it is to be retained, and hand it to its subscribers; how many those are.

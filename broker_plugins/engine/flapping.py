@@ -26,6 +26,11 @@ class Flapping:
         recent.append(now)
         return True
 
+    def forget(self, owner: str) -> None:
+        """An identity is gone: who has its name next begins anew."""
+        self._banned.pop(owner, None)
+        self._connects.pop(owner, None)
+
     def forget_old(self, now: float) -> None:
         """Let go of what no longer counts."""
         self._banned = {owner: until for owner, until in self._banned.items() if until > now}

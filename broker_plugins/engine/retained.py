@@ -13,6 +13,7 @@ class Retained:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._trie: TopicTrie[Message] = TopicTrie()
+        self._by_owner: dict[str, set[str]] = {}
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -29,7 +30,10 @@ class Retained:
         size = self.size_bytes + message.size_bytes - (last.size_bytes if last else 0)
         if size > self._max_bytes or (last is None and len(self) >= self._max_messages):
             return False
+        if last is not None:
+            self._disown(last)
         self._trie.put(message.topic, message)
+        self._by_owner.setdefault(message.owner, set()).add(message.topic)
         self.size_bytes = size
         return True
 
@@ -38,7 +42,22 @@ class Retained:
         message = self._trie.remove(topic)
         if message is not None:
             self.size_bytes -= message.size_bytes
+            self._disown(message)
         return message
+
+    def of(self, owner: str) -> list[str]:
+        """Topics whose message an identity published."""
+        return sorted(self._by_owner.get(owner, ()))
+
+    def below(self, topic_filter: str) -> list[str]:
+        """Topics that a filter matches and that have a message."""
+        return [message.topic for message in self._trie.match(topic_filter)]
+
+    def _disown(self, message: Message) -> None:
+        topics = self._by_owner[message.owner]
+        topics.discard(message.topic)
+        if not topics:
+            del self._by_owner[message.owner]
 
     def match(self, topic_filter: str, now: int) -> Iterator[Message]:
         """Messages for a new subscription, those that expired by `now` (microseconds) left out [MQTT-3.3.2-5]."""

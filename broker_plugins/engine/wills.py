@@ -21,6 +21,11 @@ class Wills:
         self._schedule.drop(client_id)
         return self._waiting.pop(client_id, None)
 
+    def drop(self, owner: str) -> None:
+        """An identity is gone: its wills are not published."""
+        for client_id in [found for found, (left_by, _) in self._waiting.items() if left_by == owner]:
+            self.take(client_id)
+
     def due(self, now: float) -> list[tuple[str, Message]]:
         """(owner, will) of those whose delay has passed."""
         return [self._waiting.pop(client_id) for client_id in self._schedule.due(now)]

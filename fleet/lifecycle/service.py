@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ import structlog
 
 from fleet.audit.model import Act, Outcome, Result, Via
 from fleet.audit.service import AuditLog, acting
+from fleet.devices import Devices
 from fleet.errors import ConflictError, FleetError, NotFoundError
 from fleet.identity import Kind
 from fleet.lifecycle.model import Rule, Telemetry, Then, from_object, source_of
@@ -29,9 +30,6 @@ _MAX_TEXT = 1000
 _PAGE = 1000
 _ACTIONS = {Then.SUSPEND: "device.disable", Then.RETIRE: "device.retire", Then.DELETE: "device.delete"}
 """As the API calls them."""
-
-Erase = Callable[[str], Awaitable[int]]
-"""Erases the telemetry of a device; returns how many rows it was. May raise what the store raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +68,14 @@ class Lifecycle:
         registry: Registry,
         inventory: Inventory,
         audit: AuditLog,
-        erase: Erase,
+        devices: Devices,
         clock: Clock = now_us,
     ) -> None:
         self._registry = registry
         self._database = registry.database
         self._inventory = inventory
         self._audit = audit
-        self._erase = erase
+        self._devices = devices
         self._clock = clock
         self._rules: dict[str, Kept] = {}
         self._running = asyncio.Lock()
@@ -198,16 +196,12 @@ class Lifecycle:
         if rule.then is Then.SUSPEND:
             return {"state": (await registry.set_state(Kind.DEVICE, device, State.SUSPENDED)).state.value}
         erases = rule.telemetry is Telemetry.ERASE
-        # Before: when that can't be done, the rule finds the device again. And after: it may have sent meanwhile.
-        erased = await self._erase(device) if erases else 0
         if rule.then is Then.RETIRE:
-            member = await registry.set_state(Kind.DEVICE, device, State.RETIRED)
+            member, rows = await self._devices.retire(device, erase=erases)
             after = {"state": member.state.value, "certificates": "revoked"}
         else:
-            await registry.delete(Kind.DEVICE, device)
-        if erases:
-            after["erased_rows"] = erased + await self._erase(device)
-        return after
+            rows = await self._devices.delete(device, erase=erases)
+        return {**after, "erased_rows": rows} if erases else after
 
     async def _now_and_then(self) -> None:
         while True:

@@ -144,6 +144,12 @@ class Decisions:
             found += [one.entries[key] for key in keys if one.entries[key].last >= since]
         return sorted(found, key=lambda entry: entry.last, reverse=True)
 
+    def forget(self, device: str) -> None:
+        """A device is gone, and fleet.db has forgotten what was decided about it."""
+        for one in (self._refused, self._allowed):
+            for key in list(one.of_device.get(device, ())):
+                self._gone(one.drop(key))
+
     def _keep(self, caller: Caller, action: Action, resource: str, decision: Decision, detail: str) -> None:
         now = self._clock()
         if len(resource) > _RESOURCE_CHARACTERS:

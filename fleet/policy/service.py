@@ -21,7 +21,7 @@ from fleet.policy.subjects import Needs, Subject, Subjects
 from fleet.policy.values import values_of
 from fleet.registry.details import check_word
 from fleet.registry.group_service import Groups
-from fleet.registry.model import Member, check_version
+from fleet.registry.model import CertificateStatus, Member, check_version
 from fleet.registry.schema import policies, policy_attachments, policy_versions
 from fleet.registry.service import Registry
 from fleet.registry.type_service import Types
@@ -31,6 +31,8 @@ MAX_VERSIONS = 50
 _OFFLINE = 10_000
 _LOOK_SECONDS = 0.25
 _SLICE = 500
+_GONE = frozenset({CertificateStatus.REVOKED, CertificateStatus.DELETED})
+"""Certificates that nobody connects by any more: also those of a deleted device of the same name."""
 _DETAILS = {"device.type", "device.site"}
 
 Changed = Callable[[Iterable[str] | None], None]
@@ -218,7 +220,7 @@ class Policies:
         known = [caller.fingerprint]
         member = self._registry.find(Kind.DEVICE, caller.device)
         if "certificate.fingerprint" in unknown and member is not None:
-            known = [entry.fingerprint for entry in self._registry.certificates(member)]
+            known = [one.fingerprint for one in self._registry.certificates(member) if one.status not in _GONE]
         program = self._program(self.effective(caller.device, known))
         return self._hypothetical(program, caller, subject, unknown, certificate, at)
 

@@ -59,7 +59,9 @@ class Presence:
         """Last seen and last data, as they are written down."""
         self._written = WriteBehind("presence", self.write, write_seconds)
         self._event_seconds = event_seconds
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[Event | None] = deque()
+        """None: of a device that was deleted since."""
+        self._writing: list[Event] = []
         self._untold: list[Event] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._to_tell, self._to_write = asyncio.Event(), asyncio.Event()
@@ -170,7 +172,8 @@ class Presence:
         if len(self._waiting) >= _WAITING:
             self._waiting.popleft()
             self.dropped += 1
-        self._waiting.append(event)
+        if self._registry.find(Kind.DEVICE, event.device) is not None:  # one that is gone has no timeline any more
+            self._waiting.append(event)
         if self.tell is not None and len(self._untold) < _WAITING:
             self._untold.append(event)
         self._to_tell.set()
@@ -203,11 +206,21 @@ class Presence:
     async def _write_all(self) -> None:
         while events := list(islice(self._waiting, _AT_ONCE)):
             dropped = self.dropped
-            await self.timeline.write(events)
+            self._writing = [event for event in events if event is not None]
+            await self.timeline.write(self._writing)
             for _ in range(len(events) - (self.dropped - dropped)):  # those at this end were dropped meanwhile
                 self._waiting.popleft()
 
     def _forget(self, member: Member) -> None:
-        if self._registry.find(member.kind, member.name) is None:
-            self._before.pop(member.name, None)
-            self.flapping.forget(member.name)
+        """Who has the name of a deleted device next was never seen."""
+        name = member.name
+        if member.kind is not Kind.DEVICE or self._registry.find(member.kind, name) is not None:
+            return
+        self._before.pop(name, None)
+        self.flapping.forget(name)
+        self.conditions.pop(name, None)
+        if (account := self._ledger.accounts.get(name)) is not None:
+            account.last_data = account.last_connect = 0
+        for place in [place for place, event in enumerate(self._waiting) if event is not None and event.device == name]:
+            self._waiting[place] = None
+        self._writing[:] = [event for event in self._writing if event.device != name]

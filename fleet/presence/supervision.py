@@ -10,10 +10,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import select
 
+from fleet.identity import Kind
 from fleet.presence.model import Change, Condition, Expected
 from fleet.presence.presence import Presence
 from fleet.registry.database import FAILURES
-from fleet.registry.model import State
+from fleet.registry.model import Member, State
 from fleet.registry.query.statement import DEVICES
 from fleet.registry.schema import members
 from fleet.registry.service import Registry
@@ -57,6 +58,7 @@ class Supervision(Collector):
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._registry.changed.append(self._forget)
         self._task = asyncio.create_task(self._now_and_then(), name="supervision")
         return self
 
@@ -73,6 +75,10 @@ class Supervision(Collector):
         """How many messages a minute are expected of it."""
         found = self._rates.get(device)
         return found[0] if found is not None else None
+
+    def _forget(self, member: Member) -> None:
+        if member.kind is Kind.DEVICE and self._registry.find(member.kind, member.name) is None:
+            self._rates.pop(member.name, None)
 
     @property
     def _conditions(self) -> dict[str, Condition]:

@@ -41,7 +41,7 @@ from fleet.registry.adding import New
 from fleet.registry.details import Details
 from fleet.registry.group_service import Groups
 from fleet.registry.inventory import Inventory
-from fleet.registry.model import CONNECTS, CertificateStatus, Member, State
+from fleet.registry.model import CONNECTS, Certificate, CertificateStatus, Member, State
 from fleet.registry.schema import certificates, group_devices
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
@@ -299,7 +299,7 @@ class Provisioning:
         instead = await self._vacant(member, key)
 
         async def write_all(connection: AsyncConnection) -> None:
-            if instead is None and self._registry.certificates(member):
+            if instead is None and self._of_this_device(member):
                 raise ProvisioningError("name_taken", f"{member.name} is registered already")
             _filled, entry = await self._enrolled(connection, template, filled, key)
             await self._allocate(connection, template, filled, entry)
@@ -314,11 +314,13 @@ class Provisioning:
 
         Or only who asks now, with the same key, and did not get the answer: then the fingerprint of what was made.
         """
-        known = self._registry.certificates(member)
+        known = self._of_this_device(member)
         if member.state is State.REGISTERED and not known:
             return None
         statement = select(certificates.c.key).where(
-            certificates.c.kind == Kind.DEVICE, certificates.c.name == member.name
+            certificates.c.kind == Kind.DEVICE,
+            certificates.c.name == member.name,
+            certificates.c.status != CertificateStatus.DELETED,
         )
         async with self._registry.database.reading() as connection:
             keys = set((await connection.execute(statement)).scalars())
@@ -326,6 +328,11 @@ class Provisioning:
         if member.state not in {State.REGISTERED, State.ACTIVE} or keys != {key} or not usable:
             raise ProvisioningError("name_taken", f"{member.name} is registered already")
         return usable[-1].fingerprint
+
+    def _of_this_device(self, member: Member) -> Sequence[Certificate]:
+        """Its certificates without those of a deleted device of the same name."""
+        known = self._registry.certificates(member)
+        return [one for one in known if one.status is not CertificateStatus.DELETED]
 
     async def _enrolled(
         self, connection: AsyncConnection, template: Template, filled: Filled, key: str

@@ -1,6 +1,6 @@
 """New members of the registry, on their way into it: checked, and written in one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -44,12 +44,14 @@ class Adding:
         known: Mapping[tuple[Kind, str], Member],
         known_certificates: Mapping[str, Certificate],
         now: int,
+        held: Collection[str] = (),
     ) -> None:
         self.connection = connection
         """Of the transaction, for what else belongs into it."""
         self._known = known
         self._known_certificates = known_certificates
         self._now = now
+        self._held = held
         self.members: dict[tuple[Kind, str], Member] = {}
         self.certificates: dict[str, Certificate] = {}
         self._keys: dict[str, str] = {}
@@ -68,6 +70,8 @@ class Adding:
             raise ConflictError(
                 f"{rival} {new.name} is registered: a name is given once, to a device or to an application"
             )
+        if new.kind is Kind.DEVICE and new.name in self._held:
+            raise ConflictError(f"{new.name}: what a device of this name has sent before is being erased: again later")
         entry = None
         if new.certificate is not None:
             entry = replace(entry_of(new.kind, new.name, new.certificate, self._now), status=new.status)

@@ -15,6 +15,7 @@ from fleet.registry.query import sort_key
 from fleet.registry.schema import (
     attributes,
     certificates,
+    decisions,
     group_devices,
     members,
     policy_attachments,
@@ -49,7 +50,7 @@ def delete_of(kind: Kind, name: str) -> Iterator[Executable]:
     """Yield the DELETEs of a member, and of all that is known about it. Its certificates stay."""
     yield members.delete().where(members.c.kind == kind, members.c.name == name)
     if kind is Kind.DEVICE:
-        for table in (attributes, tags, group_devices, seen, presence, presence_events, quotas, usage):
+        for table in (attributes, tags, group_devices, seen, presence, presence_events, quotas, usage, decisions):
             yield table.delete().where(table.c.device == name)
         attached = policy_attachments.c.kind == "device", policy_attachments.c.target == name
         yield policy_attachments.delete().where(*attached)

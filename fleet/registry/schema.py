@@ -434,6 +434,14 @@ lifecycle_rules = Table(
     Column("updated", BigInteger, nullable=False),
 )
 
+# Devices whose telemetry is being erased, and since when: what was begun is ended, also after a crash.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("device", String(128), primary_key=True),
+    Column("asked", BigInteger, nullable=False),
+)
+
 # Facts of the registry itself. `moved` (SQLite): which database has it now; `owner` (PostgreSQL): which process writes,
 # and how often it did; `origin` (PostgreSQL): the digest of the fleet.db that it was taken from; `audit`: the signed
 # end of the audit log; `epoch`: how often the program was started, and `alive`, until when it surely ran.

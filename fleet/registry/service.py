@@ -65,6 +65,8 @@ class Registry:
         self._woken = asyncio.Event()
         self._activating: asyncio.Task[None] | None = None
         self.changed: list[Changed] = []
+        self.held: set[str] = set()
+        """Names that no new device gets: what one of before has sent is being erased."""
 
     async def __aenter__(self) -> Self:
         await self.database.__aenter__()
@@ -147,7 +149,7 @@ class Registry:
         """Register many new members: all that are added during the block, or none when it raises."""
         async with self.database.writing:
             async with self.database.begin() as connection:
-                added = Adding(connection, self._members, self._certificates, self._clock())
+                added = Adding(connection, self._members, self._certificates, self._clock(), self.held)
                 yield added
                 await added.write()
             for entry in added.certificates.values():
@@ -185,8 +187,19 @@ class Registry:
         self._keep(changed)
         return changed
 
-    async def set_state(self, kind: Kind, name: str, state: State, *, expected: int | None = None) -> Member:
-        """Move a member on in its life. Raises NotFoundError, StaleError, ConflictError where TRANSITIONS forbid it."""
+    async def set_state(
+        self,
+        kind: Kind,
+        name: str,
+        state: State,
+        *,
+        expected: int | None = None,
+        write: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> Member:
+        """Move a member on in its life. Raises NotFoundError, StaleError, ConflictError where TRANSITIONS forbid it.
+
+        `write`: see `change`; nothing is written for one that is in this state already.
+        """
         if self.get(kind, name).state is state:
             return self.get(kind, name)
 
@@ -195,7 +208,7 @@ class Registry:
                 raise ConflictError(f"{name} is {member.state}: it can't become {state}")
             return replace(member, state=state)
 
-        return await self.change(kind, name, become, expected=expected)
+        return await self.change(kind, name, become, write, expected)
 
     def has(self, fingerprint: str) -> bool:
         """Whether there is a certificate with this fingerprint."""
@@ -276,14 +289,19 @@ class Registry:
         return member
 
     async def delete(
-        self, kind: Kind, name: str, write: Callable[[AsyncConnection], Awaitable[None]] | None = None
+        self,
+        kind: Kind,
+        name: str,
+        write: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        expected: int | None = None,
     ) -> Member:
         """Take a member out of the fleet; its certificates stay refused.
 
-        `write`: see `change`. Raises NotFoundError.
+        `write`, `expected`: see `change`. Raises NotFoundError, StaleError.
         """
         async with self.database.transaction() as connection:
             member = replace(self.get(kind, name), updated=self._clock())
+            check_version(name, member.version, expected)
             await connection.execute(_withdrawn(kind, name, CertificateStatus.DELETED, member.updated))
             for statement in delete_of(kind, name):
                 await connection.execute(statement)
@@ -291,6 +309,8 @@ class Registry:
                 await write(connection)
         self._withdraw(member, CertificateStatus.DELETED)
         del self._members[kind, name]
+        if kind is Kind.DEVICE:
+            self._first_connects.discard(name)
         self._names[kind].remove(name)
         self._notify(member)
         return member

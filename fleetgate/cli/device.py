@@ -55,6 +55,8 @@ CsrFile = Annotated[
     Path | None, typer.Option("--csr", help="Issue a certificate for this signing request (PEM).", show_default=False)
 ]
 
+PurgeOption = Annotated[bool, typer.Option("--purge", help="Delete its telemetry too.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
@@ -68,11 +70,15 @@ def register(app: typer.Typer) -> None:
             commands.command("import")(import_devices)
             commands.command("bulk")(act_on_devices)
             commands.command("labels")(make_labels)
+            commands.command("retire")(_retire_device)
+            commands.command("delete")(_delete_device)
             commands.command("presence")(show_presence)
             commands.command("timeline")(show_timeline)
         else:
             commands.command("add")(_add_application)
             commands.command("list")(_list_applications)
+            commands.command("retire")(_retire_application)
+            commands.command("delete")(_delete_application)
         _register_common(commands, plural)
         app.add_typer(commands, name=kind)
 
@@ -97,23 +103,6 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         add_action(commands, f"/{plural}", action, summary)
 
     @commands.command()
-    def retire(
-        context: typer.Context,
-        name: Name,
-        state: StateOption = None,
-        config: ConfigOption = None,
-        *,
-        purge: Annotated[bool, typer.Option("--purge", help="Delete its telemetry too.")] = False,
-        as_json: JsonOption = False,
-    ) -> None:
-        """Refuse its connections for good: its certificates are revoked, its session is gone. The rest stays."""
-        params = {"purge": purge}
-        found = run(
-            call(target(context, state, config), "POST", f"/{plural}/{name}/retire", params=params, timeout=None)
-        )
-        print_done(found, f"{name}: retired", as_json=as_json)
-
-    @commands.command()
     def revoke(
         context: typer.Context,
         name: Name,
@@ -128,24 +117,67 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         found = run(call(target(context, state, config), "POST", f"/{plural}/{name}/revoke", params=params))
         print_done(found, f"{name}: revoked", as_json=as_json)
 
-    @commands.command()
-    def delete(
-        context: typer.Context,
-        name: Name,
-        state: StateOption = None,
-        config: ConfigOption = None,
-        *,
-        purge: Annotated[bool, typer.Option("--purge", help="Delete its telemetry too.")] = False,
-        as_json: JsonOption = False,
-    ) -> None:
-        """Take it out of the fleet. Its certificate stays refused; its telemetry stays, unless --purge."""
-        on = target(context, state, config)
-        with progress_console.status(f"deleting {name}"):
-            found = run(call(on, "DELETE", f"/{plural}/{name}", params={"purge": purge}, timeout=None))
-        if as_json:
-            print_json(found)
-        else:
-            say(f"deleted {name}" + (f", {found['purged']} rows of telemetry with it" if purge else ""))
+
+def _retire_device(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    purge: PurgeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse its connections for good: its certificates are revoked, its session is gone. The rest stays."""
+    _retire(target(context, state, config), "devices", name, {"purge": purge}, as_json=as_json)
+
+
+def _retire_application(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse its connections for good: its certificates are revoked, its session is gone."""
+    _retire(target(context, state, config), "applications", name, {}, as_json=as_json)
+
+
+def _retire(on: Target, plural: str, name: str, params: dict[str, Any], *, as_json: bool) -> None:
+    found = run(call(on, "POST", f"/{plural}/{name}/retire", params=params, timeout=None))
+    print_done(found, f"{name}: retired", as_json=as_json)
+
+
+def _delete_device(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    purge: PurgeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take it out of the fleet. Its certificate stays refused; its telemetry stays, unless --purge."""
+    on = target(context, state, config)
+    with progress_console.status(f"deleting {name}"):
+        found = run(call(on, "DELETE", f"/devices/{name}", params={"purge": purge}, timeout=None))
+    if as_json:
+        print_json(found)
+    else:
+        say(f"deleted {name}" + (f", {found['purged']} rows of telemetry with it" if purge else ""))
+
+
+def _delete_application(
+    context: typer.Context,
+    name: Name,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Take it out of the fleet. Its certificate stays refused; what it published for devices stays theirs."""
+    found = run(call(target(context, state, config), "DELETE", f"/applications/{name}"))
+    print_done(found, f"deleted {name}", as_json=as_json)
 
 
 def _add_device(

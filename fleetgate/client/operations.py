@@ -973,12 +973,14 @@ class Operations(Transport):
             },
         )
 
-    def device_delete(self, name: str, *, purge: bool | None = None) -> LifeDeleted:
+    def device_delete(self, name: str, *, purge: bool | None = None, if_match: str | None = None) -> LifeDeleted:
         """Take it out of the fleet.
 
         Needs the role `admin`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("DELETE", f"/devices/{quote(str(name), safe='')}", params={"purge": purge})
+        return self._call(
+            "DELETE", f"/devices/{quote(str(name), safe='')}", params={"purge": purge}, headers={"If-Match": if_match}
+        )
 
     def application_list(self, *, after: str | None = None, limit: int | None = None) -> Applications:
         """List applications.
@@ -1015,12 +1017,17 @@ class Operations(Transport):
         """
         return self._call("GET", f"/applications/{quote(str(name), safe='')}")
 
-    def application_delete(self, name: str, *, purge: bool | None = None) -> LifeDeleted:
+    def application_delete(self, name: str, *, purge: bool | None = None, if_match: str | None = None) -> LifeDeleted:
         """Take it out of the fleet.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/applications/{quote(str(name), safe='')}", params={"purge": purge})
+        return self._call(
+            "DELETE",
+            f"/applications/{quote(str(name), safe='')}",
+            params={"purge": purge},
+            headers={"If-Match": if_match},
+        )
 
     def device_disable(
         self, name: str, *, if_match: str | None = None, idempotency_key: str | None = None
@@ -1043,20 +1050,6 @@ class Operations(Transport):
         return self._call(
             "POST",
             f"/devices/{quote(str(name), safe='')}/enable",
-            headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
-        )
-
-    def device_retire(
-        self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
-    ) -> OneDevice:
-        """Refuse its connections for good: its certificates are revoked, its session is gone.
-
-        Needs the role `operator`. Operators with a part of the fleet: for devices in it.
-        """
-        return self._call(
-            "POST",
-            f"/devices/{quote(str(name), safe='')}/retire",
-            params={"purge": purge},
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1098,20 +1091,6 @@ class Operations(Transport):
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
-    def application_retire(
-        self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
-    ) -> MemberView:
-        """Refuse its connections for good: its certificates are revoked, its session is gone.
-
-        Needs the role `admin`. For operators of the whole fleet.
-        """
-        return self._call(
-            "POST",
-            f"/applications/{quote(str(name), safe='')}/retire",
-            params={"purge": purge},
-            headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
-        )
-
     def application_revoke(
         self, name: str, *, forget: bool | None = None, idempotency_key: str | None = None
     ) -> MemberView:
@@ -1124,6 +1103,34 @@ class Operations(Transport):
             f"/applications/{quote(str(name), safe='')}/revoke",
             params={"forget": forget},
             headers={"Idempotency-Key": idempotency_key},
+        )
+
+    def device_retire(
+        self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
+    ) -> OneDevice:
+        """Refuse its connections for good: its certificates are revoked, its session is gone.
+
+        Needs the role `operator`. Operators with a part of the fleet: for devices in it.
+        """
+        return self._call(
+            "POST",
+            f"/devices/{quote(str(name), safe='')}/retire",
+            params={"purge": purge},
+            headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
+        )
+
+    def application_retire(
+        self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
+    ) -> MemberView:
+        """Refuse its connections for good: its certificates are revoked, its session is gone.
+
+        Needs the role `admin`. For operators of the whole fleet.
+        """
+        return self._call(
+            "POST",
+            f"/applications/{quote(str(name), safe='')}/retire",
+            params={"purge": purge},
+            headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
     def certificate_add(

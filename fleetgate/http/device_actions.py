@@ -16,7 +16,7 @@ from fleet.identity import Kind
 from fleet.operators.model import Caller
 from fleet.registry import State
 from fleet.registry.details import NOTHING, check_details
-from fleetgate.core import Core, erased
+from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.access import Acting, Calling, check_site, scope_of, within
 from fleetgate.http.devices import DeviceChange, changed
@@ -42,7 +42,7 @@ class ActionKind(StrEnum):
     SET = "set"
 
 
-_STATES = {ActionKind.DISABLE: State.SUSPENDED, ActionKind.ENABLE: State.ACTIVE, ActionKind.RETIRE: State.RETIRED}
+_STATES = {ActionKind.DISABLE: State.SUSPENDED, ActionKind.ENABLE: State.ACTIVE}
 
 
 class DeviceActions(BaseModel):
@@ -74,7 +74,7 @@ def router(core: Core) -> APIRouter:
             done, failed = 0, list[dict[str, str]]()
             for number, name in enumerate(names if not body.dry_run else ()):
                 act = replace(begun.act, facts={"operation": operation.id})
-                problem = await _apply(core, snapshot, body, act, name)
+                problem = await _apply(core, snapshot, caller, body, act, name)
                 if problem is None:
                     done += 1
                 elif len(failed) < _NAMED:
@@ -121,20 +121,23 @@ async def _names(core: Core, caller: Caller, body: DeviceActions) -> Sequence[st
     return found
 
 
-async def _apply(core: Core, snapshot: Snapshot, body: DeviceActions, act: Act, name: str) -> str | None:
+async def _apply(
+    core: Core, snapshot: Snapshot, caller: Caller, body: DeviceActions, act: Act, name: str
+) -> str | None:
     """Do it to one device, which is in the log; what was wrong, None: nothing."""
     one = replace(act, action=f"device.{body.action}", targets=(("device", name),))
     try:
         async with acting(core.audit, one) as noted:
+            await within(core, caller, name)  # it may be somebody else's by now
             noted.before = await taken(snapshot, name)
             if body.change is not None:
                 await core.inventory.update(name, partial(changed, body.change))
+            elif body.action is ActionKind.RETIRE:
+                await core.devices.retire(name, erase=body.purge)
             elif body.action is ActionKind.REVOKE:
                 await core.registry.revoke(Kind.DEVICE, name)
             else:
                 await core.registry.set_state(Kind.DEVICE, name, _STATES[body.action])
-                if body.purge:
-                    await erased(core.store, core.last_values, name)
             noted.after = await taken(snapshot, name)
     except (FleetError, IngestError) as error:
         return str(error)

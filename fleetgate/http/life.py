@@ -6,16 +6,18 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from broker_plugins.auth import owner_of
-from fleet.errors import NotFoundError
 from fleet.identity import Kind
 from fleet.operators.model import Caller, Role
 from fleet.registry import Member, State
-from fleetgate.core import Core, erased
-from fleetgate.errors import ForbiddenError
+from fleetgate.core import Core
+from fleetgate.errors import ArgumentError, ForbiddenError
 from fleetgate.http.access import Calling
 from fleetgate.http.devices import MemberView, OneDevice, device_view, member_view
 from fleetgate.http.names import Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
+
+Purge = Annotated[bool, Query(description="its telemetry goes, too; needs the role admin")]
+NoPurge = Annotated[bool, Query(description="refused: an application has no telemetry")]
 
 
 class Deleted(BaseModel):
@@ -30,6 +32,8 @@ def router(core: Core) -> APIRouter:
     routes = APIRouter()
     _life_routes(routes, core, Kind.DEVICE, "devices")
     _life_routes(routes, core, Kind.APPLICATION, "applications")
+    _device_ends(routes, core)
+    _application_ends(routes, core)
     return routes
 
 
@@ -63,26 +67,6 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
     _state_route(routes, core, kind, plural, "enable", State.ACTIVE, "Let it in again")
 
     @routes.post(
-        f"/{plural}/{{name}}/retire",
-        summary="Refuse its connections for good: its certificates are revoked, its session is gone",
-        name=f"retire_{plural}",
-        response_model=_view(kind),
-    )
-    async def retire(
-        name: Name,
-        response: Response,
-        caller: Calling,
-        *,
-        purge: Annotated[bool, Query(description="its telemetry goes, too; needs the role admin")] = False,
-        if_match: IfMatch = None,
-    ) -> MemberView:
-        check_purge(caller, wanted=purge)
-        member = await registry.set_state(kind, name, State.RETIRED, expected=expected_version(if_match))
-        if purge:
-            await erased(core.store, core.last_values, name)
-        return await _shown(core, member, response)
-
-    @routes.post(
         f"/{plural}/{{name}}/revoke",
         summary="Revoke its certificates for good",
         name=f"revoke_{plural}",
@@ -99,13 +83,50 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
             core.broker.engine.forget(owner_of(member))
         return await _shown(core, member, response)
 
-    @routes.delete(f"/{plural}/{{name}}", summary="Take it out of the fleet", name=f"delete_{plural}")
-    async def delete(name: Name, *, purge: bool = False) -> Deleted:
-        try:
-            await registry.delete(kind, name)
-        except NotFoundError:
-            if not (purge and await core.store.has(name)):  # what was left when the store could not be reached
-                raise
-        purged = await erased(core.store, core.last_values, name) if purge else 0
-        core.last_values.forget(name)
-        return Deleted(name=name, purged=purged)
+
+def _device_ends(routes: APIRouter, core: Core) -> None:
+    """How devices end; what they have sent can go with them."""
+    devices = core.devices
+
+    @routes.post(
+        "/devices/{name}/retire",
+        summary="Refuse its connections for good: its certificates are revoked, its session is gone",
+        name="retire_devices",
+    )
+    async def retire(
+        name: Name, response: Response, caller: Calling, *, purge: Purge = False, if_match: IfMatch = None
+    ) -> OneDevice:
+        check_purge(caller, wanted=purge)
+        member, _rows = await devices.retire(name, erase=purge, expected=expected_version(if_match))
+        return with_version(response, await device_view(core, member))
+
+    @routes.delete("/devices/{name}", summary="Take it out of the fleet", name="delete_devices")
+    async def delete(name: Name, *, purge: Purge = False, if_match: IfMatch = None) -> Deleted:
+        return Deleted(name=name, purged=await devices.delete(name, erase=purge, expected=expected_version(if_match)))
+
+
+def _application_ends(routes: APIRouter, core: Core) -> None:
+    """How applications end. A device of the same name, and what it has sent, is not theirs."""
+    registry = core.registry
+
+    @routes.post(
+        "/applications/{name}/retire",
+        summary="Refuse its connections for good: its certificates are revoked, its session is gone",
+        name="retire_applications",
+    )
+    async def retire(name: Name, response: Response, *, purge: NoPurge = False, if_match: IfMatch = None) -> MemberView:
+        _check_no_purge(wanted=purge)
+        expected = expected_version(if_match)
+        member = await registry.set_state(Kind.APPLICATION, name, State.RETIRED, expected=expected)
+        return with_version(response, member_view(core, member))
+
+    @routes.delete("/applications/{name}", summary="Take it out of the fleet", name="delete_applications")
+    async def delete(name: Name, *, purge: NoPurge = False, if_match: IfMatch = None) -> Deleted:
+        _check_no_purge(wanted=purge)
+        await registry.delete(Kind.APPLICATION, name, expected=expected_version(if_match))
+        return Deleted(name=name, purged=0)
+
+
+def _check_no_purge(*, wanted: bool) -> None:
+    if wanted:
+        raise ArgumentError("purge: an application has no telemetry: what it published belongs to devices")

@@ -274,14 +274,19 @@ class TieredStore:
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge. Files that have anything of the device are written anew, one in a call."""
         try:
+            # To the end: a round of sealing that began before would bring back what it has read of the journal.
             async with self.changing:
                 file, gone = await self._purge_one(device)
+                if file is None:
+                    return await self._purge_rows(device, limit)
         except DamagedError as error:
             raise StoreUnavailable(f"{device} can't be taken out of a damaged file: {error}") from error
-        if file is None:
-            return await self.journal.purge(device, limit)
         await self.retire([file])
         return gone
+
+    async def _purge_rows(self, device: str, limit: int) -> int:
+        """Delete a slice of what is in no file."""
+        return await self.journal.purge(device, limit)
 
     async def _purge_one(self, device: str) -> tuple[SealedFile | RollupFile | None, int]:
         """The first file that had something of a device, and how much that was."""

@@ -161,8 +161,9 @@ class Mover:
         total, after = 0, await catalogue.first_id() - 1
         while 0 <= after < until:
             journal = store.folder.parent / "journal.db"
-            remembered, after = await self._sweeper.call(f"{_HERE}:remembered_of", journal, after, until)
-            await catalogue.remember(remembered)
+            async with store.changing:  # what is purged between the two would be remembered again
+                remembered, after = await self._sweeper.call(f"{_HERE}:remembered_of", journal, after, until)
+                await catalogue.remember(remembered)
             total += await store.sweep(after)
         return total
 

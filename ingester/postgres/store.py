@@ -144,11 +144,9 @@ class PostgresStore(TieredStore):
             gone += some
         return gone
 
-    async def purge(self, device: str, limit: int) -> int:
-        """See TelemetryStore.purge."""
-        gone = await super().purge(device, limit)
-        async with self.changing, self.moving:
-            return gone or await self.remote.purge(device, limit)
+    async def _purge_rows(self, device: str, limit: int) -> int:
+        async with self.moving:  # a round that began before moves, or sets aside, what it has read of the journal
+            return await super()._purge_rows(device, limit) or await self.remote.purge(device, limit)
 
     def durability(self) -> dict[str, int]:
         """See TelemetryStore.durability."""

@@ -227,7 +227,9 @@ class SqliteStore:
 
     async def has(self, device: str) -> bool:
         """See TelemetryStore.has."""
-        return bool(await self.streams(Selection(device)))
+        kept = (f"EXISTS (SELECT 1 FROM {table} WHERE device = ?)" for table in ("series", "quarantine"))
+        ((found,),) = await self.read(f"SELECT {' OR '.join(kept)}", (device, device))
+        return bool(found)
 
     async def by_packet_id(self, device: str, connection: int) -> dict[bytes, bytes]:
         """See TelemetryStore.by_packet_id."""
@@ -298,14 +300,28 @@ class SqliteStore:
 
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge."""
-        self._known = {key for key in self._known if key[0] != device}
         gone = await self.apply(
             [
                 (f"DELETE FROM {table} WHERE id IN (SELECT id FROM {found} WHERE device = ? LIMIT ?)", (device, limit))
                 for table, found in (("journal", "located"), ("quarantine", "quarantine"))
             ]
         )
-        return gone or await self.apply([("DELETE FROM series WHERE device = ?", (device,))])
+        if gone:
+            return gone
+        return await self.apply(
+            [
+                # What is written meanwhile, by an application for one, is found by its series.
+                (
+                    "DELETE FROM series WHERE device = ? AND NOT EXISTS (SELECT 1 FROM located WHERE device = ?)",
+                    (device, device),
+                ),
+                ("DELETE FROM remembered WHERE device = ?", (device,)),
+            ],
+            first=partial(self._forget_series, device),
+        )
+
+    def _forget_series(self, device: str) -> None:
+        self._known = {key for key in self._known if key[0] != device}
 
     def durability(self) -> dict[str, int]:
         """See TelemetryStore.durability: with `synchronous=FULL` a commit waits for the disk."""
@@ -389,10 +405,15 @@ class SqliteStore:
             raise StoreUnavailable(f"{self._path}: {error}") from error
         return bool(len(batch) and self._next_row > row) or bool(quarantined and self._next_quarantined > entry)
 
-    async def apply(self, statements: Iterable[Statement]) -> int:
-        """Run statements in one transaction: how many rows they deleted. Raises StoreUnavailable."""
+    async def apply(self, statements: Iterable[Statement], first: Callable[[], None] | None = None) -> int:
+        """Run statements in one transaction: how many rows they deleted. Raises StoreUnavailable.
+
+        `first` is called when nothing else writes any more.
+        """
         async with self._writing:
             await self._settle_doubts()
+            if first is not None:
+                first()
             try:
                 db = self._writer or await self._open_writer()
                 gone = 0

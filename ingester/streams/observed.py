@@ -68,6 +68,11 @@ class Observed:
         seen.drifts.extend(drifts)
         return drifts
 
+    def forget(self, device: str) -> None:
+        """Forget what was new of a device; the fields of a stream are of all devices."""
+        for seen in self.streams.values():
+            seen.drifts = deque((drift for drift in seen.drifts if drift.device != device), seen.drifts.maxlen)
+
 
 def _note(seen: ObservedStream, name: str, kind: str, time: int, device: str) -> Drift | None:
     known = seen.fields.get(name)

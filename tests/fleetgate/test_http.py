@@ -14,6 +14,7 @@ from fleetgate.http.server import HttpServer
 from fleetgate.settings import Settings
 from ingester.batch import Batch
 from ingester.clock import now_us
+from ingester.store import Selection
 from tests.fleet.pki import certificate, pem
 from tests.waiting import until
 
@@ -287,3 +288,54 @@ async def test_all_rows_of_a_device_that_has_none(client):
     await client.post("/api/v1/devices", json={"name": "pump-1", "csr": csr.decode()})
     answer = await client.get("/api/v1/devices/pump-1/telemetry", params={"from": "-1h"})
     assert (answer.status_code, answer.json()) == (200, [])
+
+
+async def test_an_application_is_no_device(client, core):
+    """Deleting or retiring one, there or not, touches no device of that name, nor what it has sent."""
+    names = {"pump-1": "devices", "back": "applications"}
+    for name, plural in names.items():
+        csr = signing_request(name)[1].decode()
+        assert (await client.post(f"/api/v1/{plural}", json={"name": name, "csr": csr})).status_code == 201
+        other = "devices" if plural == "applications" else "applications"
+        taken = await client.post(f"/api/v1/{other}", json={"name": name, "csr": signing_request(name)[1].decode()})
+        assert (taken.status_code, "a name is given once" in taken.json()["detail"]) == (409, True)
+    await store(core, "pump-1", b'{"v": 1}', b"bad")
+    await store(core, "back", b'{"v": 1}')
+    cases = [
+        ("DELETE", "/applications/pump-1", {}, 404),
+        ("DELETE", "/applications/pump-1", {"purge": True}, 422),
+        ("POST", "/applications/pump-1/retire", {"purge": True}, 422),
+        ("POST", "/applications/pump-1/revoke", {"forget": True}, 404),
+        ("DELETE", "/applications/back", {"purge": True}, 422),
+        ("POST", "/applications/back/retire", {"purge": True}, 422),
+        ("DELETE", "/devices/nobody", {"purge": True}, 404),
+        ("POST", "/devices/nobody/retire", {"purge": True}, 404),
+        ("POST", "/devices/back/retire", {"purge": True}, 404),
+        ("POST", "/devices/back/disable", {}, 404),
+        ("GET", "/devices/back", {}, 404),
+        ("GET", "/applications/pump-1", {}, 404),
+    ]
+    for method, path, params, status in cases:
+        answer = await client.request(method, f"/api/v1{path}", params=params)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), path
+        if status == 422:
+            assert "an application has no telemetry" in answer.json()["detail"]
+    assert (await client.get("/api/v1/devices/pump-1")).json()["state"] == "registered"
+    assert (await client.get("/api/v1/applications/back")).json()["state"] == "active"
+    assert len(await core.store.newest(Selection("pump-1"), 10)) == 1
+    assert (await client.delete("/api/v1/applications/back")).json() == {"name": "back", "purged": 0}
+    assert len(await core.store.newest(Selection("back"), 10)) == 1
+    assert len(await core.store.quarantined()) == 1
+    assert (await client.delete("/api/v1/devices/back", params={"purge": True})).json()["purged"] >= 1, "what is left"
+    assert (await client.delete("/api/v1/devices/back", params={"purge": True})).status_code == 404
+
+
+async def test_only_the_version_that_was_seen_is_deleted(client, core):
+    """If-Match, of devices and applications."""
+    for name, plural in (("pump-1", "devices"), ("back", "applications")):
+        csr = signing_request(name)[1].decode()
+        await client.post(f"/api/v1/{plural}", json={"name": name, "csr": csr})
+        await client.post(f"/api/v1/{plural}/{name}/disable")
+        for tag, status in (('"1"', 409), ("1", 422), ('"2"', 200)):
+            answer = await client.delete(f"/api/v1/{plural}/{name}", headers={"If-Match": tag})
+            assert answer.status_code == status, answer.text
