@@ -16,7 +16,8 @@ from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
 from ingester.decode import Limits
 from ingester.streams import Definition, StreamError, Streams
-from ingester.streams.definition import from_object
+from ingester.streams.definition import from_object, new_definition
+from ingester.streams.table import check_among
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -42,7 +43,9 @@ class StreamDefinitions:
     ) -> None:
         self._database = registry.database
         self._clock = clock
-        self._found = {name: Kept(from_object(name, given)) for name, given in configured.items()}
+        self._found = {name: Kept(new_definition(name, given)) for name, given in configured.items()}
+        for kept in self._found.values():
+            check_among(kept.definition, (one.definition for one in self._found.values()))
         self._subjects = Subjects(registry, groups, self._told)
         self.streams = Streams(limits, lambda device: self._subjects.of(device).type)
         self.changed: list[Callable[[], None]] = []
@@ -75,7 +78,8 @@ class StreamDefinitions:
 
     async def put(self, name: str, given: Mapping[str, Any], expected: int | None = None) -> Kept:
         """Define a stream, or change it: it counts when this returns. Raises StreamError, StaleError, ConflictError."""
-        definition = from_object(name, given)
+        definition = new_definition(name, given)
+        check_among(definition, (kept.definition for kept in self._found.values()))
         async with self._database.transaction() as connection:
             known = self._own(name)
             version = check_version(f"stream {name}", known.version if known else 0, expected)

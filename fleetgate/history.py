@@ -46,7 +46,7 @@ def rules_of(definitions: Iterable[Definition], settings: HistorySettings) -> Ru
                 one.keep_payload,
                 one.keep_days or None,
                 one.keep_bytes or None,
-                one.duplicates,
+                one.duplicates if "duplicates" in one.source else None,
             )
             for one in definitions
         ),

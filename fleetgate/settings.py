@@ -291,6 +291,7 @@ class StreamSettings(_Section):
     message: str = Field("", description="codec protobuf: full name of the message")
     callable: str = Field("", description="codec python: entry point of the group fleetgate.codecs")
     budget_ms: float = Field(20, description="codec python: milliseconds for a message")
+    value_type: str = Field("auto", description="codec text: what the value is: auto, text, number or boolean")
     time: str | dict[str, str] = Field(
         "ts", description="field with the time, {field, unit}, or received; units: auto, s, ms, us, ns, iso"
     )

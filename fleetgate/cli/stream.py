@@ -14,7 +14,7 @@ from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 from fleetgate.errors import ArgumentError
-from ingester.streams.definition import from_object
+from ingester.streams.definition import new_definition
 
 _COLUMNS = ("name", "version", "definition", "units")
 _TRIAL = ("counts", "stream", "definition", "codec", "readings", "why not")
@@ -60,7 +60,7 @@ def _set(
         if not isinstance(found, dict):
             raise ArgumentError("stream: an object is wanted")
         body.update(found)
-        from_object(name, body)
+        new_definition(name, body)
 
     read_document(document, check)
     found = run(call(target(context, state, config), "PUT", f"/streams/{name}", json=body))

@@ -9,8 +9,10 @@ payload is as long as the layout, or a multiple of it: a reading each.
 import base64
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Context as DecimalContext
+from decimal import Decimal
 from typing import Any
 
 from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, finite, single
@@ -18,6 +20,14 @@ from ingester.decode import DecodeError
 
 _PART = re.compile(r"([a-z]+)(\d*)(le|be)?(?:\s+([A-Za-z_][\w.]{0,99})(?:\[(\d{1,4})\])?)?((?:\s*[-+*/]\s*[\d.eE]+)*)")
 _OPERATION = re.compile(r"([-+*/])\s*([\d.eE]+)")
+_REAL = DecimalContext(prec=28, traps=[])
+_Operation = Callable[[Decimal, Decimal], Decimal]
+_OPERATIONS: Mapping[str, _Operation] = {
+    "+": _REAL.add,
+    "-": _REAL.subtract,
+    "*": _REAL.multiply,
+    "/": _REAL.divide,
+}
 _BYTES = 65_536
 _READINGS = 10_000
 
@@ -28,7 +38,7 @@ class _Part:
     size: int
     count: int
     read: Callable[[bytes], Any]
-    operations: tuple[tuple[str, float], ...]
+    operations: tuple[tuple[_Operation, Decimal], ...]
 
     def values(self, data: bytes) -> Any:
         found = [self._value(data[at : at + self.size]) for at in range(0, self.size * self.count, self.size)]
@@ -36,24 +46,23 @@ class _Part:
 
     def _value(self, data: bytes) -> Any:
         value = self.read(data)
+        if not self.operations:
+            return value
+        # In decimals: what was divided by ten has one, and no digit of 64 bits is lost on the way.
+        exact = Decimal(repr(value))
         for operation, number in self.operations:
-            value = _apply(value, operation, number)
-        # What was divided by ten has one decimal: 0.1 + 0.2 is not to show.
-        return finite(float(f"{value:.12g}")) if self.operations else value
-
-
-def _apply(value: float, operation: str, number: float) -> float:
-    if operation == "+":
-        return value + number
-    if operation == "-":
-        return value - number
-    return value * number if operation == "*" else value / number
+            exact = operation(exact, number)
+        return finite(float(exact))
 
 
 class _Binary:
     def __init__(self, parts: list[_Part]) -> None:
         self._parts = parts
         self._size = sum(part.size * part.count for part in parts)
+
+    def has(self, field: str) -> bool:
+        """Whether a reading has this field."""
+        return any(part.name == field for part in self._parts)
 
     def parse(self, payload: bytes, _context: Context) -> list[Parsed]:
         if not payload:
@@ -103,18 +112,19 @@ def _part(text: str) -> _Part:
         raise OptionError(f"layout: {text[:100]!r}: a name is {'not ' if name else ''}wanted")
     if not int(count or 1) >= 1:
         raise OptionError(f"layout: {text[:100]!r}: an array of none")
-    chosen = tuple((sign, _number(number, text)) for sign, number in _OPERATION.findall(operations))
+    found = [(sign, _number(number, text)) for sign, number in _OPERATION.findall(operations)]
+    chosen = tuple((_OPERATIONS[sign], Decimal(repr(number))) for sign, number in found)
     if chosen and kind not in {"u", "i", "f"}:
         raise OptionError(f"layout: {text[:100]!r}: only numbers can be reckoned with")
-    if any(sign == "/" and number == 0 for sign, number in chosen):
+    if any(sign == "/" and number == 0 for sign, number in found):
         raise OptionError(f"layout: {text[:100]!r}: divided by zero")
     return _Part(name or "", size, int(count or 1), read, chosen)
 
 
 def _number(text: str, part: str) -> float:
     try:
-        return int(text) if text.isdigit() else float(text)
-    except ValueError:
+        return finite(int(text) if text.isdigit() else float(text))
+    except (ValueError, OverflowError):
         raise OptionError(f"layout: {part[:100]!r}: {text!r} is no number") from None
 
 

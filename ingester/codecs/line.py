@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, finite, integer, time_in
+from ingester.codecs.model import Codec, Context, Options, Parsed, finite, integer, time_in
 from ingester.decode import DecodeError
 
 _LINES = 10_000
@@ -160,7 +160,5 @@ def _scalar(word: str) -> bool | float:
 
 
 def make(options: Options) -> Codec:
-    """Build the codec. Raises OptionError."""
-    if options.time_unit == "iso":
-        raise OptionError("time: the times of line protocol are numbers; unit iso can't be")
+    """Build the codec."""
     return _Line(options.time_unit)

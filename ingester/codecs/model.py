@@ -2,18 +2,21 @@
 
 import base64
 import math
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from struct import Struct
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from ingester.batch import BadPart
 from ingester.codecs.births import Births
-from ingester.decode import INT_MAX, INT_MIN, DecodeError, Limits, iso_us, microseconds, time_us
+from ingester.decode import INT_MAX, INT_MIN, DecodeError, Limits, iso_us, microseconds, number_in, time_us
 
 _PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
+_FLOAT32 = Struct("<f")
+_FLOAT32_DIGITS = 7
+"""Decimal digits that most of them need; none needs more than two beyond that."""
 _ITEMS = 100_000
 """Values of one message, whatever its format makes of few bytes."""
 
@@ -80,6 +83,7 @@ class Options:
     callable: str = ""
     budget_seconds: float = 0.02
     aliases: int = 10_000
+    value_type: str = "auto"
     time_unit: str = "auto"
     """See `time_in`: of times that the format has beside its fields."""
     births: Births | None = None
@@ -178,12 +182,16 @@ def finite(value: float) -> float:
 
 
 def single(value: float) -> float:
-    """The shortest number that means a 32-bit float: 21.1, where its bits say 21.100000381469727."""
-    for digits in (7, 8):
-        short = float(f"{value:.{digits}g}")
-        if struct.unpack("<f", struct.pack("<f", short))[0] == value:
-            return short
-    return float(f"{value:.9g}")
+    """The shortest decimal that means a 32-bit float: 21.1, where its bits say 21.100000381469727."""
+    for digits in range(_FLOAT32_DIGITS, _FLOAT32_DIGITS + 3):
+        shorter = float(f"{value:.{digits}g}")
+        if _float32(shorter) == value:
+            return shorter
+    return value
+
+
+def _float32(value: float) -> float:
+    return float(_FLOAT32.unpack(_FLOAT32.pack(value))[0])
 
 
 def epoch_us(seconds: float) -> int:
@@ -201,6 +209,7 @@ def time_in(given: Any, unit: str) -> int:
         if not isinstance(given, str):
             raise DecodeError("timestamp", f"{str(given)[:100]!r} is not ISO 8601 text")
         return iso_us(given)
+    given = number_in(given) if isinstance(given, str) else given
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise DecodeError("timestamp", f"the time is {type(given).__name__}, not a number")
     if isinstance(given, float):

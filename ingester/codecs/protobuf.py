@@ -1,4 +1,8 @@
-"""Protocol buffers by a descriptor set (`protoc --descriptor_set_out=FILE --include_imports`) and a message's name."""
+"""Protocol buffers by a descriptor set (`protoc --descriptor_set_out=FILE --include_imports`) and a message's name.
+
+A sender leaves out what has its default. A field that can't be told from one that was left out (proto3, without
+`optional`) is there with it, and so is a field of proto2 that declares one; other fields are there when they were sent.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,23 +10,43 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, plain, single
 from ingester.decode import DecodeError
+
+_TIMESTAMP = "google.protobuf.Timestamp"
 
 
 class _Protobuf:
     def __init__(self, kind: type[Message]) -> None:
         self._kind = kind
 
+    def has(self, field: str) -> bool:
+        """Whether a reading may have this field, by the names of nested ones joined with dots."""
+        return _has(self._kind.DESCRIPTOR, field)
+
     def parse(self, payload: bytes, context: Context) -> list[Parsed]:
-        if not payload:
-            raise DecodeError("empty", "no payload")
         found = loads(self._kind, payload)
         fields = values(found, context.limits.max_depth)
-        if not fields:
+        if not payload and not fields:
+            raise DecodeError("empty", "no payload")
+        # Zeros may be left out, and then there is nothing. With nothing but unknown fields it is another message.
+        if not found.ListFields() and len(UnknownFieldSet(found)):
             raise DecodeError("codec", f"no field of {found.DESCRIPTOR.full_name} in it")
         return [Parsed(None, plain(fields, context.limits.max_depth))]
+
+
+def _has(kind: Any, field: str) -> bool:
+    name, _, rest = field.partition(".")
+    found = kind.fields_by_name.get(name)
+    if found is None or not rest:
+        return found is not None or kind.is_extendable
+    if found.message_type is None or found.message_type.full_name == _TIMESTAMP:
+        return False
+    if found.message_type.GetOptions().map_entry:
+        return True
+    return not found.is_repeated and _has(found.message_type, rest)
 
 
 def loads(kind: type[Message], payload: bytes) -> Message:
@@ -62,23 +86,27 @@ def declared(package: str, declaration: Declaration, name: str) -> type[Message]
 
 
 def values(found: Message, depth: int) -> dict[str, Any]:
-    """Fields that are set, and those that can't be unset, by name; enumerations by the name of their value."""
+    """Fields by name, extensions by their full name; enumerations by the name of their value."""
     if depth <= 0:
         raise DecodeError("depth", "nested too deep")
     known = {field.name: _field(found, field, depth) for field in found.DESCRIPTOR.fields if _is_there(found, field)}
-    if not found.ListFields():
-        return {}
+    for field, value in found.ListFields():
+        if field.is_extension:
+            known[field.full_name] = _valued(value, field, depth)
     return known
 
 
 def _is_there(found: Message, field: Any) -> bool:
     if field.is_repeated:
         return bool(len(getattr(found, field.name)))
-    return not field.has_presence or found.HasField(field.name)
+    return not field.has_presence or field.has_default_value or found.HasField(field.name)
 
 
 def _field(found: Message, field: Any, depth: int) -> Any:
-    value = getattr(found, field.name)
+    return _valued(getattr(found, field.name), field, depth)
+
+
+def _valued(value: Any, field: Any, depth: int) -> Any:
     if not field.is_repeated:
         return _single(value, field, depth)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -89,7 +117,7 @@ def _field(found: Message, field: Any, depth: int) -> Any:
 
 def _single(value: Any, field: FieldDescriptor, depth: int) -> Any:
     if field.message_type is not None:
-        if field.message_type.full_name == "google.protobuf.Timestamp":
+        if field.message_type.full_name == _TIMESTAMP:
             return value.seconds + value.nanos / 1e9
         return values(value, depth - 1)
     if field.enum_type is not None:

@@ -1,11 +1,11 @@
 """SenML (RFC 8428) in JSON and CBOR: records with base values; those of one time become one reading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from ingester.codecs import cbor
-from ingester.codecs.model import Codec, Context, Options, Parsed, epoch_us, finite, plain
+from ingester.codecs.model import Codec, Context, Options, Parsed, epoch_us, finite, integer, plain
 from ingester.decode import DecodeError, Limits, parse
 
 _LABELS = {
@@ -13,6 +13,7 @@ _LABELS = {
     6: "t", 7: "ut", 8: "vd",
 }  # fmt: skip
 """RFC 8428, section 6."""
+_BASE = frozenset({"bver", "bn", "bt", "bu", "bv", "bs"})
 _VERSION = 10
 _RELATIVE_BELOW = 2**28
 """Times below this are seconds from now [RFC 8428, 4.5.3]."""
@@ -25,21 +26,31 @@ class _SenML:
 
     def parse(self, payload: bytes, context: Context) -> list[Parsed]:
         records = self._load(payload, context.limits)
-        bases = {record["bn"] for record in records if isinstance(record.get("bn"), str)}
+        bases = _bases(records)
         base: dict[str, Any] = {}
         readings: dict[int | None, dict[str, Any]] = {}
         for position, record in enumerate(records):
             try:
                 base.update({key: value for key, value in record.items() if key[:1] == "b" and len(key) == 2})
                 _check(record, base)
-                name, value = _value(record, base, several=len(bases) > 1)
-                if name is not None:
+                for name, value in _values(record, base, several=len(bases) > 1):
                     _add(readings.setdefault(_time(record, base, context.received), {}), name, value)
             except DecodeError as error:
                 raise DecodeError(error.reason, f"record {position}: {error}") from None
         if not readings:
             raise DecodeError("empty", "no record has a value")
         return [Parsed(time, fields) for time, fields in readings.items()]
+
+
+def _bases(records: list[dict[str, Any]]) -> set[str]:
+    """The base names of records that are more than base values, "" where none was given before them."""
+    base, found = "", set()
+    for record in records:
+        if isinstance(record.get("bn"), str):
+            base = record["bn"]
+        if not record.keys() <= _BASE:
+            found.add(base)
+    return found
 
 
 def _add(fields: dict[str, Any], name: str, value: Any) -> None:
@@ -73,8 +84,8 @@ def _number(record: dict[str, Any], name: str) -> float:
     return finite(value) if isinstance(value, float) else value
 
 
-def _value(record: dict[str, Any], base: dict[str, Any], *, several: bool) -> tuple[str | None, Any]:
-    """Name and value; the name without the base that all records share, (None, None) for a record without a value."""
+def _values(record: dict[str, Any], base: dict[str, Any], *, several: bool) -> Iterator[tuple[str, Any]]:
+    """Names and values; names without the base that all records share. A sum beside a value is `name.sum`."""
     given = [key for key in ("v", "vs", "vb", "vd") if key in record]
     if len(given) > 1:
         raise DecodeError("codec", f"{given[0]} and {given[1]} in one record")
@@ -84,13 +95,18 @@ def _value(record: dict[str, Any], base: dict[str, Any], *, several: bool) -> tu
     if len(whole) > _NAME_CHARACTERS:
         raise DecodeError("codec", f"a name of {len(whole)} characters, the limit is {_NAME_CHARACTERS}")
     chosen = whole if several or not name else name
+    valued = bool(given) or "bv" in base
     if given and given != ["v"]:
-        return chosen, record[given[0]]
-    if given or "bv" in base:
-        return chosen, _number(record, "v") + _number(base, "bv") if "bv" in base else record["v"]
-    if "s" in record or "bs" in base:
-        return chosen, _number(record, "s") + _number(base, "bs")
-    return None, None
+        yield chosen, record[given[0]]
+    elif valued:
+        yield chosen, _sum(record, "v", base, "bv") if "bv" in base else record["v"]
+    if "s" in record or ("bs" in base and not valued):
+        yield f"{chosen}.sum" if valued else chosen, _sum(record, "s", base, "bs")
+
+
+def _sum(record: dict[str, Any], name: str, base: dict[str, Any], base_name: str) -> float:
+    found = _number(record, name) + _number(base, base_name)
+    return finite(found) if isinstance(found, float) else integer(found)
 
 
 def _time(record: dict[str, Any], base: dict[str, Any], received: int) -> int | None:
@@ -115,8 +131,19 @@ def _load_cbor(payload: bytes, limits: Limits) -> list[dict[str, Any]]:
     for position, record in enumerate(value):
         if not isinstance(record, dict):
             raise DecodeError("not_object", f"element {position} is {type(record).__name__}, not a map")
-        records.append(plain({_LABELS.get(key, key): entry for key, entry in record.items()}, limits.max_depth))
+        records.append(plain(_labelled(record), limits.max_depth))
     return records
+
+
+def _labelled(record: dict[Any, Any]) -> dict[Any, Any]:
+    """A record with the names that its numbers stand for."""
+    found: dict[Any, Any] = {}
+    for key, entry in record.items():
+        label = _LABELS.get(key, key) if type(key) is int else key
+        if label in found:
+            raise DecodeError("duplicate_key", f"{label!r} twice in one record, as a name and as a number")
+        found[label] = entry
+    return found
 
 
 def make(_options: Options, *, binary: bool = False) -> Codec:

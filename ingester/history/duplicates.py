@@ -22,8 +22,11 @@ def resolve_readings(readings: list[Any], rules: Rules) -> list[Any]:
 def _resolve(found: Sequence[Any], keys: Iterable[tuple[str, str, int]], rules: Rules) -> list[Any]:
     kept: list[Any] = []
     places: dict[tuple[str, str, int], int] = {}
+    policies: dict[str, str] = {}
     for one, key in zip(found, keys, strict=True):
-        policy = rules.of(key[1]).duplicates
+        policy = policies.get(key[1])
+        if policy is None:
+            policy = policies[key[1]] = rules.of(key[1]).duplicates or "keep"
         first = places.get(key) if policy != "keep" else None
         if first is None:
             places[key] = len(kept)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +15,12 @@ class Rule:
     keep_payload: bool | None = None
     keep_days: float | None = None
     keep_bytes: int | None = None
-    duplicates: str = "keep"
+    duplicates: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The first rule that is about a stream counts for it."""
+    """What is said of a stream by its name counts more than by a `*`; of rules alike, the first that says it."""
 
     rules: Sequence[Rule] = ()
     keep_payload: bool = False
@@ -27,13 +28,20 @@ class Rules:
     """By level; 0, or nothing: for ever."""
 
     def of(self, stream: str) -> Rule:
-        """What counts for a stream."""
-        return next((rule for rule in self.rules if _pattern(rule.names).fullmatch(stream)), _NOTHING)
+        """What counts for a stream; a key that one rule is silent of is that of the next."""
+        found = sorted((rule for rule in self.rules if _pattern(rule.names).fullmatch(stream)), key=_vagueness)
+
+        def first(key: str) -> Any:
+            return next((said for rule in found if (said := getattr(rule, key)) is not None), None)
+
+        return Rule(
+            stream, first("keep_payload"), first("keep_days"), first("keep_bytes"), first("duplicates") or "keep"
+        )
 
     @property
     def resolves(self) -> bool:
         """Whether anything becomes of duplicates of any stream."""
-        return any(rule.duplicates != "keep" for rule in self.rules)
+        return any(rule.duplicates not in {None, "keep"} for rule in self.rules)
 
     def keeps_payload(self, stream: str) -> bool:
         """Whether the payloads of its messages are kept as they came."""
@@ -41,7 +49,8 @@ class Rules:
         return self.keep_payload if said is None else said
 
 
-_NOTHING = Rule("*")
+def _vagueness(rule: Rule) -> tuple[int, int]:
+    return rule.names.count("*"), -len(rule.names)
 
 
 @cache

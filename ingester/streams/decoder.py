@@ -71,17 +71,21 @@ class Decoder:
 
     def _finished(self, parsed: Parsed, captured: Mapping[str, str]) -> Parsed:
         time, fields, marks = parsed
-        rule = self.definition.time
-        named = rule.field
-        if not named:
-            time = None
-        elif time is None and (given := fields.get(named)) is not None:
-            time = time_in(given, rule.unit)
         if self._validator is not None and not self._validator.is_valid(fields):
             marks = (*marks, self._invalid(fields))
-        flat = flatten(fields, named if parsed.time is None else None)
+        rule = self.definition.time
+        flat = flatten(fields, None)
+        captured = dict(captured)
+        if not rule.field:
+            time = None
+        elif time is None:
+            if isinstance(fields.get(rule.field), dict):
+                raise DecodeError("timestamp", f"{rule.field[:100]} is an object, not a number or ISO 8601 text")
+            given = flat.pop(rule.field) if rule.field in flat else captured.pop(rule.field, None)
+            time = None if given is None else time_in(given, rule.unit)
         for name, value in captured.items():
-            flat[free_name(name, flat)] = value
+            if flat.get(name) != value:  # said twice alike it is one field
+                flat[free_name(name, flat)] = value
         return Parsed(time, flat, marks)
 
     def _invalid(self, fields: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from ingester.codecs import CODECS, UNPACKERS, OptionError, Options
+from ingester.codecs import CODECS, UNPACKERS, Codec, OptionError, Options
 from ingester.errors import IngestError
 from ingester.streams.filters import FilterError, TopicFilter, compile_filter
 
@@ -64,12 +64,12 @@ class Definition:
 
 
 def from_object(name: str, given: Mapping[str, Any]) -> Definition:
-    """Read a definition, as settings and the API have it. Raises StreamError.
+    """Read a definition, as settings and the API have it. Raises StreamError. See `new_definition`.
 
     Keys: `filter` (needed), `codec` (one, or a list with gzip or zstd before it), `stream` (its name, with captured
     parts, by default the definition's), `types` (of devices), `layout`, `descriptor` (base64), `message`, `callable`,
-    `budget_ms`, `time` (a field, {field, unit}, or "received"), `schema` (JSON Schema), `on_invalid`, `fields` ({name:
-    {unit, description}}), `keep_days`, `keep_bytes`, `keep_payload`, `duplicates`.
+    `budget_ms`, `value_type`, `time` (a field, {field, unit}, or "received"), `schema` (JSON Schema), `on_invalid`,
+    `fields` ({name: {unit, description}}), `keep_days`, `keep_bytes`, `keep_payload`, `duplicates`.
     """
     if not _NAME.fullmatch(name):
         raise StreamError(f"stream {name[:100]!r}: a name is 1 to 64 letters, digits, '.', '_', '-'")
@@ -77,6 +77,19 @@ def from_object(name: str, given: Mapping[str, Any]) -> Definition:
         return _read(name, dict(given))
     except (FilterError, _WrongError, OptionError) as error:
         raise StreamError(f"stream {name}: {error}") from None
+
+
+def new_definition(name: str, given: Mapping[str, Any]) -> Definition:
+    """The same of one that is made now: a key that can have no effect beside the others is an error too.
+
+    One that was made by an older version goes on as it is.
+    """
+    definition = from_object(name, given)
+    try:
+        _check_effect(definition, CODECS[definition.codec[-1]](definition.options))
+    except _WrongError as error:
+        raise StreamError(f"stream {name}: {error}") from None
+    return definition
 
 
 _UNSAID: tuple[Any, ...] = ("", [], {}, None)
@@ -98,8 +111,10 @@ def _read(name: str, given: dict[str, Any]) -> Definition:
     filter_ = _filter(read.pop("filter"))
     budget = read.pop("budget_ms", None)
     options: dict[str, Any] = {
-        key: read.pop(key) for key in ("layout", "descriptor", "message", "callable") if key in read
+        key: read.pop(key) for key in ("layout", "descriptor", "message", "callable", "value_type") if key in read
     }
+    if "time" in read:
+        options["time_unit"] = read["time"].unit
     if budget is not None:
         options["budget_seconds"] = budget / 1000
     definition = Definition(
@@ -109,6 +124,54 @@ def _read(name: str, given: dict[str, Any]) -> Definition:
         raise _WrongError("on_invalid: Sparkplug messages are read once, in their order, and not rejected one by one")
     CODECS[definition.codec[-1]](definition.options)  # its options have to make sense
     return definition
+
+
+_OPTION_OF = {
+    "layout": "binary", "descriptor": "protobuf", "message": "protobuf", "callable": "python", "budget_ms": "python",
+    "value_type": "text",
+}  # fmt: skip
+"""Keys that one codec reads only."""
+_OWN_TIMES = {"senml+json", "senml+cbor", "sparkplug"}
+"""Codecs of formats that have times, in a unit of their own."""
+
+
+def _check_effect(definition: Definition, codec: Codec) -> None:
+    """Raise _WrongError for a key that can have no effect beside the others."""
+    given = {key for key, value in definition.source.items() if value not in _UNSAID}
+    name = definition.codec[-1]
+    for key, owner in _OPTION_OF.items():
+        if key in given and name != owner:
+            raise _WrongError(f"{key}: only codec {owner} reads it, and the codec is {name}")
+    if definition.schema is None and definition.on_invalid != "quarantine":
+        raise _WrongError(f"on_invalid: {definition.on_invalid!r} needs a schema")
+    _check_time(definition, codec)
+    for field_name in definition.fields:
+        if not _may_have(codec, field_name, name) and field_name.removeprefix("topic.") not in definition.filter.names:
+            raise _WrongError(f"fields: codec {name} makes no field {field_name[:100]!r} of what is defined")
+
+
+def _check_time(definition: Definition, codec: Codec) -> None:
+    rule, name = definition.time, definition.codec[-1]
+    if rule.field == "" and rule.unit != "auto":
+        raise _WrongError("time: a unit needs a field; the time of receipt has none")
+    if rule.unit not in {"auto", "s"} and name in _OWN_TIMES:
+        raise _WrongError(f"time: the times of codec {name} are in a unit of their own, not in {rule.unit!r}")
+    if rule.unit == "iso" and name == "line":
+        raise _WrongError("time: the times of codec line are numbers; unit 'iso' can't be")
+    if rule.field in {"", "ts"} or rule.field in definition.filter.names:
+        return
+    if not _may_have(codec, rule.field, name):
+        raise _WrongError(f"time: codec {name} makes no field {rule.field[:100]!r} of what is defined")
+
+
+def _may_have(codec: Codec, field_name: str, name: str) -> bool:
+    """Whether a reading of this codec may have such a field."""
+    if name == "line" and "." not in field_name:
+        return False  # measurement.field
+    if name == "text":
+        return field_name == "value"
+    has: Callable[[str], bool] | None = getattr(codec, "has", None)
+    return has is None or has(field_name)
 
 
 def _filter(text: str) -> TopicFilter:
@@ -235,6 +298,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "message": _text,
     "callable": _text,
     "budget_ms": _number(0.1, 1000),
+    "value_type": _text,
     "time": _time,
     "schema": _schema,
     "on_invalid": _one_of(*ON_INVALID),

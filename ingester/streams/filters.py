@@ -30,6 +30,11 @@ class TopicFilter:
     names: frozenset[str]
     own: bool
 
+    @property
+    def anonymous(self) -> str:
+        """The filter as MQTT has it: what is captured has no name, and two that match the same topics are the same."""
+        return _NAME.sub(lambda found: "#" if found[2] else "+", self.text)
+
     def match(self, topic: str) -> dict[str, str] | None:
         """What is captured, None for a topic that does not match."""
         found = self.pattern.fullmatch(topic)

@@ -8,7 +8,7 @@ from ingester.codecs import CONTENT_TYPES
 from ingester.codecs.births import Births
 from ingester.decode import DecodeError, Limits
 from ingester.streams.decoder import BoundDecoder, Decoder, free_name
-from ingester.streams.definition import Definition, from_object
+from ingester.streams.definition import Definition, StreamError, from_object
 from ingester.topics import DEFAULT_STREAM, MAX_DEVICE_LENGTH
 
 _REMEMBERED = 10_000
@@ -147,6 +147,35 @@ class Streams:
         return Destination(device, stream, BoundDecoder(decoder, topic, device, kept, self._limits))
 
 
-def _lesser(decoder: Decoder) -> tuple[bool, str]:
-    """Between filters that are equally specific, one for types of devices goes first, then the order of names."""
-    return bool(decoder.definition.types), decoder.definition.name
+def _lesser(decoder: Decoder) -> tuple[bool, bool, str]:
+    """Between filters that are equally specific, what was defined goes before what is built in, one for types of
+    devices before one for all, then the order of names.
+    """
+    definition = decoder.definition
+    return definition not in NATIVE, bool(definition.types), definition.name
+
+
+def check_among(definition: Definition, others: Iterable[Definition]) -> None:
+    """Raise StreamError where one of the others leaves a definition, or a key of it, without effect."""
+    for other in others:
+        if other.name == definition.name:
+            continue
+        if _same_topics(definition, other):
+            raise StreamError(
+                f"stream {definition.name}: filter: the topics of {definition.filter.text} are those of stream"
+                f" {other.name} already, for the same devices"
+            )
+        if definition.stream != other.stream:
+            continue
+        for key in ("keep_days", "keep_bytes", "keep_payload", "duplicates"):
+            mine, said = definition.source.get(key), other.source.get(key)
+            if mine is not None and said is not None and mine != said:
+                known = f"{definition.stream!r} has {said!r} by stream {other.name} already"
+                raise StreamError(f"stream {definition.name}: {key}: {known}")
+
+
+def _same_topics(one: Definition, other: Definition) -> bool:
+    mine, others = one.filter, other.filter
+    if mine.anonymous != others.anonymous or ("device" in mine.names) != ("device" in others.names):
+        return False
+    return bool(set(one.types) & set(other.types)) if one.types or other.types else True

@@ -104,6 +104,7 @@ BAD = [
     (b'{"a": 1} x', "not_json"),
     (b"\x00", "not_json"),
     (b"{'a': 1}", "not_json"),
+    (b'{"a": 1.5', "not_json"),
     (b'{"a": "\\ud800"}', "not_json"),
     (b"1", "not_object"),
     (b'"text"', "not_object"),

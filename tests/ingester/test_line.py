@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingester.codecs import CODECS, Context, OptionError, Options
+from ingester.codecs import CODECS, Context, Options
 from ingester.decode import DecodeError
 
 NOW = 1_795_391_000_000_000
@@ -131,12 +131,6 @@ def test_times(unit: str, stamp: bytes, expected: int):
 def test_no_time():
     """It is the time of receipt then."""
     assert parse(b"m v=1") == [(None, {"m.v": 1.0})]
-
-
-def test_a_unit_that_cannot_be():
-    """A time of line protocol is a number."""
-    with pytest.raises(OptionError, match="iso"):
-        CODECS["line"](Options(time_unit="iso"))
 
 
 @pytest.mark.parametrize(
