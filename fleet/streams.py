@@ -14,6 +14,7 @@ from fleet.registry.model import check_version
 from fleet.registry.schema import streams as table
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
+from ingester.codecs.births import Births
 from ingester.decode import Limits
 from ingester.streams import Definition, StreamError, Streams
 from ingester.streams.definition import from_object, new_definition
@@ -49,6 +50,11 @@ class StreamDefinitions:
         self._subjects = Subjects(registry, groups, self._told)
         self.streams = Streams(limits, lambda device: self._subjects.of(device).type)
         self.changed: list[Callable[[], None]] = []
+
+    @property
+    def births(self) -> Births:
+        """Births of Sparkplug's edge nodes, which outlive the definitions."""
+        return self.streams.births
 
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:

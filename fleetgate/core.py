@@ -82,6 +82,7 @@ from ingester.metrics import Exposition, IngestCollector
 from ingester.observer import Observer
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource
+from ingester.sqlite.births import KeptBirths
 from ingester.tail import Tail
 
 if TYPE_CHECKING:
@@ -185,7 +186,14 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         observer, last_values = Observer(), LastValues(store)
         taps = [IngestLog().committed, tail.committed, observer.committed, last_values.committed]
         pipeline = await stack.enter_async_context(
-            Pipeline(store, ledger, bounds=_bounds(settings), limits=limits, taps=taps)
+            Pipeline(
+                store,
+                ledger,
+                bounds=_bounds(settings),
+                limits=limits,
+                taps=taps,
+                memory=await stack.enter_async_context(KeptBirths(streams.births, store.journal)),
+            )
         )
         connects = Connects(ledger)
         naming = Rules(settings.identity.source, settings.identity.trust_domain)
@@ -223,7 +231,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         )
         sources: list[MqttSource] = []
         _follow(registry, policies, quotas, tls, broker.engine)
-        kept = KeptTelemetry(store, broker.engine, sources, last_values, observer, tail)
+        kept = KeptTelemetry(store, broker.engine, sources, last_values, observer, tail, streams.births)
         operations = await stack.enter_async_context(Operations(audit))
         changes = _changes(tail, registry, presence, operations, broker.engine)
         devices = await _devices(stack, registry, decisions, audit, kept)

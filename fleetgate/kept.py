@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from broker_plugins.auth import owner_of_device
 from broker_plugins.engine.engine import Engine
 from fleet.topics import own_filter
+from ingester.codecs.births import Births
 from ingester.history.store import TieredStore
 from ingester.last_values import LastValues
 from ingester.observer import Observer
@@ -25,6 +26,7 @@ class KeptTelemetry:
         last_values: LastValues,
         observer: Observer,
         tail: Tail,
+        births: Births,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -32,6 +34,7 @@ class KeptTelemetry:
         self._last_values = last_values
         self._observer = observer
         self._tail = tail
+        self._births = births
 
     async def settled(self) -> None:
         """See Kept."""
@@ -59,3 +62,4 @@ class KeptTelemetry:
         self._last_values.forget(device)
         self._observer.forget(device)
         self._tail.forget(device)
+        self._births.forget(device)

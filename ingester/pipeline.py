@@ -5,7 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 
@@ -59,6 +59,14 @@ class _Unit:
     size_bytes: int = 0
 
 
+class Memory(Protocol):
+    """Something that messages change when they are decoded, and that has to be on disk when they are acknowledged."""
+
+    async def keep(self) -> None:
+        """Write what changed; called before each commit, never twice at once. Raises StoreUnavailable: again later."""
+        ...
+
+
 class Pipeline:
     """Takes batches of messages and sees them into the store. An async context manager; leaving it drains.
 
@@ -75,6 +83,7 @@ class Pipeline:
         bounds: Bounds | None = None,
         limits: Limits | None = None,
         taps: Sequence[Tap] = (),
+        memory: Memory | None = None,
         drain_seconds: float = 2.0,
         monotonic: Monotonic = time.monotonic,
     ) -> None:
@@ -83,6 +92,7 @@ class Pipeline:
         self._bounds = bounds or Bounds()
         self._limits = limits or Limits()
         self._taps = taps
+        self._memory = memory
         self._drain_seconds = drain_seconds
         self._monotonic = monotonic
         self._batcher = Batcher(self._bounds.max_rows, self._bounds.max_bytes, self._bounds.max_age_seconds)
@@ -262,6 +272,8 @@ class Pipeline:
         attempt = 0
         while True:
             try:
+                if self._memory is not None:
+                    await self._memory.keep()
                 await self._store.write(batch, quarantined)
             except StoreUnavailable as error:
                 if self.failing is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ingester.errors import StoreTooNew, StoreUnavailable
 
-VERSION = 6
+VERSION = 7
 _MIGRATIONS = {
     1: """
     -- A row holds the messages of one device and stream out of one batch, payloads joined. found_* and received_* bound
@@ -132,6 +132,21 @@ _MIGRATIONS = {
     UPDATE sealed SET gate = lower(hex(randomblob(8)));
     -- The path that a file was copied to such a database under, as it may have been; it is not merged any more.
     ALTER TABLE sealed_files ADD COLUMN copied TEXT;
+    """,
+    7: """
+    -- Births of Sparkplug's edge nodes that are in effect, and of their devices ("unit", empty: the node's own), as
+    -- codecs.births keeps them. source: the broker they were read from, empty: our own.
+    CREATE TABLE births (
+        source TEXT NOT NULL,
+        device TEXT NOT NULL,
+        grp TEXT NOT NULL,
+        node TEXT NOT NULL,
+        unit TEXT NOT NULL,
+        received INTEGER NOT NULL,
+        kept BLOB NOT NULL,
+        PRIMARY KEY (source, device, grp, node, unit)
+    ) WITHOUT ROWID;
+    CREATE INDEX births_device ON births (device);
     """,
 }
 

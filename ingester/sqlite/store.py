@@ -316,6 +316,7 @@ class SqliteStore:
                     (device, device),
                 ),
                 ("DELETE FROM remembered WHERE device = ?", (device,)),
+                ("DELETE FROM births WHERE device = ?", (device,)),
             ],
             first=partial(self._forget_series, device),
         )

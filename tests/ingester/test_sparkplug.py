@@ -1,8 +1,10 @@
 """Sparkplug B beside its specification: types, names and aliases, births and deaths, encoded by something else."""
 
 import gzip
+import sqlite3
 import struct
 import zlib
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import count
 
@@ -14,10 +16,13 @@ from ingester.codecs import CODECS, Context, Options
 from ingester.codecs.births import Birth, Births, Origin
 from ingester.codecs.sparkplug import rebirth_request, rebirth_topic
 from ingester.decode import DecodeError, Limits
+from ingester.errors import StoreUnavailable
 from ingester.ledger import Ledger
 from ingester.memory import MemoryStore
 from ingester.pipeline import Pipeline
 from ingester.quarantine import Replayed, replay
+from ingester.sqlite import SqliteStore
+from ingester.sqlite.births import KeptBirths
 from ingester.store import Selection
 from ingester.streams import Streams
 from ingester.streams.definition import from_object
@@ -550,3 +555,69 @@ def test_a_request_for_births():
     about = {"name": "Node Control/Rebirth", "timestamp": MS, "datatype": 11, "boolean_value": True}
     assert rebirth_request(NOW) == payload(about, seq=None, timestamp=MS)
     assert rebirth_topic("g", "n") == "spBv1.0/g/NCMD/n"
+
+
+async def test_births_are_on_disk_before_the_acknowledgement(tmp_path):
+    """Those of nodes and devices, as they are in effect; those that ended, were forgotten, or purged are gone."""
+    born = {"name": "m", "alias": 1, "datatype": 1, "int_value": 250}
+    where = {"filter": "spBv1.0/{group}/{kind}/{device}/{unit...}"}
+
+    async def opened(stack: AsyncExitStack) -> tuple[SqliteStore, Streams, KeptBirths]:
+        table = streams(all=where)
+        store = await stack.enter_async_context(SqliteStore(tmp_path))
+        return store, table, await stack.enter_async_context(KeptBirths(table.births, store))
+
+    async with AsyncExitStack() as stack:
+        store, table, kept = await opened(stack)
+        pipeline = await stack.enter_async_context(Pipeline(store, Ledger(), memory=kept))
+        for topic in (
+            "NBIRTH/n",
+            "DBIRTH/n/u",
+            "DBIRTH/n/v",
+            "NBIRTH/other",
+            "NDEATH/other",
+            "NBIRTH/gone",
+            "DDEATH/n/v",
+        ):
+            batch, found = Batch(), table.route(f"spBv1.0/g/{topic}", "")
+            batch.append(found.device, found.stream, NOW, payload(born), found.decoder)
+            pipeline.offer(batch)
+        await called_back(pipeline.when_settled)
+        with sqlite3.connect(tmp_path / "journal.db") as file:
+            rows = file.execute("SELECT device, grp, node, unit FROM births").fetchall()
+        file.close()
+        assert rows == [("gone", "g", "gone", ""), ("n", "g", "n", ""), ("n", "g", "n", "u")]
+        while await store.purge("gone", 100):
+            pass
+        table.births.forget("n")
+        stored(table, "spBv1.0/g/NBIRTH/n", payload(born))
+    async with AsyncExitStack() as stack:
+        store, table, kept = await opened(stack)
+        assert (table.births.count, table.births.changes) == (1, {})
+        stored(table, "spBv1.0/g/NDATA/n", payload({"alias": 1, "int_value": 250}))
+        stored(table, "spBv1.0/\udcff/NBIRTH/n", payload(born))
+        await kept.keep()
+        assert table.births.changes == {}
+        assert table.births.count == 2
+
+
+async def test_births_that_cannot_be_written_are_written_later():
+    """Nothing is acknowledged before."""
+
+    class Away:
+        failures = 2
+
+        async def keep(self) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise StoreUnavailable("disk full")
+
+    store, memory = MemoryStore(), Away()
+    async with Pipeline(store, Ledger(), memory=memory) as pipeline:
+        batch = Batch()
+        batch.append("d", "s", NOW, b"{}")
+        pipeline.offer(batch)
+        await called_back(pipeline.when_settled)
+        assert pipeline.retries == 2
+    assert memory.failures == 0
+    assert len(store.messages) == 1
