@@ -79,7 +79,8 @@ class Batch:
     number of the connection each message came by, unlike any other's, and its packet identifier there, two bytes, zero
     for none. A producer names in `runs` the messages that are not plain JSON, in order; the pipeline fills `decoded`
     with their readings (see Decoded), which stays empty where all are plain, and `parts` with those parts of its
-    messages that go to quarantine by themselves.
+    messages that go to quarantine by themselves. A producer whose topics are not those of `native_topic` says them in
+    `topics`, else that stays empty.
     `times` and `ends` are where the message's earliest and latest reading are found: the device's time where that is
     plausible, else the time of receipt. All times are microseconds since 1970-01-01 UTC.
     """
@@ -96,6 +97,7 @@ class Batch:
     runs: list[Run] = field(default_factory=list)
     decoded: list[bytes | None] = field(default_factory=list)
     parts: list["Quarantined"] = field(default_factory=list)
+    topics: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -116,6 +118,9 @@ class Batch:
         if self.decoded or other.decoded:
             self.decoded += [None] * (before - len(self.decoded))
             self.decoded += other.decoded or [None] * len(other)
+        if self.topics or other.topics:
+            self.topics += [""] * (before - len(self.topics))
+            self.topics += other.topics or [""] * len(other)
         self.devices += other.devices
         self.streams += other.streams
         self.received += other.received
@@ -142,6 +147,7 @@ class Batch:
             self.connections[start:stop],
             self.packet_ids[start:stop],
             decoded=self.decoded[start:stop],
+            topics=self.topics[start:stop],
         )
 
     def without(self, indices: set[int]) -> "Batch":
@@ -162,6 +168,7 @@ class Batch:
             kept(self.packet_ids),
             self.acks,
             decoded=kept(self.decoded),
+            topics=kept(self.topics),
         )
 
 
@@ -170,10 +177,10 @@ class Quarantined:
     """One message in quarantine.
 
     `received` is microseconds since 1970-01-01 UTC; `reason` one word out of a closed list; `detail` what and where;
-    `payload` the bytes as they came. `topic` is set when no device and stream could be told from it, and where
-    a stream's definition chose the codec; `codec` names that, "" for plain JSON; `content_type` is what the sender said
-    of the format, where that counted. `id` is the store's, 0 before it is stored. `part`: the message that it is a part
-    of is stored, and accounted for there.
+    `payload` the bytes as they came. `topic` is set when no device and stream could be told from it, where a stream's
+    definition chose the codec, and where a source had another one than `native_topic`; `codec` is that of the
+    definition, "" for plain JSON; `content_type` is what the sender said of the format, where that counted. `id` is the
+    store's, 0 before it is stored. `part`: the message that it is a part of is stored, and accounted for there.
     """
 
     received: int

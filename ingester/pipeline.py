@@ -320,5 +320,5 @@ def _quarantined(batch: Batch, bad: Bad) -> Quarantined:
     columns = batch.received[index], batch.devices[index], batch.streams[index]
     found = Quarantined(*columns, bad.reason, bad.detail, batch.payloads[index])
     if decoder is None:
-        return found
+        return replace(found, topic=batch.topics[index]) if batch.topics else found
     return replace(found, topic=decoder.topic, codec=decoder.codec, content_type=decoder.content_type)

@@ -7,6 +7,7 @@ from ingester.batch import Batch, Quarantined
 from ingester.decode import Limits, scan_batch
 from ingester.store import TelemetryStore
 from ingester.streams import Destination, Streams
+from ingester.topics import native_topic
 
 _PAGE = 200
 
@@ -51,12 +52,23 @@ async def replay(
 
 
 def _destination(streams: Streams, item: Quarantined) -> Destination | None:
-    """What a message is telemetry of today; never of another device than it came from."""
-    found = streams.route(item.read_as, item.device)
-    if found is None or (item.device and found.device != item.device):
-        return None
+    """What a message is telemetry of today; never of another device than it came from.
+
+    What no definition read, and no stream means by its topic, is what it was: a source maps topics of its own.
+    """
+    topics = [item.read_as]
+    if item.device and not item.codec:
+        topics.append(native_topic(item.device, item.stream))
+    for topic in topics:
+        found = streams.route(topic, item.device)
+        if found is not None and item.device in {"", found.device}:
+            return _chosen(streams, item, topic, found)
+    return None
+
+
+def _chosen(streams: Streams, item: Quarantined, topic: str, found: Destination) -> Destination:
     if item.content_type:
-        found = streams.chosen(found, item.read_as, item.content_type)
+        found = streams.chosen(found, topic, item.content_type)
     if found.decoder is None:
         return found
     return replace(found, decoder=replace(found.decoder, source=None, replayed=True))

@@ -297,6 +297,7 @@ class MqttSource:
                 )
                 return 1 if self._pipeline.offer_unmapped(item, acks) else 0
             batch.append(found.device, found.stream, received, message.payload, found.decoder)
+            batch.topics.append(message.topic.value)
             to_ack.append(_ack(client, message))
         count = len(batch)
         batch.acks.append(partial(self._acknowledge, count, to_ack))

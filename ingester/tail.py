@@ -111,7 +111,7 @@ class Tail:
         for watcher in self._watchers:
             self._show(watcher, committed)
         for item in committed.quarantined:
-            self.refused(item.received, item.device, item.topic or item.stream, "message", item.reason, item.detail)
+            self.refused(item.received, item.device, item.read_as, "message", item.reason, item.detail)
 
     def refused(self, received: int, device: str, topic: str, refused: str, reason: str, detail: str) -> None:
         """A connection, subscription or message was refused or lost; `refused` says which, `reason` why."""

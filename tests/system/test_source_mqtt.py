@@ -125,7 +125,7 @@ async def test_mapped_stored_and_the_rest_quarantined(mosquitto, version: str):
     ]
     assert [(item.reason, item.topic) for item in await store.quarantined()] == [
         ("topic", "plant/p2"),
-        ("not_json", ""),
+        ("not_json", "plant/p2/x"),
     ]
     assert ledger.totals.received_by_qos == [1, 5, 0]
 
