@@ -6,6 +6,7 @@ from typing import Any
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.errors import NoDataError
 
+from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.hooks import Peer
@@ -57,7 +58,7 @@ class _AdapterTransport:
 async def serve_stream(engine: Engine, reader: ReaderAdapter, writer: WriterAdapter, listener: str) -> None:
     """Serve one stream until it ends, from either side."""
     host, port = writer.get_peer_info() or ("", 0)
-    connection = Connection(engine, Peer(host, port, listener))
+    connection = Connection(engine, Arrival(engine.hooks, Peer(host, port, listener)))
     transport = _AdapterTransport(writer)
     connection.connection_made(transport)
     reading = asyncio.create_task(_read(reader, transport, connection))

@@ -32,6 +32,7 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
         """Judge a connection. Never raises, never fails open."""
         if self.services is None:
             return False
+        self.services.connects.arrived()
         try:
             return _judge(self.services, session)
         except Exception:

@@ -18,7 +18,9 @@ HANDSHAKE_REASONS = (
     "weak_key",
     "chain",
     "tls",
+    "unreadable_certificate",
     "timeout",
+    "shutting_down",
     "too_many",
     "too_many_from_address",
 )
@@ -36,7 +38,10 @@ CONNECT_REASONS = (
     "protocol",
     "version",
     "packet_too_large",
+    "client_packet_size",
+    "server_busy",
     "origin",
+    "aborted",
     "failed",
 )
 """Why a CONNECT is refused, besides what is wrong with its certificate."""
@@ -49,24 +54,36 @@ CLOSE_REASONS = (
     "malformed",
     "protocol",
     "packet_too_large",
+    "client_packet_size",
     "not_authorized",
     "operator",
     "failed",
 )
 """Why a connection that was let in is ended by the server. Closed: each is a label value."""
 
-REASONS = tuple(dict.fromkeys((*HANDSHAKE_REASONS, *NO_IDENTITY, *REFUSALS, *REVOCATION, *CONNECT_REASONS)))
-"""Every reason a connect is refused for. Closed: each is a label value."""
+REASONS = tuple(
+    dict.fromkeys((*HANDSHAKE_REASONS, *NO_IDENTITY, *REFUSALS, *REVOCATION, *CONNECT_REASONS, *CLOSE_REASONS))
+)
+"""Every reason a connect is refused for; those of CLOSE_REASONS when the end comes before the CONNACK. Closed: each is
+a label value.
+"""
 
 
 class Connects(Collector):
-    """How many connects were accepted, and how many refused for which reason."""
+    """How many connections arrived, how many of them were let in, and how many refused for which reason: arrived =
+    accepted + refused + pending, at every instant.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._arrived = 0
         self._accepted = 0
         self._refused = dict.fromkeys(REASONS, 0)
         self._closed = dict.fromkeys(CLOSE_REASONS, 0)
+
+    def arrived(self) -> None:
+        """Count a connection that was accepted by a listener; `accepted` or `refused` follows."""
+        self._arrived += 1
 
     def accepted(self) -> None:
         """Count a connect that was let in."""
@@ -93,6 +110,10 @@ class Connects(Collector):
             if count:
                 closed.add_metric([reason], count)
         yield closed
+        arrived = self._arrived
+        yield CounterMetricFamily("fleetgate_arrivals", "Connections that a listener accepted.", value=arrived)
+        pending = arrived - self._accepted - sum(self._refused.values())
+        yield GaugeMetricFamily("fleetgate_arrivals_pending", "Arrivals that have no outcome yet.", value=pending)
         yield GaugeMetricFamily(
             "fleetgate_connections", "Connections that were let in and are open.", value=self._ledger.totals.connections
         )

@@ -158,6 +158,10 @@ class PluginHooks:
                 return False
         return True
 
+    def arrived(self) -> None:
+        """See Hooks."""
+        self._services.connects.arrived()
+
     def accepted(self) -> None:
         """See Hooks."""
         self._services.connects.accepted()

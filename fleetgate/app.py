@@ -13,25 +13,21 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from broker_plugins.engine.admission import Admission
-from broker_plugins.engine.listener import Listener
-from broker_plugins.errors import BrokerStartError
 from broker_plugins.sys_topics import SysTopics
 from fleet.files import write_private
 from fleet.state import StateFolder
 from fleetgate import __version__
 from fleetgate.addresses import format_address, is_loopback, parse_bind
 from fleetgate.core import Core, open_core, seals
+from fleetgate.doors import serving_devices, serving_mqtt
 from fleetgate.errors import SettingsError
 from fleetgate.history import available
 from fleetgate.http.api import create_api
-from fleetgate.http.device_api import CertificateProtocol, create_device_api, following
 from fleetgate.http.server import HttpServer
 from fleetgate.logs import IngestLogFile
 from fleetgate.renewal import Renewal
@@ -45,8 +41,6 @@ log = structlog.get_logger("fleetgate")
 
 _CLOCK_SECONDS = 1.0
 """A clock that is not believed is looked at again after this time."""
-_DEVICE_REQUESTS = 1000
-"""Connections of devices to their API at a time: it is for what they ask once in a while."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +93,9 @@ async def serving(
         for config in (*sources, *map(_source, settings.source)):
             source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams)
             core.sources.append(await stack.enter_async_context(source))
-        found = await stack.enter_async_context(_listening(core)) if mqtt else {}
+        found = await stack.enter_async_context(serving_mqtt(core)) if mqtt else {}
         if settings.http.https_bind:
-            devices = HttpServer(
-                create_device_api(core),
-                bind=parse_bind(settings.http.https_bind),
-                tls=following(core),
-                protocol=CertificateProtocol,
-                most=_DEVICE_REQUESTS,
-            )
-            await stack.enter_async_context(devices)
-            if devices.address is not None:
-                found = {**found, "https": devices.address}
+            found = {**found, "https": await stack.enter_async_context(serving_devices(core))}
         await stack.enter_async_context(SysTopics(core.broker.engine, __version__, settings.mqtt.sys_seconds))
         mqtts = {"mqtts": found.pop("mqtts")} if "mqtts" in found else {}
         at = {"http": http.address} if http.address is not None else {}
@@ -180,31 +165,6 @@ def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
     """Handshakes that fail are counted and logged by the listener: here only what nobody expects."""
     if context.get("message") != "SSL handshake failed":
         loop.default_exception_handler(context)
-
-
-@asynccontextmanager
-async def _listening(core: Core) -> AsyncIterator[dict[str, tuple[str, int]]]:
-    """Serve MQTT on all listeners of the settings; gives their addresses by scheme."""
-    mqtt, broker = core.settings.mqtt, core.broker
-    admission = Admission(mqtt.connect_rate, mqtt.connect_burst, mqtt.max_per_address, mqtt.max_connections)
-    listener = partial(Listener, engine=broker.engine, admission=admission, handshake_seconds=mqtt.handshake_seconds)
-    broker.listeners = [listener("mqtts", parse_bind(mqtt.bind), context=core.tls.context)]
-    if mqtt.wss_bind:
-        origins = tuple(mqtt.wss_origins)
-        broker.listeners.append(listener("wss", parse_bind(mqtt.wss_bind), context=core.tls.context, origins=origins))
-    if mqtt.plain_bind:
-        bind = parse_bind(mqtt.plain_bind)
-        if not is_loopback(bind[0]):
-            raise SettingsError(f"mqtt.plain_bind {mqtt.plain_bind}: MQTT without TLS is for loopback only")
-        broker.listeners.append(listener("mqtt", bind, context=lambda: None))
-    try:
-        await broker.start()
-    except BrokerStartError as error:
-        raise SettingsError(f"MQTT: {error}") from error
-    try:
-        yield {found.scheme: found.address for found in broker.listeners}
-    finally:
-        await broker.shutdown()
 
 
 def _source(source: SourceSettings) -> SourceConfig:

@@ -469,6 +469,7 @@ def engine_limits(settings: Settings) -> EngineLimits:
         connect_seconds=mqtt.connect_seconds,
         packet_seconds=mqtt.packet_seconds,
         max_keep_alive=mqtt.max_keep_alive,
+        connect_bytes=mqtt.max_connect_bytes,
         packet_bytes=mqtt.max_packet_bytes,
         window=mqtt.window,
         queue=QueueLimits(mqtt.queue_messages, mqtt.queue_bytes, int(mqtt.queue_seconds * 1e6)),

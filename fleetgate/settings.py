@@ -74,6 +74,12 @@ class MqttSettings(_Section):
     max_packet_bytes: int = Field(
         260 * 1024, ge=1024, le=268_435_455, description="largest packet: 256 KiB of payload, and what is around it"
     )
+    max_connect_bytes: int = Field(
+        160 * 1024,
+        ge=1024,
+        le=268_435_455,
+        description="largest CONNECT: a will of the longest topic and payload, and what is around it",
+    )
     max_keep_alive: int = Field(0, ge=0, le=65_535, description="longest keep-alive in seconds; 0: as the client asks")
     device_rate: float = Field(0, ge=0, description="messages a second read from one connection; 0: any number")
     close_on_denied: bool = Field(

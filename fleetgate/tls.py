@@ -35,8 +35,7 @@ class TlsReloadError(Exception):
 class DeviceTls:
     """TLS context and revocation lists. An async context manager: looks for changed files while it is open.
 
-    `renewed` is called when there is another context, `reloaded` after new files were taken, to judge the connections
-    that are there by them.
+    `reloaded` is called after new files were taken, to judge the connections that are there by them.
     """
 
     def __init__(self, settings: Settings, state: StateFolder, authority: Authority, registered: Authorities) -> None:
@@ -62,7 +61,6 @@ class DeviceTls:
         except (OSError, ValueError) as error:
             raise SettingsError(f"TLS files: {error}") from error
         self._crl_stamp: int | None = None
-        self.renewed: list[Callable[[], None]] = []
         self.reloaded: list[Callable[[], None]] = []
         self._renewing = False
         self._task: asyncio.Task[None] | None = None
@@ -93,8 +91,8 @@ class DeviceTls:
         finally:
             self._crl_stamp = self._stamp()
         log.info("TLS files read")
-        for call in (*self.renewed, *self.reloaded):
-            call()
+        for reloaded in self.reloaded:
+            reloaded()
 
     async def renew(self) -> list[str]:
         """Make again what is due of our own certificates, for handshakes from now on: connections stay, as who is
@@ -109,8 +107,6 @@ class DeviceTls:
             self._renewing = False
         if made:
             log.info("certificates were made again", certificates=made)
-            for call in self.renewed:
-                call()
         return made
 
     def check(self, certificate: bytes, now: datetime) -> None:

@@ -3,7 +3,7 @@
 from collections import deque
 from typing import TYPE_CHECKING
 
-from broker_plugins.engine.packets import Ack, Kind, encode
+from broker_plugins.engine.packets import Ack, Kind
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
@@ -33,7 +33,8 @@ def pubacks(connection: "Connection", slot: Slot, packet_ids: list[bytes]) -> No
 
 def acknowledge(connection: "Connection", slot: Slot, packet: Ack) -> None:
     """One message is where it has to be, or refused: its PUBACK or PUBREC."""
-    _resolve(connection, slot, encode(packet, connection.version))
+    # CONNACK is larger than any of these: who took that takes this, without its explanation.
+    _resolve(connection, slot, connection.encoded(packet) or b"")
     if connection.traced or connection.engine.observed:
         connection.engine.saw(connection, "out", packet)
 

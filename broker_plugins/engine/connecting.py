@@ -1,6 +1,7 @@
 """CONNECT: identity and policy first, and only then the session. A refused one changes nothing anywhere."""
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.session import NEVER
 from broker_plugins.engine.topics import check_levels
 from broker_plugins.engine.waiting import called_back
-from broker_plugins.engine.wheel import TICK_SECONDS
+from broker_plugins.engine.wheel import at_least
 from fleet.topics import is_servers
 
 if TYPE_CHECKING:
@@ -21,28 +22,44 @@ if TYPE_CHECKING:
 _FULL_WINDOW = 65_535
 
 
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """What a client gets of what it asks for: `expiry` of its session and `keep_alive` in seconds."""
+
+    principal: Principal
+    expiry: int
+    keep_alive: int
+
+
 async def connect(connection: "Connection", packet: Connect) -> None:
     """Let a client in, or refuse it."""
     engine = connection.engine
     try:
-        principal = await _judge(connection, packet)
+        granted = _granted(connection, packet, await _judge(connection, packet))
+        properties = _properties(connection, packet, granted)
+        if connection.encoded(Connack(False, Reason.SUCCESS, properties)) is None:
+            raise _too_small(connection, granted.principal)
     except Denied as denied:
         if not connection.ended:
-            engine.hooks.refused("connect", denied.name, denied.why, str(denied), peer=str(connection.peer))
-            connection.refuse(denied.reason)
+            connection.refuse(denied)
         return
     if connection.ended:
         return
     before = engine.store.changes
-    present, expiry = _open_session(connection, packet, principal)
+    present = _open_session(connection, packet, granted)
     await called_back(partial(engine.store.when_written, since=before))  # a session that is announced survives
     if connection.ended or connection.session is None:
         return
-    connection.send_packet(Connack(present, Reason.SUCCESS, _properties(connection, packet, principal, expiry)))
+    connection.send_packet(Connack(present, Reason.SUCCESS, properties))
     engine.connected(connection)
     asked = packet.properties.get("receive_maximum", _FULL_WINDOW)
     engine.sessions.attach(connection.session, connection, min(asked, engine.limits.window))
     watching.for_silence(connection)
+
+
+def _too_small(connection: "Connection", principal: Principal) -> Denied:
+    detail = f"maximum packet size {connection.client_max_packet}: CONNACK does not fit"
+    return Denied("client_packet_size", detail, Reason.PACKET_TOO_LARGE, principal.name)
 
 
 async def _judge(connection: "Connection", packet: Connect) -> Principal:
@@ -94,47 +111,51 @@ async def _check_will(connection: "Connection", packet: Connect, principal: Prin
         raise Denied("will", f"{principal.name} has no right to the topic of its will", name=principal.name)
 
 
-def _open_session(connection: "Connection", packet: Connect, principal: Principal) -> tuple[bool, int]:
-    """Take over what there is, in one step: nothing here waits. Returns session present, session expiry."""
-    engine, limits = connection.engine, connection.engine.limits
+def _granted(connection: "Connection", packet: Connect, principal: Principal) -> _Granted:
+    limits = connection.engine.limits
+    if packet.version == V5:
+        expiry = packet.properties.get("session_expiry_interval", 0)
+    else:
+        expiry = 0 if packet.clean_start else NEVER
+    expiry = 0 if principal.shared else min(expiry, limits.session_seconds)
+    keep_alive = packet.keep_alive
+    if limits.max_keep_alive and not 0 < keep_alive <= limits.max_keep_alive:
+        keep_alive = limits.max_keep_alive
+    return _Granted(principal, expiry, keep_alive)
+
+
+def _open_session(connection: "Connection", packet: Connect, granted: _Granted) -> bool:
+    """Take over what there is, in one step: nothing here waits. Returns session present."""
+    engine, limits, principal = connection.engine, connection.engine.limits, granted.principal
     old = engine.connections.get(principal.client_id)
     if old is not None:  # [MQTT-3.1.4-3]
         old.close(Reason.SESSION_TAKEN_OVER, "the client connected again", why="taken_over")
     session = engine.sessions.by_client_id.get(principal.client_id)
     if session is not None and session.owner != principal.owner:
         engine.sessions.close(session)
-    if packet.version == V5:
-        expiry = packet.properties.get("session_expiry_interval", 0)
-    else:
-        expiry = 0 if packet.clean_start else NEVER
-    expiry = 0 if principal.shared else min(expiry, limits.session_seconds)
     session, present = engine.sessions.open(
-        principal.client_id, principal.owner, clean=packet.clean_start, expiry=expiry
+        principal.client_id, principal.owner, clean=packet.clean_start, expiry=granted.expiry
     )
     engine.returned(principal, present=present)
     connection.opened(principal, session)
     connection.will = packet.will
-    connection.client_max_packet = packet.properties.get("maximum_packet_size", 0)
     connection.max_aliases_out = min(packet.properties.get("topic_alias_maximum", 0), limits.topic_aliases)
-    keep_alive = packet.keep_alive
-    if limits.max_keep_alive and not 0 < keep_alive <= limits.max_keep_alive:
-        keep_alive = limits.max_keep_alive
-    connection.keep_alive_ticks = int(keep_alive * 1.5 / TICK_SECONDS)
-    return present, expiry
+    connection.keep_alive_ticks = at_least(1.5 * granted.keep_alive)
+    return present
 
 
-def _properties(connection: "Connection", packet: Connect, principal: Principal, expiry: int) -> dict[str, int | str]:
+def _properties(connection: "Connection", packet: Connect, granted: _Granted) -> dict[str, int | str]:
     limits = connection.engine.limits
+    if packet.version != V5:
+        return {}
     found: dict[str, int | str] = {
         "maximum_packet_size": limits.packet_bytes,
         "topic_alias_maximum": limits.topic_aliases,
     }
-    if packet.version != V5:
-        return {}
-    if expiry != packet.properties.get("session_expiry_interval", 0):
-        found["session_expiry_interval"] = expiry
+    if granted.expiry != packet.properties.get("session_expiry_interval", 0):
+        found["session_expiry_interval"] = granted.expiry
     if not packet.client_id:
-        found["assigned_client_identifier"] = principal.client_id  # [MQTT-3.1.3-7]
-    if connection.keep_alive_ticks != int(packet.keep_alive * 1.5 / TICK_SECONDS):
-        found["server_keep_alive"] = limits.max_keep_alive
+        found["assigned_client_identifier"] = granted.principal.client_id  # [MQTT-3.1.3-7]
+    if granted.keep_alive != packet.keep_alive:
+        found["server_keep_alive"] = granted.keep_alive
     return found

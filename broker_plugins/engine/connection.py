@@ -11,10 +11,12 @@ import structlog
 
 from broker_plugins.engine import connecting, delivering, lane, publishing, subscribing, watching
 from broker_plugins.engine.acks import Slot
-from broker_plugins.engine.errors import MalformedPacketError, ProtocolError
-from broker_plugins.engine.hooks import Meter, Peer, Principal, Rights
+from broker_plugins.engine.arrivals import Arrival
+from broker_plugins.engine.errors import Denied, MalformedPacketError, PacketTooLargeError, ProtocolError
+from broker_plugins.engine.hooks import Meter, Principal, Rights
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import (
+    CONNECT_HEAD,
     V5,
     V311,
     Ack,
@@ -28,8 +30,10 @@ from broker_plugins.engine.packets import (
     Subscribe,
     Unsubscribe,
     Will,
+    connect_version,
     decode,
     encode,
+    encode_within,
     frame,
 )
 from broker_plugins.engine.reasons import Reason
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("fleetgate.mqtt")
 
 _WRITE_BUFFER_BYTES = 256 * 1024
+_SMALL_CONNECT_BYTES = 16 * 1024
+"""Every connection may keep that much of a CONNECT; what is more is counted against the bound of all of them."""
 _LINGER_SECONDS = 0.5
 """How long a connection that was closed may take to read what was sent to it."""
 _PINGRESP = encode(Pingresp(), V311)
@@ -124,6 +130,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_blocked",
+        "_expected",
         "_need",
         "_out",
         "_rest",
@@ -132,6 +139,7 @@ class Connection(asyncio.Protocol):
         "acks",
         "aliases_in",
         "aliases_out",
+        "arrival",
         "client_max_packet",
         "connect",
         "connected_at",
@@ -146,7 +154,6 @@ class Connection(asyncio.Protocol):
         "messages_out",
         "meter",
         "number",
-        "on_lost",
         "peer",
         "plugin_session",
         "principal",
@@ -160,11 +167,10 @@ class Connection(asyncio.Protocol):
         "will",
     )
 
-    def __init__(self, engine: "Engine", peer: Peer, on_lost: Any = None) -> None:
+    def __init__(self, engine: "Engine", arrival: Arrival) -> None:
         self.engine = engine
-        self.peer = peer
-        self.on_lost = on_lost
-        """Called once when the transport is gone."""
+        self.arrival = arrival
+        self.peer = arrival.peer
         self.transport: Transport | None = None
         self.state = State.NEW
         self.version = V311
@@ -198,6 +204,8 @@ class Connection(asyncio.Protocol):
         self._rest = bytearray()
         self._need = 1
         """Bytes that have to be there before it makes sense to look."""
+        self._expected = 0
+        """Bytes of its CONNECT, while they are on their way and many."""
         self._out: list[bytes] = []
         self._blocked = 0
         self._tokens = engine.limits.device_rate
@@ -207,7 +215,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """The handshake is complete: CONNECT has to come in time."""
-        self.transport = transport
+        self.transport, self.arrival.served = transport, True
+        try:
+            self._begin(transport)
+        except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
+            self.failed()
+
+    def _begin(self, transport: Any) -> None:
         if (limit := getattr(transport, "set_write_buffer_limits", None)) is not None:
             limit(_WRITE_BUFFER_BYTES)
         tls = transport.get_extra_info("ssl_object")
@@ -243,10 +257,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self.engine.lost(self)
-        self._end("connection_lost", "connection lost" if exc is None else str(exc), will=True)
-        self.transport = None
-        if self.on_lost is not None:
-            self.on_lost()
+        try:
+            self._end("connection_lost", "connection lost" if exc is None else str(exc), will=True)
+        finally:
+            self.transport = None
+            self.arrival.left()
 
     def pause_writing(self) -> None:
         """The client does not read: take nothing more from it either."""
@@ -275,28 +290,71 @@ class Connection(asyncio.Protocol):
                 self.last_packet = self.rest_since = self.engine.wheel.now
             if position < len(data):
                 self._rest[:0] = data[position:]
-                found = frame(data, position)
-                self._need = len(self._rest) + 1 if found is None else found[2] - position
+                self._need = self._needed(data, position)
             else:
                 self._need = 1
         except ProtocolError as error:
             self.fail(error)
         except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
-            self._failed()
+            self.failed()
+
+    def _needed(self, data: bytes, position: int) -> int:
+        """Bytes from `position` on that have to be there before it makes sense to look again."""
+        found = frame(data, position)
+        if found is None:
+            return len(data) - position + 1
+        _, start, end = found
+        if self.state is State.NEW and end - start > self.engine.limits.connect_bytes:
+            end = start + CONNECT_HEAD
+        return end - position
 
     def _take_connect(self, data: bytes) -> int:
         if data[0] != _CONNECT:
             raise MalformedPacketError("the first packet is no CONNECT")  # [MQTT-3.1.0-1]
-        found = frame(data, 0, self.engine.limits.connect_bytes)
-        if found is None or found[2] > len(data):
+        found = frame(data)
+        if found is None:
             return 0
-        packet = decode(found[0], data[found[1] : found[2]], V311)
+        _, start, end = found
+        version = connect_version(data[start : start + CONNECT_HEAD])
+        if version == V5:
+            self.version = V5  # what is wrong from here on is told
+        most = self.engine.limits.connect_bytes
+        if end - start > most:
+            error = PacketTooLargeError(f"a CONNECT of {end - start} bytes, at most {most} are taken")
+            if version is None:  # it may be of MQTT 5, but that has to come soon
+                asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.fail, error)
+                return 0
+            raise error
+        if end > len(data):
+            self.expect(end)
+            return 0
+        packet = decode(_CONNECT, data[start:end], V311)
         if not isinstance(packet, Connect):
             raise MalformedPacketError("the first packet is no CONNECT")
         self.connect, self.version = packet, packet.version
+        self.client_max_packet = packet.properties.get("maximum_packet_size", 0)
         self.state = State.JUDGED
+        self._forget_expected()
         self.suspend(connecting.connect(self, packet))
-        return found[2]
+        return end
+
+    def expect(self, size: int, most: int = 0) -> None:
+        """A CONNECT of so many bytes is on its way, or of `most`: refuse it when those of all connections would be too
+        many.
+        """
+        if size <= _SMALL_CONNECT_BYTES or self._expected:
+            return
+        size = max(size, most)
+        if self.engine.expected_bytes + size > self.engine.max_expected_bytes:
+            detail = "too many large CONNECT packets are on their way"
+            self.refuse(Denied("server_busy", detail, Reason.SERVER_BUSY))
+            return
+        self._expected = size
+        self.engine.expected_bytes += size
+
+    def _forget_expected(self) -> None:
+        self.engine.expected_bytes -= self._expected
+        self._expected = 0
 
     def take_packet(self, first: int, body: bytes) -> bool:
         """Any packet but those the lane takes. False when it has to be read again once the connection goes on."""
@@ -373,7 +431,7 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self.fail(error)
         except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
-            self._failed()
+            self.failed()
         finally:
             self.unblock(SUSPENDED)
 
@@ -391,6 +449,11 @@ class Connection(asyncio.Protocol):
     def unfinished(self) -> bool:
         """Whether part of a packet is there."""
         return bool(self._rest)
+
+    @property
+    def new(self) -> bool:
+        """Whether no CONNECT came."""
+        return self.state is State.NEW
 
     @property
     def let_in(self) -> bool:
@@ -472,17 +535,23 @@ class Connection(asyncio.Protocol):
         self._out.append(data)
 
     def send_packet(self, packet: Packet) -> None:
-        """Send a packet; what is larger than the client takes goes unexplained, or not at all [MQTT-3.1.2-24]."""
+        """Send a packet, unexplained when it is larger than the client takes otherwise [MQTT-3.1.2-24]. A client that
+        takes not even that is lost.
+        """
         if self.ended:
             return
-        data = encode(packet, self.version)
-        if self.client_max_packet and len(data) > self.client_max_packet:
-            if isinstance(packet, Disconnect) and packet.properties:
-                self.send_packet(Disconnect(packet.reason))
-            return
-        self.send(data)
-        if self.traced or self.engine.observed:
-            self.engine.saw(self, "out", packet)
+        data = self.encoded(packet)
+        if data is not None:
+            self.send(data)
+            if self.traced or self.engine.observed:
+                self.engine.saw(self, "out", packet)
+        elif not isinstance(packet, Connack | Disconnect):  # those are followed by the end anyway
+            detail = f"{type(packet).__name__.upper()} is larger than the client takes"
+            self.close(Reason.PACKET_TOO_LARGE, detail, why="client_packet_size")
+
+    def encoded(self, packet: Packet) -> bytes | None:
+        """The bytes of a packet, no more than the client takes; None: it does not take it."""
+        return encode_within(packet, self.version, self.client_max_packet)
 
     def flush(self) -> None:
         """Write what was sent."""
@@ -521,40 +590,35 @@ class Connection(asyncio.Protocol):
 
     def fail(self, error: ProtocolError) -> None:
         """The client broke the protocol."""
-        if self.state is State.CLOSED:
-            return
-        if self.state is State.CONNECTED:
-            self.close(error.reason, str(error), why=error.why)
-            return
-        self.engine.hooks.refused("connect", "", error.why, str(error), peer=str(self.peer))
-        if error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION:
+        if self.state is State.NEW and error.reason is Reason.UNSUPPORTED_PROTOCOL_VERSION:
             # In the words of 3.1.1, which any client may know [MQTT-3.1.2-2].
             self.send(encode(Connack(reason=Reason.UNSUPPORTED_PROTOCOL_VERSION), V311))
-        self.close(error.reason, str(error), why=error.why, log_it=False)
+        elif self.state is State.NEW and self.version == V5:
+            self.send_packet(Connack(reason=error.reason))
+        self.close(error.reason, str(error), why=error.why)
 
-    def _failed(self) -> None:
+    def failed(self) -> None:
         """Supervision point: a fault of ours, being handled, ends this connection, and no other."""
         log.exception("connection failed", client_id=self.client_id, peer=str(self.peer))
-        if self.state is not State.CONNECTED:
-            self.engine.hooks.refused("connect", "", "failed", "an error of ours", peer=str(self.peer))
         self.close(Reason.UNSPECIFIED_ERROR, "an error of the server", why="failed")
 
-    def refuse(self, reason: Reason) -> None:
+    def refuse(self, denied: Denied) -> None:
         """CONNECT is refused: say so, and close."""
-        if self.state is State.CLOSED:
-            return
-        self.send_packet(Connack(reason=reason))
-        self.close(reason, "refused", why="refused", log_it=False)
+        self.send_packet(Connack(reason=denied.reason))
+        self.arrival.refused(denied.why, str(denied), denied.name)
+        self.close(denied.reason, str(denied), why=denied.why)
 
     def close(self, reason: Reason, detail: str, *, why: str, log_it: bool = True) -> None:
-        """End the connection from our side; an MQTT 5 client is told the reason [4.13]."""
+        """End the connection from our side; an MQTT 5 client is told the reason [4.13]. `why` is in CLOSE_REASONS for
+        a connection that was let in, one of REASONS for any other.
+        """
         if self.ended:
             return
         if self.state is State.CONNECTED:
-            if log_it:
+            if log_it and self.connected_at:
                 name = self.principal.name if self.principal is not None else ""
                 self.engine.hooks.refused("connection", name, why, detail, peer=str(self.peer))
-            if self.version == V5:
+            if self.version == V5 and self.connected_at:  # not before CONNACK [MQTT-3.14.0-1]
                 self.send_packet(Disconnect(reason, self.explained(detail)))
         self._end(why, detail, will=True)
         self._close_transport()
@@ -565,7 +629,10 @@ class Connection(asyncio.Protocol):
         self.ended_why = why
         was = self.state
         self.state = State.CLOSED
+        if why != "connection_lost":  # then nothing was decided here: the arrival says what that is
+            self.arrival.refused(why, detail, self.principal.name if self.principal is not None else "")
         self._rest.clear()
+        self._forget_expected()
         self.routes = {}
         if was is State.CONNECTED and self.principal is not None:
             self.engine.disconnected(self, self.principal, will=self.will if will else None)

@@ -23,11 +23,11 @@ def deliver(connection: "Connection", delivery: Delivery, *, again: bool) -> boo
     )
     if connection.version == V5:
         packet.properties = _properties(connection, delivery)
-    data = encode(packet, connection.version)
-    if connection.client_max_packet and len(data) > connection.client_max_packet:
+    data = connection.encoded(packet)
+    if data is None:
         return False
     if connection.max_aliases_out:
-        data = _aliased(connection, packet)
+        data = _aliased(connection, packet, data)
     connection.send(data)
     connection.messages_out += 1
     if connection.traced or connection.engine.observed:
@@ -45,20 +45,21 @@ def _properties(connection: "Connection", delivery: Delivery) -> Properties:
     return properties
 
 
-def _aliased(connection: "Connection", packet: Publish) -> bytes:
-    aliases = connection.aliases_out
+def _aliased(connection: "Connection", packet: Publish, plain: bytes) -> bytes:
+    """The packet by its topic's alias, or with a new one; `plain`, as it is, where the client would not take that."""
+    aliases, most = connection.aliases_out, connection.client_max_packet
     if aliases is None:
         aliases = connection.aliases_out = {}
     alias = aliases.get(packet.topic)
-    if alias is not None:
-        return encode(_with_alias(packet, "", alias), V5)
-    if len(aliases) < connection.max_aliases_out:
-        alias = aliases[packet.topic] = len(aliases) + 1
-        data = encode(_with_alias(packet, packet.topic, alias), V5)
-        if not connection.client_max_packet or len(data) <= connection.client_max_packet:
-            return data
-        del aliases[packet.topic]
-    return encode(packet, V5)
+    if alias is None and len(aliases) >= connection.max_aliases_out:
+        return plain
+    topic = packet.topic if alias is None else ""
+    number = alias or len(aliases) + 1
+    data = encode(_with_alias(packet, topic, number), V5)
+    if most and len(data) > most:
+        return plain
+    aliases[packet.topic] = number
+    return data
 
 
 def _with_alias(packet: Publish, topic: str, alias: int) -> Publish:

@@ -39,6 +39,7 @@ _CLOSE_SECONDS = 1.0
 _CLOSE_POLL_SECONDS = 0.01
 _RETAINED_SWEEP = 60
 _SLICE = 20
+_EXPECTED_BYTES = 64 * 1024 * 1024
 
 Deliveries = list[tuple[Session, Delivery]]
 
@@ -89,6 +90,9 @@ class Engine:
         """Those that were let in, by client id."""
         self.all: set[Connection] = set()
         """Those that were let in and those that were not yet."""
+        self.expected_bytes = 0
+        """Bytes of large CONNECT packets that are on their way: they are kept before anybody is let in."""
+        self.max_expected_bytes = max(_EXPECTED_BYTES, 4 * self.limits.connect_bytes)
         self.tracing: dict[Trace, str | None] = {}
         """Live views of packets, and the account each looks at (None: all)."""
         self.observed = False
@@ -168,7 +172,7 @@ class Engine:
         """A connection was told that it was let in."""
         connection.connected_at = self.clock()
         connection.traced = self._is_traced(connection.admitted.name)
-        self.hooks.accepted()
+        connection.arrival.let_in()
         if self.hooks.sees("client_connected"):
             self.hooks.fire("client_connected", client=connection)
 

@@ -10,6 +10,8 @@ _BY_VERIFY_CODE = {
     7: "unknown_ca",
     9: "not_yet_valid",
     10: "expired",
+    13: "unreadable_certificate",
+    14: "unreadable_certificate",
     18: "unknown_ca",
     19: "unknown_ca",
     20: "unknown_ca",
@@ -17,6 +19,8 @@ _BY_VERIFY_CODE = {
     24: "unknown_ca",
     25: "chain",
     26: "key_usage",
+    34: "unreadable_certificate",
+    41: "unreadable_certificate",
     47: "chain",
     48: "chain",
     66: "weak_key",
@@ -35,8 +39,7 @@ class TlsFiles:
         self._certificate = certificate
         self._key = key
         self._client_cas = tuple(client_cas)
-        self._stamp = self._now()
-        self.context = self.made()
+        self.load()
 
     def changed(self) -> bool:
         """Whether a file was written since it was last read."""
@@ -47,19 +50,33 @@ class TlsFiles:
         of before can't be resumed.
         """
         self._stamp = self._now()
-        self.context = self.made()
-
-    def made(self) -> ssl.SSLContext:
-        """A context of the files as they are now, for somebody else."""
-        return server_context(self._certificate, self._key, self._client_cas)
+        self.context = server_context(self._certificate, self._key, self._client_cas)
 
     def _now(self) -> tuple[tuple[int, int] | None, ...]:
         return tuple(map(_stamp, (self._certificate, self._key, *self._client_cas)))
 
 
+class _ClientsUndecoded(ssl.SSLContext):
+    """Verifies as it is set, and says that it does not: then the transport does not decode the client's certificate.
+
+    The transport does so when a handshake is complete, for a dictionary that nobody here reads. What it can't decode
+    ends the connection without a word, and errors that this leaves in OpenSSL's queue end those of others. Certificates
+    are read at CONNECT, from their DER form.
+    """
+
+    @property  # type: ignore[override]  # a plain int, to mypy
+    def verify_mode(self) -> ssl.VerifyMode:
+        """CERT_NONE, whatever it was set to."""
+        return ssl.CERT_NONE
+
+    @verify_mode.setter
+    def verify_mode(self, mode: ssl.VerifyMode) -> None:
+        ssl.SSLContext.verify_mode.__set__(self, mode)  # type: ignore[attr-defined]  # a property at run time
+
+
 def server_context(certificate: Path, key: Path, client_cas: Sequence[Path]) -> ssl.SSLContext:
     """Context that completes a handshake only with a client certificate signed by one of `client_cas`; TLS 1.2 up."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _ClientsUndecoded(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(certificate, key)

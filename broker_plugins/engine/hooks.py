@@ -145,12 +145,18 @@ class Hooks(Protocol):
         """Whether everybody asked agrees to a client's publish, subscribe or receive."""
         ...
 
+    def arrived(self) -> None:
+        """Count a connection that was accepted; `accepted`, or `refused` with connect, follows exactly once."""
+        ...
+
     def accepted(self) -> None:
         """Count a connection that was let in."""
         ...
 
     def refused(self, what: str, name: str, why: str, detail: str, topic: str = "", peer: str = "") -> None:
-        """Log what was refused: what is connect, publish, subscribe, message or connection. Counts connects."""
+        """Log what was refused: what is connect, publish, subscribe, message or connection. Counts connects: only an
+        Arrival says connect.
+        """
         ...
 
     def fire(self, event: str, **values: Any) -> None:

@@ -15,7 +15,7 @@ class Limits:
     """From the first byte of a packet to its last."""
     max_keep_alive: int = 0
     """What a client asks for beyond this is cut down to it (MQTT 5) or enforced anyway (3.1.1); 0: any."""
-    connect_bytes: int = 16 * 1024
+    connect_bytes: int = 160 * 1024
     packet_bytes: int = 260 * 1024
     window: int = 100
     """Messages on their way to one client that it has not acknowledged."""

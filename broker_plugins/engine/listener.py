@@ -1,24 +1,22 @@
-"""A listening socket: admission before the handshake, the handshake, and then a Connection."""
+"""A listening socket: admission before the handshake, the handshake, and then a protocol that serves the connection."""
 
 import asyncio
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
 
 import structlog
 from aiofastnet import connect_accepted_socket
 
 from broker_plugins.engine import heap
 from broker_plugins.engine.admission import Admission
-from broker_plugins.engine.connection import Connection
+from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.handshakes import why_failed
-from broker_plugins.engine.hooks import Peer
-from broker_plugins.engine.websocket import WebSocketProtocol
-
-if TYPE_CHECKING:
-    from broker_plugins.engine.engine import Engine
+from broker_plugins.engine.hooks import Hooks, Peer
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -31,6 +29,7 @@ _PATIENCE_LOOKS = 100
 _ACCEPTS = 64
 """Accepted in one go."""
 _PAUSE_SECONDS = 0.1
+_SWEEP_SECONDS = 0.25
 _TLS_RECORD = 16 * 1024 + 64
 _TLS: dict[str, Any] = {
     "ssl_incoming_bio_size": 4 * _TLS_RECORD,
@@ -41,35 +40,38 @@ _TLS: dict[str, Any] = {
 
 
 class Listener:
-    """Accepts connections on `bind` (host, port) for `engine`. An async context manager: listens while it is open.
+    """Accepts connections on `bind` (host, port). An async context manager: listens while it is open.
 
-    `context` gives the TLS context for the next connection, or None for plain TCP; `origins` those a browser's
-    WebSocket may come from, None for MQTT without WebSocket. `scheme` is what the ready line calls it.
+    Each connection has an Arrival, and with it exactly one outcome: told to `hooks` here when it does not come to the
+    end of its handshake, else by the `protocol` made for it, which sets `served` and calls `left` at its end.
+    `context` gives the TLS context for the next connection, or None for plain TCP. `scheme` is what the ready line
+    calls it.
     """
 
     def __init__(
         self,
         scheme: str,
         bind: tuple[str, int],
-        engine: "Engine",
+        hooks: Hooks,
         admission: Admission,
         *,
+        protocol: Callable[[Arrival], asyncio.Protocol],
         context: Callable[[], ssl.SSLContext | None],
         handshake_seconds: float,
-        origins: tuple[str, ...] | None = None,
     ) -> None:
         self.scheme = scheme
         self.address = bind
         """Where it listens: the port is the real one when `bind` has port 0."""
-        self._engine = engine
+        self._hooks = hooks
         self._admission = admission
+        self._protocol = protocol
         self._context = context
         self._handshake_seconds = handshake_seconds
-        self._origins = origins
         self._socket: socket.socket | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._handshakes: dict[asyncio.Task[None], tuple[int, int]] = {}
-        """At which look each began, and how many had been completed by then; the oldest first."""
+        self._sweep: asyncio.TimerHandle | None = None
+        self._handshakes: dict[asyncio.Task[None], _Begun] = {}
+        """The oldest first."""
         self._looks = 0
         """Times that all handshakes were found taken: they come late while the loop is busy, and so does the end of
         anybody's patience.
@@ -87,6 +89,8 @@ class Listener:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop_accepting()
+        if self._sweep is not None:
+            self._sweep.cancel()
         for task in self._handshakes:
             task.cancel()
         if self._handshakes:
@@ -134,24 +138,55 @@ class Listener:
             self._admit(accepted, address)
 
     def _admit(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+        peer = Peer(address[0], address[1], self.scheme)
         refused = self._admission.enter(address[0])
         if refused is not None:
             accepted.close()
-            self._refuse(refused, "there are as many connections as there may be", address)
+            Arrival(self._hooks, peer).refused(refused, "there are as many connections as there may be")
             return
-        entered = _Entered(self._admission, address[0])
-        task = asyncio.get_running_loop().create_task(
-            self._serve(accepted, address, entered), name=f"{self.scheme}-handshake"
-        )
-        self._handshakes[task] = (self._looks, self._completed)
+        arrival = Arrival(self._hooks, peer, partial(self._admission.leave, address[0]))
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._serve(accepted, arrival), name=f"{self.scheme}-handshake")
+        self._handshakes[task] = _Begun(accepted, self._looks, self._completed)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_SWEEP_SECONDS, self._end_dead)
 
         def done(ended: asyncio.Task[None]) -> None:
-            del self._handshakes[ended]
-            if ended.cancelled():  # perhaps before it began
+            begun = self._handshakes.pop(ended)
+            if not arrival.served:
                 accepted.close()
-                entered.leave()
+                arrival.refused(*self._why(ended, begun))
+                arrival.left()
 
         task.add_done_callback(done)
+
+    def _why(self, ended: asyncio.Task[None], begun: "_Begun") -> tuple[str, str]:
+        """(reason, detail) of a handshake that ended without a protocol to serve the connection."""
+        if ended.cancelled():
+            if begun.closed:
+                return "unreadable_certificate", "the handshake is complete, and its certificate can't be decoded"
+            if self._socket is None:
+                return "shutting_down", "the server stops"
+            return "timeout", "no room for handshakes that take their time"
+        error = ended.exception()
+        if error is None:
+            return "tls", "the client closed the connection"
+        if isinstance(error, OSError):
+            return why_failed(error)
+        log.error("handshake failed", listener=self.scheme, error=repr(error), exc_info=error)
+        return "failed", "an error of ours"
+
+    def _end_dead(self) -> None:
+        """End handshakes that never end by themselves: the transport closes the socket without a word when a handshake
+        is complete and the client's certificate can't be decoded. What is seen once may just be ending.
+        """
+        self._sweep = None
+        for task, begun in list(self._handshakes.items()):
+            if begun.closed:
+                task.cancel()
+            begun.closed = begun.accepted.fileno() < 0
+        if self._handshakes:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._end_dead)
 
     def _wait_seconds(self) -> float:
         """Seconds until the next one may be accepted: there is a token for it, and a handshake is free."""
@@ -166,48 +201,29 @@ class Listener:
         """
         self._looks += 1
         stalled = self._looks - self._completed_at > _PATIENCE_LOOKS
-        for task, (since, completed) in self._handshakes.items():
-            if self._looks - since <= _PATIENCE_LOOKS:
+        for task, begun in self._handshakes.items():
+            if self._looks - begun.looks <= _PATIENCE_LOOKS:
                 return
-            if stalled or self._completed - completed > 2 * _HANDSHAKES:
+            if stalled or self._completed - begun.completed > 2 * _HANDSHAKES:
                 task.cancel()
 
-    async def _serve(self, accepted: socket.socket, address: tuple[Any, ...], entered: "_Entered") -> None:
-        connection = Connection(self._engine, Peer(address[0], address[1], self.scheme), entered.leave)
-        protocol: asyncio.Protocol = connection
-        if self._origins is not None:
-            protocol = WebSocketProtocol(connection, self._origins, self._engine.limits.packet_bytes)
+    async def _serve(self, accepted: socket.socket, arrival: Arrival) -> None:
+        protocol = self._protocol(arrival)
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = self._context()
         secure = {} if context is None else {"ssl": context, "ssl_handshake_timeout": self._handshake_seconds, **_TLS}
-        try:
-            await connect_accepted_socket(asyncio.get_running_loop(), lambda: protocol, accepted, **secure)
-            self._completed += 1
-            self._completed_at = self._looks
-        except OSError as error:
-            accepted.close()
-            entered.leave()
-            self._refuse(*why_failed(error), address)
-        except asyncio.CancelledError:
-            self._refuse("timeout", "no room for handshakes that take their time", address)
-            raise
-
-    def _refuse(self, reason: str, detail: str, address: tuple[Any, ...]) -> None:
-        self._engine.hooks.refused("connect", "", reason, detail, peer=f"{address[0]}:{address[1]}")
+        await connect_accepted_socket(asyncio.get_running_loop(), lambda: protocol, accepted, **secure)
+        self._completed += 1
+        self._completed_at = self._looks
 
 
-class _Entered:
-    """A connection that was admitted; leaves once."""
+@dataclass(slots=True)
+class _Begun:
+    """A handshake that is not over: at which look it began, and how many had been completed by then."""
 
-    __slots__ = ("_address", "_admission")
-
-    def __init__(self, admission: Admission, address: str) -> None:
-        self._admission: Admission | None = admission
-        self._address = address
-
-    def leave(self) -> None:
-        """It is over."""
-        if self._admission is not None:
-            self._admission.leave(self._address)
-            self._admission = None
+    accepted: socket.socket
+    looks: int
+    completed: int
+    closed: bool = False
+    """Its socket was closed when it was last looked at."""

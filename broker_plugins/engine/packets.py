@@ -4,7 +4,7 @@ Clauses are those of 5.0 where both versions say the same; [3.1.1: ...] where on
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from broker_plugins.engine import wire
@@ -20,6 +20,8 @@ from broker_plugins.engine.wire import Reader
 
 V311 = 4
 V5 = 5
+CONNECT_HEAD = 7
+"""Bytes of a CONNECT's body that say which protocol it speaks [3.1.2.1] [3.1.2.2]."""
 
 
 class Kind(IntEnum):
@@ -187,6 +189,9 @@ Packet = (
     | Auth
 )
 
+_EXPLANATIONS = frozenset({"reason_string", "user_property"})
+"""Properties that a server leaves out where they make a packet too large; of a PUBLISH they are its message's."""
+
 _PUBACK_REASONS = frozenset({0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99})
 _REASONS = {
     Kind.CONNACK: frozenset({0x00, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F, *range(0x80, 0x8B), 0x8C, 0x90}),
@@ -227,6 +232,15 @@ def frame(buffer: bytes, position: int = 0, limit: int = wire.MAX_VARINT) -> tup
                 raise PacketTooLargeError(f"a packet of {length} bytes, at most {limit} are taken")
             return buffer[position], at + 1, at + 1 + length
     raise MalformedPacketError("remaining length of more than four bytes")
+
+
+def connect_version(body: bytes) -> int | None:
+    """The protocol version in the first CONNECT_HEAD bytes of a CONNECT's body; None while they are not there, 0 when
+    they are no MQTT.
+    """
+    if len(body) < CONNECT_HEAD:
+        return None
+    return body[6] if body[:6] == b"\x00\x04MQTT" else 0
 
 
 def decode(first: int, body: bytes, version: int) -> Packet:
@@ -435,6 +449,20 @@ def encode(packet: Packet, version: int) -> bytes:
     """Write a packet as its bytes on the wire. Raises ValueError when a field does not fit."""
     first, body = _encode_body(packet, version)
     return bytes((first,)) + wire.varint(len(body)) + body
+
+
+def encode_within(packet: Packet, version: int, most: int) -> bytes | None:
+    """Write a packet in at most so many bytes (0: any number): without what only explains it, when it has to be
+    [MQTT-3.2.2-19] [MQTT-3.2.2-20]. None when it is larger all the same, and must not be sent [MQTT-3.1.2-24].
+    """
+    data = encode(packet, version)
+    if not most or len(data) <= most:
+        return data
+    if not isinstance(packet, Connack | Ack | Suback | Unsuback | Disconnect | Auth):
+        return None
+    short = {name: value for name, value in packet.properties.items() if name not in _EXPLANATIONS}
+    data = encode(replace(packet, properties=short), version)
+    return data if len(data) <= most else None
 
 
 def _encode_body(packet: Packet, version: int) -> tuple[int, bytes]:  # noqa: C901, PLR0911 - a table of packets

@@ -150,15 +150,20 @@ class Session:
             gone += unsent
         return gone
 
-    def resume(self) -> None:
-        """On a new connection, send again what is unacknowledged, in the first order [MQTT-4.4.0-1] [MQTT-4.6.0-1]."""
+    def resume(self) -> list[Delivery]:
+        """On a new connection, send again what is unacknowledged, in the first order [MQTT-4.4.0-1] [MQTT-4.6.0-1].
+        Returns what was dropped: the client takes less than it did.
+        """
+        dropped: list[Delivery] = []
         if self.outlet is None:
-            return
+            return dropped
         for packet_id, delivery in list(self.inflight.items()):
             if delivery.stage is Stage.RELEASED:
                 self.outlet.release(packet_id)
-            else:
-                self.outlet.deliver(delivery, again=True)
+            elif not self.outlet.deliver(delivery, again=True):
+                del self.inflight[packet_id]
+                dropped.append(delivery)
+        return dropped
 
     def acknowledged(self, packet_id: int, *, qos: int) -> Delivery | None:
         """PUBACK or PUBCOMP came: the delivery is over. None when there is none of that QoS."""

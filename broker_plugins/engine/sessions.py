@@ -68,7 +68,9 @@ class Sessions:
         """A connection takes a session up: what is on its way is sent again, then what waits."""
         self.withhold(session)
         session.outlet, session.window = outlet, window
-        session.resume()
+        for delivery in session.resume():
+            self.deliveries.drop("too_large")
+            self._store.delivered(delivery)
         self.pump(session)
 
     def withhold(self, session: Session) -> None:

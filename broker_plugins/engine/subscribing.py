@@ -18,12 +18,22 @@ _NEVER = 2
 
 def take(connection: "Connection", session: Session, packet: Subscribe | Unsubscribe) -> None:
     """Take one packet; it is answered once it is on disk, where the session is to be kept."""
-    if isinstance(packet, Unsubscribe):
+    if not _answerable(connection, packet):
+        detail = "the answer to all its filters is larger than the client takes"
+        connection.close(Reason.PACKET_TOO_LARGE, detail, why="client_packet_size")
+    elif isinstance(packet, Unsubscribe):
         _unsubscribe(connection, session, packet)
     elif connection.engine.hooks.checks_topics:
         connection.suspend(_subscribe_asking(connection, session, packet))
     else:
         _subscribe(connection, session, packet, [_judge(connection, entry) for entry in packet.subscriptions])
+
+
+def _answerable(connection: "Connection", packet: Subscribe | Unsubscribe) -> bool:
+    """Whether the client takes an answer of this size: a reason code for each filter [MQTT-3.1.2-24]."""
+    if isinstance(packet, Subscribe):
+        return connection.encoded(Suback(packet.packet_id, [0] * len(packet.subscriptions))) is not None
+    return connection.encoded(Unsuback(packet.packet_id, [0] * len(packet.topic_filters))) is not None
 
 
 async def _subscribe_asking(connection: "Connection", session: Session, packet: Subscribe) -> None:

@@ -39,9 +39,8 @@ class _Look:
 
 def _connect(connection: "Connection", _now: int) -> int:
     if not connection.let_in:
-        engine, seconds = connection.engine, connection.engine.limits.connect_seconds
-        engine.hooks.refused("connect", "", "timeout", f"not connected in {seconds:g} s", peer=str(connection.peer))
-        connection.close(Reason.UNSPECIFIED_ERROR, "not connected in time", why="timeout", log_it=False)
+        seconds = connection.engine.limits.connect_seconds
+        connection.close(Reason.UNSPECIFIED_ERROR, f"not connected in {seconds:g} s", why="timeout")
     return 0
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
@@ -10,6 +11,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from broker_plugins.engine.connection import Connection
+from broker_plugins.engine.errors import PacketTooLargeError, ProtocolError
 
 _PATH = "/mqtt"
 _MQTT = Subprotocol("mqtt")
@@ -27,9 +29,12 @@ class WebSocketProtocol(asyncio.Protocol):
         self._connection = connection
         self._origins = origins
         self._transport: Any = None
-        # One frame may hold the largest packet, and what else is there.
-        self._protocol = ServerProtocol(subprotocols=[_MQTT], max_size=2 * max_bytes)
+        self._most = 2 * max_bytes
+        """One frame may hold the largest packet, and what else is there."""
+        self._protocol = ServerProtocol(subprotocols=[_MQTT], max_size=self._most)
         self._open = False
+        self._unread = 0
+        """Bytes that came before a CONNECT was complete."""
 
     # -- the socket's side --
 
@@ -40,14 +45,29 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what was read."""
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
+        try:
+            self._take(data)
+        except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
+            self._connection.failed()
+
+    def _take(self, data: bytes) -> None:
+        protocol, connection = self._protocol, self._connection
+        protocol.receive_data(data)
+        for event in protocol.events_received():
             if isinstance(event, Request):
                 self._upgrade(event)
             elif isinstance(event, Frame) and self._open:
                 self._frame(event)
         self._write()
-        if self._protocol.close_expected():
+        if (error := protocol.handshake_exc or protocol.parser_exc) is not None:
+            self._open = False
+            kind = PacketTooLargeError if isinstance(error, PayloadTooBig) else ProtocolError
+            connection.fail(kind(f"WebSocket: {error}"))
+        elif connection.new:
+            # A frame is handed on when it is complete: until then it is kept, as a CONNECT is.
+            self._unread += len(data)
+            connection.expect(self._unread, self._most)
+        if protocol.close_expected():
             self._transport.close()
 
     def eof_received(self) -> bool:
@@ -106,9 +126,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _upgrade(self, request: Request) -> None:
         refused = self._why_not(request)
         if refused is not None:
-            self._connection.engine.hooks.refused(
-                "connect", "", refused[1], refused[2], peer=str(self._connection.peer)
-            )
+            self._connection.arrival.refused(refused[1], refused[2])
             self._protocol.send_response(self._protocol.reject(refused[0], f"{refused[2]}\n"))
             return
         response = self._protocol.accept(request)
@@ -132,7 +150,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._open = False
             self._protocol.fail(_UNSUPPORTED, "MQTT comes in binary frames")  # [MQTT-6.0.0-1]
             self._write()
-            self._transport.close()
+            self._connection.fail(ProtocolError("WebSocket: a text frame"))
 
     def _write(self) -> None:
         for data in self._protocol.data_to_send():

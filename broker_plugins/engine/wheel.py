@@ -1,6 +1,7 @@
 """One timer for all connections: a wheel of buckets that turns a step a tick."""
 
 import asyncio
+from math import ceil
 from typing import Protocol, Self
 
 import structlog
@@ -68,6 +69,11 @@ class Wheel:
     def _step(self) -> None:
         self._schedule()
         self.turn()
+
+
+def at_least(seconds: float) -> int:
+    """Ticks that take no less than so many seconds, wherever in a tick they begin; 0 for none."""
+    return ceil(seconds / TICK_SECONDS) + 1 if seconds else 0
 
 
 def ticks(seconds: float) -> int:

@@ -1,13 +1,13 @@
 """The devices' API, HTTPS with the client's certificate: the same services that devices have over MQTT."""
 
-import ssl
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import Depends, FastAPI, Request
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from broker_plugins.auth import Entrant, let_in
+from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.errors import Denied
 from fleet.identity import Kind
 from fleet.policy.compiled import Caller
@@ -21,10 +21,20 @@ _STATUS = {"bad_request": 400, "not_permitted": 403, "claim_rate": 429, "failed"
 
 
 class CertificateProtocol(H11Protocol):
-    """HTTP/1.1 that tells the application the client's certificate (DER), and by which TLS it came."""
+    """HTTP/1.1 that tells the application the client's certificate (DER), and by which TLS it came.
+
+    The first request that is judged decides what becomes of its Arrival.
+    """
+
+    def serve(self, arrival: Arrival, seconds: float) -> Self:
+        """Serve the connection of this arrival; without a request for so many seconds it is closed."""
+        self.app_state = {**self.app_state, "arrival": arrival}
+        self._arrival, self._seconds = arrival, seconds
+        return self
 
     def connection_made(self, transport: Any) -> None:
         """The handshake is complete."""
+        self._arrival.served = True
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         self.app_state = {
@@ -32,6 +42,20 @@ class CertificateProtocol(H11Protocol):
             "certificate": tls.getpeercert(True) if tls is not None else None,
             "tls": (tls.version() or "") if tls is not None else "",
         }
+        self._silent = self.loop.call_later(self._seconds, self._end_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self._silent.cancel()
+        try:
+            super().connection_lost(exc)
+        finally:
+            self._arrival.left()
+
+    def _end_silent(self) -> None:
+        if not self._arrival.decided and self.cycle is None:
+            self._arrival.refused("timeout", f"no request in {self._seconds:g} s")
+            self.transport.close()
 
 
 def create_device_api(core: Core) -> FastAPI:
@@ -42,7 +66,9 @@ def create_device_api(core: Core) -> FastAPI:
 
     async def entrant(request: Request) -> Entrant:
         asking = Caller("", address=_address(request), tls=request.state.tls, listener="https")
-        return await let_in(core.services, request.state.certificate, asking)
+        found = await let_in(core.services, request.state.certificate, asking)
+        request.state.arrival.let_in()
+        return found
 
     asking = Annotated[Entrant, Depends(entrant)]
 
@@ -82,32 +108,14 @@ def _install_refusals(app: FastAPI, core: Core) -> None:
     async def denied(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, Denied):
             raise error
-        peer = f"{request.client.host}:{request.client.port}" if request.client is not None else ""
-        core.services.connects.refused(error.why)
-        core.services.refusals.refused("connect", error.name, error.why, str(error), peer=peer)
+        arrival: Arrival = request.state.arrival
+        if arrival.decided:  # it was let in before
+            core.services.refusals.refused("request", error.name, error.why, str(error), peer=str(arrival.peer))
+        arrival.refused(error.why, str(error), error.name)
         return problems.problem(403, str(error), code=error.why)
 
     app.add_exception_handler(ProvisioningError, rejected)
     app.add_exception_handler(Denied, denied)
-
-
-def following(core: Core) -> ssl.SSLContext:
-    """A context that hands each handshake to the one that counts then: files and authorities may change.
-
-    None of these is one of the MQTT listeners', whose transport knows no callbacks.
-    """
-    counts = [core.tls.files.made()]
-
-    def renewed() -> None:
-        counts[0] = core.tls.files.made()
-
-    def switch(connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = counts[0]
-
-    core.tls.renewed.append(renewed)
-    context = core.tls.files.made()
-    context.sni_callback = switch
-    return context
 
 
 def _address(request: Request) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,9 +15,9 @@ _POLL_SECONDS = 0.005
 
 
 class HttpServer:
-    """Serves an ASGI application on `bind` (host, port), or on a Unix socket; with `tls` over TLS. `protocol` is
-    uvicorn's, for who needs more of a connection. Beyond `most` connections the answer is 503. An async
-    context manager.
+    """Serves an ASGI application on `bind` (host, port), on a Unix socket, or with neither on connections of another
+    listener, each by a `connection` of its own. `protocol` is uvicorn's, for who needs more of a connection. Beyond
+    `most` connections the answer is 503. An async context manager.
 
     `proxies` are addresses whose X-Forwarded-For and -Proto count: of others they are not believed.
 
@@ -32,7 +31,6 @@ class HttpServer:
         bind: tuple[str, int] | None = None,
         unix: Path | None = None,
         closing: Callable[[], None] = lambda: None,
-        tls: ssl.SSLContext | None = None,
         protocol: type[asyncio.Protocol] | None = None,
         most: int | None = None,
         proxies: Sequence[str] = (),
@@ -51,7 +49,7 @@ class HttpServer:
             timeout_graceful_shutdown=_CLOSE_SECONDS,
         )
         config.load()
-        config.ssl = tls
+        self._config = config
         self._server = _Server(config)
         self._bind = bind
         self._unix = unix
@@ -62,8 +60,7 @@ class HttpServer:
 
     async def __aenter__(self) -> Self:
         await run_in_threadpool(int)  # what the first call of it imports is imported now: it would hold up the loop
-        listening = self._listen()
-        self._task = asyncio.create_task(self._server.serve([listening]), name="http")
+        self._task = asyncio.create_task(self._server.serve(self._listen()), name="http")
         while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has nothing to wait on
             await asyncio.sleep(_POLL_SECONDS)
         if self._task.done():
@@ -83,16 +80,23 @@ class HttpServer:
                     for server in self._server.servers:
                         server.close()
 
-    def _listen(self) -> socket.socket:
+    def connection(self) -> Any:
+        """A protocol for one connection that another listener accepted."""
+        state = self._server.server_state
+        return self._config.http_protocol_class(config=self._config, server_state=state, app_state={})  # type: ignore[call-arg]  # uvicorn's own have these
+
+    def _listen(self) -> list[socket.socket]:
         if self._unix is not None:
             listening = socket.socket(socket.AF_UNIX)
             listening.bind(str(self._unix))
-            return listening
-        host, port = self._bind or ("127.0.0.1", 0)
+            return [listening]
+        if self._bind is None:
+            return []
+        host, port = self._bind
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=512)
         self.address = listening.getsockname()[:2]
-        return listening
+        return [listening]
 
 
 class _Server(uvicorn.Server):

@@ -123,11 +123,111 @@ async def test_the_first_packet_is_connect(gate: Served):
     assert gate.core.ledger.totals.received == 0
 
 
-async def test_a_connect_beyond_16_kib_is_closed_unread(gate: Served):
-    """Before authentication no more than that is kept."""
+async def test_a_will_of_the_longest_topic_and_payload(gate: Served):
+    """It fits into a CONNECT as the settings are."""
+    topic = "devices/a/events/" + "x" * (65_535 - 17)
+    for version in BOTH:
+        async with await gate.client("a", version, will=will(topic, b"x" * 65_535), username="u" * 10_000) as client:
+            await client.silent()
+
+
+async def test_a_connect_beyond_the_limit(tmp_path):
+    """MQTT 5 is told 0x95, in however many pieces it comes; 3.1.1 has no word for it. Both are closed."""
+    async with served(tmp_path / "gate", max_connect_bytes=20_000, flapping_connects=0) as gate:
+        await gate.add("a")
+        for version in BOTH:
+            async with await gate.client("a", version, username="x" * 19_900):
+                pass
+            whole = encode(Connect(version, "a", username="x" * 20_000), version)
+            huge = b"\x10\xff\xff\xff\x7f" + whole[4:20]
+            for parts in ((whole,), (huge,), (whole[:3], whole[3:8], whole[8:12]), (huge[:5],)):
+                before = gate.core.connects._refused["packet_too_large"]
+                async with await gate.open("a", version) as client:
+                    for part in parts:
+                        await client.send(part)
+                    if version == V5 and parts != (huge[:5],):
+                        await client.expect(Connack, reason=Reason.PACKET_TOO_LARGE)
+                    assert await client.receive() is None
+                assert gate.core.connects._refused["packet_too_large"] == before + 1
+
+
+async def test_large_connects_that_take_their_time_have_a_bound(gate: Served):
+    """Beyond it they are turned away, small ones are not; when they end there is room again."""
+    gate.engine.max_expected_bytes = 100_000
+    large = encode(Connect(V5, "a", password=b"x" * 60_000), V5)
+    async with await gate.open("a") as slow:
+        await slow.send(large[:-1])
+        await until(lambda: gate.engine.expected_bytes > 60_000)
+        async with await gate.open("a") as other:
+            await other.send(large[:-1])
+            await other.expect(Connack, reason=Reason.SERVER_BUSY)
+            assert await other.receive() is None
+        async with await gate.client("b") as small:
+            await small.silent()
+        await slow.send(large[-1:])
+        await slow.expect(Connack, reason=0)
+        assert gate.engine.expected_bytes == 0
+        async with await gate.open("b") as gone:
+            await gone.send(large[:-1])
+            await until(lambda: gate.engine.expected_bytes > 60_000)
+        await until(lambda: gate.engine.expected_bytes == 0)
+
+
+@pytest.mark.parametrize(
+    ("properties", "reason"),
+    [
+        ({"maximum_packet_size": 0}, Reason.PROTOCOL_ERROR),
+        ({"receive_maximum": 0}, Reason.PROTOCOL_ERROR),
+        ({"request_problem_information": 2}, Reason.PROTOCOL_ERROR),
+        ({"authentication_data": b"x"}, Reason.PROTOCOL_ERROR),
+        ({"authentication_method": "x"}, Reason.BAD_AUTHENTICATION_METHOD),
+        ({"server_keep_alive": 1}, Reason.MALFORMED_PACKET),
+        ({"maximum_packet_size": 10}, Reason.PACKET_TOO_LARGE),
+        ({"maximum_packet_size": 15, "session_expiry_interval": 0xFFFF_FFFF}, Reason.PACKET_TOO_LARGE),
+        ({"maximum_packet_size": 15}, 0),
+        ({"session_expiry_interval": 0xFFFF_FFFF, "request_response_information": 1, "topic_alias_maximum": 65_535}, 0),
+    ],
+    ids=str,
+)
+async def test_properties_of_a_connect(gate: Served, properties: dict, reason: int):
+    """What can't be granted is answered with its reason; then the connection is closed."""
     async with await gate.open("a") as client:
-        await client.send(Connect(V5, "a", password=b"x" * 20_000))
+        assert (await client.connect("a", properties=properties)).reason == reason
+        if reason:
+            assert await client.receive() is None
+            assert "a" not in gate.engine.sessions.by_client_id
+
+
+@pytest.mark.parametrize("most", [1, 4])
+async def test_a_client_that_takes_no_connack_at_all(gate: Served, most: int):
+    """It is closed without one, and counted."""
+    async with await gate.open("a") as client:
+        await client.send(Connect(V5, "a", properties={"maximum_packet_size": most}))
         assert await client.receive() is None
+    assert gate.core.connects._refused["client_packet_size"] == 1
+
+
+async def test_no_packet_is_larger_than_the_client_takes(gate: Served):
+    """Explanations go first, a message is dropped and counted, and what has to be said whole ends the connection."""
+    properties = {"maximum_packet_size": 30, "topic_alias_maximum": 5, "session_expiry_interval": 60}
+    async with await gate.client("back") as back, await gate.client("a", properties=properties) as client:
+        await client.send(Publish("devices/b/telemetry", b"{}", 1, packet_id=1))
+        assert (await client.expect(Ack, reason=Reason.NOT_AUTHORIZED)).properties == {}
+        await client.subscribe("devices/a/commands/#", 1)
+        for size in (1, 100, 2):
+            await back.publish("devices/a/commands/x", b"x" * size, packet_id=size)
+        assert [len((await client.expect(Publish)).payload) for _ in range(2)] == [1, 2]
+        assert gate.engine.sessions.deliveries.dropped["too_large"] == 1
+        assert len(gate.engine.sessions.by_client_id["a"].inflight) == 2
+        filters = [Subscription("devices/a/commands/y") for _ in range(30)]
+        await client.send(Subscribe(3, filters))
+        assert (await client.closed()).reason == Reason.PACKET_TOO_LARGE
+        assert list(gate.engine.sessions.by_client_id["a"].subscriptions) == ["devices/a/commands/#"]
+    async with await gate.client("a", clean=False, properties={**properties, "maximum_packet_size": 28}) as again:
+        await again.expect(Publish, payload=b"x", dup=True)  # the other one is larger than that, and dropped
+        await again.silent()
+        assert gate.engine.sessions.deliveries.dropped["too_large"] == 2
+        assert len(gate.engine.sessions.by_client_id["a"].inflight) == 1
 
 
 async def test_connect_in_time(tmp_path):

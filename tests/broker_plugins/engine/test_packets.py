@@ -8,13 +8,17 @@ from broker_plugins.engine.errors import MalformedPacketError, PacketTooLargeErr
 from broker_plugins.engine.packets import (
     V5,
     V311,
+    Ack,
     Connack,
+    Kind,
     Publish,
     Suback,
     Unsuback,
     check_topic,
+    connect_version,
     decode,
     encode,
+    encode_within,
     frame,
 )
 from broker_plugins.engine.reasons import Reason, return_code
@@ -122,3 +126,29 @@ def test_topic_names():
         with pytest.raises(ProtocolError) as raised:
             check_topic(bad)
         assert raised.value.reason is Reason.TOPIC_NAME_INVALID
+
+
+def test_a_packet_is_as_large_as_may_be():
+    """Without its explanation where it is larger otherwise; a message never loses anything."""
+    explained = Ack(Kind.PUBACK, 1, 0x87, {"reason_string": "no", "user_property": [("a", "b")]})
+    whole, short = encode(explained, V5), encode(Ack(Kind.PUBACK, 1, 0x87), V5)
+    assert [
+        encode_within(explained, V5, most) for most in (0, len(whole), len(whole) - 1, len(short), len(short) - 1)
+    ] == [
+        whole,
+        whole,
+        short,
+        short,
+        None,
+    ]
+    message = Publish("a", b"x", properties={"user_property": [("a", "b")]})
+    assert encode_within(message, V5, len(encode(message, V5))) == encode(message, V5)
+    assert encode_within(message, V5, len(encode(message, V5)) - 1) is None
+
+
+def test_the_first_bytes_of_a_connect_say_its_version():
+    """As soon as they are there, whatever is wrong with the rest."""
+    assert connect_version(b"\x00\x04MQT") is None
+    assert connect_version(b"\x00\x04MQTT\x05") == V5
+    assert connect_version(b"\x00\x04MQTT\x04\xff") == V311
+    assert connect_version(b"\x00\x06MQIsdp\x03") == 0

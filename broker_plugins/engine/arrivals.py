@@ -1,0 +1,42 @@
+"""A connection that a door accepted, and the one outcome that it has. Pure."""
+
+from collections.abc import Callable
+
+from broker_plugins.engine.hooks import Hooks, Peer
+
+
+class Arrival:
+    """One for each connection accepted, whichever door it came by: let in or refused, exactly once.
+
+    The first outcome stands. A connection that ends without one is refused as `aborted`.
+    """
+
+    __slots__ = ("_gone", "_hooks", "decided", "peer", "served")
+
+    def __init__(self, hooks: Hooks, peer: Peer, gone: Callable[[], None] | None = None) -> None:
+        self._hooks = hooks
+        self._gone = gone
+        self.peer = peer
+        self.decided = False
+        self.served = False
+        """A protocol serves the connection, and calls `left` when it is over."""
+        hooks.arrived()
+
+    def let_in(self) -> None:
+        """The client was told that it is let in."""
+        if not self.decided:
+            self.decided = True
+            self._hooks.accepted()
+
+    def refused(self, why: str, detail: str, name: str = "") -> None:
+        """The connection is not let in; `name` is whose it is, as far as that is known."""
+        if not self.decided:
+            self.decided = True
+            self._hooks.refused("connect", name, why, detail, peer=str(self.peer))
+
+    def left(self) -> None:
+        """The socket is gone; `gone` is called, once."""
+        self.refused("aborted", "the client closed the connection before it was let in")
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
