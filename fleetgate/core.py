@@ -64,6 +64,7 @@ from fleetgate.history import available, policy_of, rules_of
 from fleetgate.kept import KeptTelemetry
 from fleetgate.operations import Operations
 from fleetgate.postgres import open_store, registry_database
+from fleetgate.rebirths import Rebirths
 from fleetgate.settings import DecisionsSettings, PresenceSettings, Settings, configured_streams
 from fleetgate.times import iso
 from fleetgate.tls import DeviceTls
@@ -251,6 +252,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             EngineCollector(broker),
             census,
             supervision,
+            await stack.enter_async_context(_rebirths(settings, streams, broker.engine, sources)),
         ):
             metrics.register(collector)
         ProcessCollector(registry=metrics)
@@ -367,6 +369,15 @@ def _changes(tail: Tail, registry: Registry, presence: Presence, operations: Ope
     operations.ended.append(changes.ended)
     presence.tell = partial(_told, engine, changes)
     return changes
+
+
+def _rebirths(
+    settings: Settings, streams: StreamDefinitions, engine: Engine, sources: Sequence[MqttSource]
+) -> Rebirths:
+    async def publish(topic: str, payload: bytes) -> int:
+        return await engine.broadcast(Message(topic, payload))
+
+    return Rebirths(streams.births, publish, sources, settings.ingest.rebirth_seconds, monotonic=time.monotonic)
 
 
 async def _told(engine: Engine, changes: Changes, event: Event) -> None:

@@ -5,7 +5,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -151,6 +151,18 @@ class MqttSource:
         """The broker's address."""
         return self._config.name
 
+    async def publish(self, topic: str, payload: bytes) -> bool:
+        """Publish to that broker with QoS 0; False: it is away."""
+        client = self._client
+        if client is None or self._stopping:
+            return False
+        try:
+            await client.publish(topic, payload)
+        except (aiomqtt.MqttError, OSError) as error:
+            log.warning("not published to the source", source=self.name, error=str(error))
+            return False
+        return True
+
     async def __aenter__(self) -> Self:
         self._config.client(asyncio.Queue)  # settings that can't work are an error now, not a retry for ever
         self._task = asyncio.create_task(self._run(), name="source")
@@ -244,7 +256,11 @@ class MqttSource:
             named = self._map(topic)
             found = Destination(*named) if named is not None else None
         content_type = getattr(message.properties, "ContentType", None)
-        return self._streams.chosen(found, topic, content_type) if found is not None and content_type else found
+        if found is not None and content_type:
+            found = self._streams.chosen(found, topic, content_type)
+        if found is None or found.decoder is None or not found.decoder.decoder.remembers:
+            return found
+        return replace(found, decoder=replace(found.decoder, source=self.name))
 
     def _device(self, message: aiomqtt.Message) -> str:
         found = self._destination(message)

@@ -1,6 +1,9 @@
 """Sparkplug's payloads, encoded by the numbers of sparkplug_b.proto and of nothing in the program, and an edge node."""
 
 import struct
+import time
+
+import aiomqtt
 
 KINDS = {
     "int_value": 10, "long_value": 11, "float_value": 12, "double_value": 13, "boolean_value": 14, "string_value": 15,
@@ -86,3 +89,43 @@ def data_set(columns: list[str], types: list[int], *rows: list[dict]) -> bytes:
     found = field(1, len(columns)) + b"".join(field(2, name) for name in columns)
     found += b"".join(field(3, kind) for kind in types)
     return found + b"".join(field(4, b"".join(field(1, value_fields(cell, 1)) for cell in row)) for row in rows)
+
+
+class Node:
+    """An edge node with one device, `pump`: both have a temperature, of two types, under the alias 1."""
+
+    def __init__(self, client: aiomqtt.Client, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._sequence = 0
+        self.births = 0
+
+    async def birth(self) -> None:
+        self._sequence = 0
+        rebirth = {"name": "Node Control/Rebirth", "datatype": 11, "boolean_value": False}
+        await self._send("NBIRTH", {"name": "bdSeq", "datatype": 8, "long_value": 0}, rebirth, self._temperature(3))
+        await self._send("DBIRTH", self._temperature(7))
+        self.births += 1
+
+    async def data(self, number: int) -> None:
+        """Both temperatures, by alias, in 32 bits."""
+        for kind in ("NDATA", "DDATA"):
+            await self._send(kind, {"alias": 1, "int_value": number % 2**32})
+
+    async def obey(self) -> None:
+        """Be born again whenever a host asks for it."""
+        await self._client.subscribe(f"spBv1.0/plant/NCMD/{self._name}", qos=0)
+        async for message in self._client.messages:
+            assert field(1, "Node Control/Rebirth") in message.payload
+            assert field(4, 11) + field(14, 1) in message.payload
+            await self.birth()
+
+    def _temperature(self, datatype: int) -> dict:
+        return {"name": "temperature", "alias": 1, "datatype": datatype, "int_value": 0}
+
+    async def _send(self, kind: str, *metrics: dict) -> None:
+        topic = f"spBv1.0/plant/{kind}/{self._name}" + ("/pump" if kind.startswith("D") else "")
+        now = time.time_ns() // 1_000_000
+        data = payload(*(metric(timestamp=now, **one) for one in metrics), seq=self._sequence % 256, timestamp=now)
+        self._sequence += 1
+        await self._client.publish(topic, data, qos=1)

@@ -44,6 +44,11 @@ class Decoder:
         """Units of fields that the messages themselves name."""
         return getattr(self._codec, "units", {})
 
+    @property
+    def remembers(self) -> bool:
+        """Whether what a message means depends on those before it, of one source."""
+        return hasattr(self._codec, "unread")
+
     def read(self, payload: bytes, context: Context, captured: Mapping[str, str]) -> list[Parsed]:
         """Readings with flat fields. Raises DecodeError."""
         try:

@@ -1,0 +1,111 @@
+"""Requests for the births of Sparkplug's edge nodes, where one is missing: through our own broker, or through the one
+that their messages are read from.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Self
+
+import structlog
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ingester.clock import Clock, now_us
+from ingester.codecs.births import Births, Origin
+from ingester.codecs.sparkplug import rebirth_request, rebirth_topic
+from ingester.periodic import Background, Every
+from ingester.source_mqtt import MqttSource
+
+log = structlog.get_logger("fleetgate.rebirths")
+
+Publish = Callable[[str, bytes], Awaitable[int]]
+"""Publish a payload to a topic with QoS 0; how many subscribers there are."""
+
+_NODES = 100_000
+_QUEUE = 10_000
+_ROUND_SECONDS, _AT_ONCE = 0.02, 10
+"""At most 500 a second: each is answered with births."""
+_AGAIN_SECONDS = 1
+"""After a request that nobody subscribed to, or while the other broker is away."""
+_OUTCOMES = ("sent", "no_subscriber", "no_connection")
+
+
+class Rebirths(Collector):
+    """Requests for births, one a node in `seconds`; 0: none are sent. An async context manager."""
+
+    def __init__(
+        self,
+        births: Births,
+        publish: Publish,
+        sources: Sequence[MqttSource],
+        seconds: float,
+        *,
+        background: Background | None = None,
+        clock: Clock = now_us,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._births = births
+        self._publish = publish
+        self._sources = sources
+        self._seconds = seconds
+        self._clock = clock
+        self._monotonic = monotonic
+        self._not_before: OrderedDict[Origin, float] = OrderedDict()
+        self._queue: deque[Origin] = deque()
+        self._wake = asyncio.Event()
+        self._requests: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
+        self._every = Every(
+            "requests for births", _ROUND_SECONDS, self._round, woken=self._wake, later=True, background=background
+        )
+
+    async def __aenter__(self) -> Self:
+        self._births.wanted = self.want
+        await self._every.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._every.__aexit__()
+
+    def want(self, origin: Origin) -> None:
+        """A birth of a node is missing. Quick, for it is called for each message that comes without."""
+        if not self._seconds or self._monotonic() < self._not_before.get(origin, 0) or len(self._queue) >= _QUEUE:
+            return
+        self._hold(origin, self._seconds)
+        self._queue.append(origin)
+        self._wake.set()
+
+    async def _round(self) -> None:
+        for _ in range(min(_AT_ONCE, len(self._queue))):
+            origin = self._queue.popleft()
+            outcome = await self._ask(origin)
+            self._requests[outcome] += 1
+            if outcome != "sent":
+                self._hold(origin, min(_AGAIN_SECONDS, self._seconds))
+            log.info("births requested", node=f"{origin.group}/{origin.node}", device=origin.device, outcome=outcome)
+        if self._queue:
+            self._wake.set()
+
+    async def _ask(self, origin: Origin) -> str:
+        message = rebirth_topic(origin.group, origin.node), rebirth_request(self._clock())
+        if not origin.source:
+            return "sent" if await self._publish(*message) else "no_subscriber"
+        for source in self._sources:
+            if source.name == origin.source and await source.publish(*message):
+                return "sent"
+        return "no_connection"
+
+    def _hold(self, origin: Origin, seconds: float) -> None:
+        self._not_before[origin] = self._monotonic() + seconds
+        self._not_before.move_to_end(origin)
+        if len(self._not_before) > _NODES:
+            self._not_before.popitem(last=False)
+
+    def collect(self) -> Iterable[Metric]:
+        """The requests by what became of them."""
+        family = CounterMetricFamily(
+            "fleetgate_rebirth_requests", "Requests for the births of Sparkplug nodes.", labels=["outcome"]
+        )
+        for outcome, count in self._requests.items():
+            family.add_metric([outcome], count)
+        yield family
