@@ -58,7 +58,8 @@ class IngestPlugin(Attached):
             if found is None:
                 services.ledger.routed(services.account_of(member, client_id, message.topic))
                 return
-            self._open.append(found.device, found.stream, services.clock(), bytes(message.data), found.decoder)
+            found = services.streams.admitted(found, message.topic)
+            self._open.append(found.device, found.stream, services.clock(), bytes(message.data), found.reader)
             if len(self._open) >= _GATHER_MESSAGES:
                 self._flush()
             elif self._flushing is None:

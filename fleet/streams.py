@@ -18,6 +18,7 @@ from ingester.codecs.births import Births
 from ingester.decode import Limits
 from ingester.streams import Definition, StreamError, Streams
 from ingester.streams.definition import from_object, new_definition
+from ingester.streams.known import KnownStreams
 from ingester.streams.table import check_among
 
 log = structlog.get_logger("fleetgate.fleet")
@@ -41,6 +42,7 @@ class StreamDefinitions:
         configured: Mapping[str, Mapping[str, Any]],
         limits: Limits,
         clock: Clock = now_us,
+        known: KnownStreams | None = None,
     ) -> None:
         self._database = registry.database
         self._clock = clock
@@ -48,7 +50,7 @@ class StreamDefinitions:
         for kept in self._found.values():
             check_among(kept.definition, (one.definition for one in self._found.values()))
         self._subjects = Subjects(registry, groups, self._told)
-        self.streams = Streams(limits, lambda device: self._subjects.of(device).type)
+        self.streams = Streams(limits, lambda device: self._subjects.of(device).type, known)
         self.changed: list[Callable[[], None]] = []
 
     @property

@@ -83,7 +83,10 @@ from ingester.metrics import Exposition, IngestCollector
 from ingester.observer import Observer
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource
+from ingester.sqlite import SqliteStore
 from ingester.sqlite.births import KeptBirths
+from ingester.streams import Streams
+from ingester.streams.known import KnownStreams, StreamBounds
 from ingester.tail import Tail
 
 if TYPE_CHECKING:
@@ -176,11 +179,11 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         groups = await stack.enter_async_context(Groups(registry))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
         streams = await stack.enter_async_context(
-            StreamDefinitions(registry, groups, configured_streams(settings), limits)
+            StreamDefinitions(registry, groups, configured_streams(settings), limits, known=_known_streams(settings))
         )
         rules = partial(history_rules, streams, settings)
         metrics = CollectorRegistry()
-        store, mover = await _telemetry(stack, settings, state, rules, metrics)
+        store, mover = await _telemetry(stack, settings, state, rules, metrics, streams.streams)
         sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
         ledger, tail = Ledger(), Tail(limits)
         presence, supervision = await _presence(stack, settings.presence, registry, types, ledger)
@@ -244,7 +247,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         )
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
         census = await stack.enter_async_context(Census(registry))
-        ingest = IngestCollector(ledger, pipeline, store, series, sources)
+        ingest = IngestCollector(ledger, pipeline, store, series, sources, streams.streams.known)
         for collector in (
             ingest,
             connects,
@@ -307,6 +310,22 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         )
 
 
+def _known_streams(settings: Settings) -> KnownStreams:
+    ingest = settings.ingest
+    return KnownStreams(StreamBounds(ingest.device_streams, ingest.streams, ingest.series))
+
+
+async def _know(streams: Streams, journal: SqliteStore) -> None:
+    """Streams of before count; those of a device that is purged do not."""
+
+    def purged(device: str) -> None:
+        if streams.known.forget(device):
+            streams.forget()
+
+    streams.known.add(await journal.series())
+    journal.purged.append(purged)
+
+
 def seals(settings: Settings) -> bool:
     """Whether the journal is sealed into files."""
     return settings.history.seal and available()
@@ -318,6 +337,7 @@ async def _telemetry(
     state: StateFolder,
     rules: Callable[[], HistoryRules],
     metrics: CollectorRegistry,
+    streams: Streams,
 ) -> "tuple[TieredStore, Mover | None]":
     """Where telemetry goes, and what moves it into a database where one is set."""
     mover: Mover | None = None
@@ -328,6 +348,7 @@ async def _telemetry(
         store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
     if store.catalogue.files and not available():
         raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
+    await _know(streams, store.journal)
     return store, mover
 
 

@@ -207,6 +207,23 @@ class IngestSettings(_Section):
     rebirth_seconds: float = Field(
         30, ge=0, description="seconds between two requests for missing births of a Sparkplug node; 0: none is sent"
     )
+    device_streams: int = Field(
+        1000,
+        ge=0,
+        description="streams of one device; messages of one more go to quarantine, reason streams; a long name is one"
+        " for each 1024 characters begun; 0: any number",
+    )
+    streams: int = Field(
+        10_000,
+        ge=0,
+        description="streams of all devices, by their names; beyond it only a device with fewer than 16 gets a new one;"
+        " 0: any number",
+    )
+    series: int = Field(
+        2_000_000,
+        ge=0,
+        description="pairs of device and stream, 150 bytes of memory each; beyond it the same; 0: any number",
+    )
 
 
 class StoreSettings(_Section):

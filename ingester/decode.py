@@ -33,6 +33,7 @@ REASONS = (
     "schema",
     "budget",
     "callable",
+    "streams",
 )
 """Why a payload can't be read. Closed: each is a label value."""
 

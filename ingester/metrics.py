@@ -14,6 +14,7 @@ from ingester.ledger import Ledger
 from ingester.pipeline import Pipeline
 from ingester.source_mqtt import MqttSource
 from ingester.store import TelemetryStore
+from ingester.streams.known import KnownStreams
 
 
 class IngestCollector(Collector):
@@ -26,7 +27,9 @@ class IngestCollector(Collector):
         store: TelemetryStore,
         series: DeviceSeries,
         sources: Sequence[MqttSource] = (),
+        known: KnownStreams | None = None,
     ) -> None:
+        self._known = known or KnownStreams()
         self._ledger = ledger
         self._pipeline = pipeline
         self._store = store
@@ -69,6 +72,8 @@ class IngestCollector(Collector):
         yield connected
         reconnects = {source.name: source.reconnects for source in self._sources}
         yield _counters("source_reconnects", "Connections to another broker that were lost.", "source", reconnects)
+        yield _gauge("streams", "Streams of all devices, by their names.", self._known.names)
+        yield _gauge("series", "Pairs of device and stream.", self._known.series)
         yield _gauge("devices_not_shown", "Devices counted in _other for want of room.", self._series.not_shown)
 
     def _messages(self) -> Iterator[Metric]:

@@ -41,7 +41,8 @@ async def replay(
         batch = Batch()
         for item, found in known:
             payload = (edited or {}).get(item.id, item.payload)
-            batch.append(found.device, found.stream, item.received, payload, found.decoder)
+            admitted = streams.admitted(found, item.read_as)
+            batch.append(admitted.device, admitted.stream, item.received, payload, admitted.reader)
         unread = {entry.position for entry in scan_batch(batch, limits)}
         readable = [item.id for index, (item, _) in enumerate(known) if index not in unread]
         if readable:

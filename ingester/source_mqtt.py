@@ -312,7 +312,8 @@ class MqttSource:
                     received, "", "", "topic", "no device in this topic", message.payload, message.topic.value
                 )
                 return 1 if self._pipeline.offer_unmapped(item, acks) else 0
-            batch.append(found.device, found.stream, received, message.payload, found.decoder)
+            found = self._streams.admitted(found, message.topic.value)
+            batch.append(found.device, found.stream, received, message.payload, found.reader)
             batch.topics.append(message.topic.value)
             to_ack.append(_ack(client, message))
         count = len(batch)

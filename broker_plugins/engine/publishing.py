@@ -260,8 +260,9 @@ def _store(
     if not packet.qos and engine.intake.sheds:
         engine.ledger.dropped(telemetry.device, "intake_full")
         return
+    telemetry = engine.streams.admitted(telemetry, packet.topic)
     batch = engine.intake.batch
-    batch.append(telemetry.device, telemetry.stream, engine.clock(), packet.payload, telemetry.decoder)
+    batch.append(telemetry.device, telemetry.stream, engine.clock(), packet.payload, telemetry.reader)
     batch.connections.append(connection.number)
     batch.packet_ids.append(packet.packet_id.to_bytes(2))
     if packet.retain or engine.sessions.router.wanted(packet.topic):

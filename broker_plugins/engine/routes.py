@@ -13,7 +13,7 @@ class Route:
         self.topic = topic
         self.device = destination.device
         self.stream = destination.stream
-        self.decoder = destination.decoder
+        self.decoder = destination.reader
         self.account = account
         self.generation = -1
         """The router's when `wanted` was found out."""

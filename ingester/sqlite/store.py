@@ -91,6 +91,8 @@ class SqliteStore:
         """Was written, and its sync failed."""
         self._unsynced = False
         """Whether that is so of statements of `apply`."""
+        self.purged: list[Callable[[str], None]] = []
+        """Called with a device whose telemetry is all gone."""
         self._confirmed: list[Batch] = []
         """Were doubtful, and are on the disk: whoever writes one of them again is done."""
 
@@ -323,6 +325,8 @@ class SqliteStore:
 
     def _forget_series(self, device: str) -> None:
         self._known = {key for key in self._known if key[0] != device}
+        for told in self.purged:
+            told(device)
 
     def durability(self) -> dict[str, int]:
         """See TelemetryStore.durability: with `synchronous=FULL` a commit waits for the disk."""
@@ -437,6 +441,10 @@ class SqliteStore:
         if self._doubtful is not None:
             self._confirmed.append(self._doubtful)
             self._doubtful = None
+
+    async def series(self) -> list[tuple[str, str]]:
+        """Every device and stream that was ever written to the journal, but for devices that were purged."""
+        return await self.read("SELECT device, stream FROM series")
 
     async def streams(self, selection: Selection) -> list[str]:
         """Streams of a device that were ever written to the journal, or the one that is asked for."""

@@ -4,11 +4,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from ingester.batch import Decoder as BatchDecoder
 from ingester.codecs import CONTENT_TYPES
 from ingester.codecs.births import Births
 from ingester.decode import DecodeError, Limits
 from ingester.streams.decoder import BoundDecoder, Decoder, free_name
 from ingester.streams.definition import Definition, StreamError, from_object
+from ingester.streams.known import Exceeding, KnownStreams
 from ingester.topics import DEFAULT_STREAM, MAX_DEVICE_LENGTH
 
 _REMEMBERED = 10_000
@@ -31,6 +33,13 @@ class Destination:
     device: str
     stream: str
     decoder: BoundDecoder | None = None
+    exceeding: Exceeding | None = None
+    """What reads it where the device may not have one more stream."""
+
+    @property
+    def reader(self) -> BatchDecoder | None:
+        """What reads its messages; None: plain JSON."""
+        return self.exceeding or self.decoder
 
     def invalid(self, payload: bytes, received: int) -> str | None:
         """Why a message is not to be taken; None: it is, though it may end in quarantine."""
@@ -51,7 +60,13 @@ class Destination:
 class Streams:
     """The table. `changed` is called when destinations that were given out may be others now."""
 
-    def __init__(self, limits: Limits | None = None, type_of: TypeOf = lambda _device: "") -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        type_of: TypeOf = lambda _device: "",
+        known: KnownStreams | None = None,
+    ) -> None:
+        self.known = known or KnownStreams()
         self._limits = limits or Limits()
         self._type_of = type_of
         self.births = Births()
@@ -97,6 +112,11 @@ class Streams:
             if len(self._remembered) > _REMEMBERED:
                 self._remembered.popitem(last=False)
         return found
+
+    def admitted(self, found: Destination, topic: str) -> Destination:
+        """Where a message goes that is taken: its stream is one of its device's from now on, or one too many."""
+        why = self.known.admit(found.device, found.stream)
+        return found if why is None else replace(found, exceeding=Exceeding(topic, why, found.decoder))
 
     def candidates(self, topic: str, publisher: str) -> Iterable[tuple[Definition, Destination]]:
         """All that a topic may mean, the most specific first."""
