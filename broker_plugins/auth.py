@@ -9,10 +9,12 @@ from amqtt.session import Session
 
 from broker_plugins.attached import Attached
 from broker_plugins.engine.errors import Denied
+from broker_plugins.engine.handshakes import path_of
 from broker_plugins.engine.hooks import Candidate, Principal
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.services import CALLER, MEMBER, AnyRights, Services
 from fleet.identity import IdentityError, Kind, identify
+from fleet.judge import Path
 from fleet.policy.compiled import Caller
 from fleet.provisioning.model import ProvisioningError
 from fleet.registry import Member, Refused, Registry
@@ -43,7 +45,7 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
 
     async def admit(self, candidate: Candidate) -> Principal:
         """What our engine calls: judge a connection by its certificate and client id. Raises Denied."""
-        entrant = await let_in(self._started(), candidate.peer.certificate, _asking(candidate))
+        entrant = await let_in(self._started(), candidate.peer.path, _asking(candidate))
         member, client_id = entrant.member, entrant.caller.client_id
         shared = member.kind is Kind.CLAIM
         if shared:  # many have the certificate: none of them may be in another's way, nor in a device's
@@ -54,8 +56,8 @@ class CertificateAuthPlugin(Attached, BaseAuthPlugin):
 
     def rejudge(self, candidate: Candidate) -> AnyRights:
         """What our engine calls when something changed: the rights of a connection now. Raises Denied."""
-        services, certificate = self._started(), candidate.peer.certificate
-        return _judged(services, certificate, *_identified(services, certificate, _asking(candidate))).rights
+        services, peer = self._started(), candidate.peer
+        return _judged(services, peer.certificate, *_identified(services, peer.path, _asking(candidate))).rights
 
     def _started(self) -> Services:
         if self.services is None:
@@ -91,31 +93,31 @@ def _check_client_id(registry: Registry, member: Member, client_id: str) -> None
         raise Refused("client_id", f"client id {client_id!r} is the device's of that name: {free}")
 
 
-async def let_in(services: Services, certificate: bytes | None, asking: Caller) -> Entrant:
-    """Judge who asks, by certificate, registry and policies; `asking` has what is known without them.
+async def let_in(services: Services, path: Path, asking: Caller) -> Entrant:
+    """Judge who asks, by its certificates, registry and policies; `asking` has what is known without them.
 
     Who is not known is registered just now, where the authority says so. Raises Denied, and keeps why.
     """
     try:
-        member, caller = await _known(services, certificate, asking)
+        member, caller = await _known(services, path, asking)
     except Denied as denied:
         if denied.name:  # whose certificate names nobody is not kept
             services.decisions.refused(replace(asking, device=denied.name), denied.why, str(denied))
         raise
-    return _judged(services, certificate, member, caller)
+    return _judged(services, _own(path), member, caller)
 
 
-async def _known(services: Services, certificate: bytes | None, asking: Caller) -> tuple[Member, Caller]:
+async def _known(services: Services, path: Path, asking: Caller) -> tuple[Member, Caller]:
     try:
-        found = _identified(services, certificate, asking)
+        found = _identified(services, path, asking)
     except Denied as denied:
-        if denied.why not in _UNKNOWN or not await _registered(services, certificate, asking.address, denied):
+        if denied.why not in _UNKNOWN or not await _registered(services, _own(path), asking.address, denied):
             raise
-        found = _identified(services, certificate, asking)
+        found = _identified(services, path, asking)
     name = found[0].name
     if services.policies.stale(name):
         await services.policies.settled(name)
-        found = _identified(services, certificate, asking)  # what else changed meanwhile counts too
+        found = _identified(services, path, asking)  # what else changed meanwhile counts too
     return found
 
 
@@ -132,14 +134,18 @@ async def _registered(services: Services, certificate: bytes | None, address: st
         raise Denied("provisioning", str(error), name=identity.name) from error
 
 
-def _identified(services: Services, certificate: bytes | None, asking: Caller) -> tuple[Member, Caller]:
+def _own(path: Path) -> bytes | None:
+    return path[0] if path else None
+
+
+def _identified(services: Services, path: Path, asking: Caller) -> tuple[Member, Caller]:
     """The member that a certificate belongs to, and who it is to policies. Raises Denied."""
-    known_as = ""
+    known_as, certificate = "", _own(path)
     try:
         identity = identify(certificate, services.rules_for(certificate), services.now())
         known_as = identity.name
-        if certificate is not None and services.revoked is not None:
-            services.revoked(certificate, services.now())
+        if services.revoked is not None:
+            services.revoked(path, services.now())
         member = services.registry.admit(identity)
         client_id = asking.client_id or member.name
         _check_client_id(services.registry, member, client_id)
@@ -166,11 +172,11 @@ def _asking(candidate: Candidate) -> Caller:
 def _judge(services: Services, session: Session) -> bool:
     peer = f"{session.remote_address}:{session.remote_port}"
     given, tls = session.client_id or "", session.ssl_object
-    der = tls.getpeercert(True) if tls is not None else None
+    path = path_of(tls) if tls is not None else ()
     version = (tls.version() or "") if tls is not None else ""
     asking = Caller("", "" if given.startswith(_GENERATED) else given, session.remote_address or "", version)
     try:
-        entrant = _judged(services, der, *_identified(services, der, asking))
+        entrant = _judged(services, _own(path), *_identified(services, path, asking))
     except Denied as denied:
         services.connects.refused(denied.why)
         services.refusals.refused("connect", denied.name, denied.why, str(denied), peer=peer)

@@ -1,6 +1,5 @@
 """What the plugins need of the rest of the program, in one value."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -9,6 +8,7 @@ from amqtt.session import Session
 from broker_plugins.connections import Connects
 from broker_plugins.refusals import Refusals
 from fleet.identity import Kind, Rules
+from fleet.judge import Revoked
 from fleet.policy.compiled import Caller, Compiled
 from fleet.policy.decisions import Decisions
 from fleet.policy.rights import Rights
@@ -30,8 +30,6 @@ CALLER = "fleetgate.caller"
 
 AnyRights = Compiled | Rights
 
-Revoked = Callable[[bytes, datetime], None]
-
 
 @dataclass(frozen=True)
 class Services:
@@ -47,7 +45,7 @@ class Services:
     rules: Rules
     clock: Clock = now_us
     revoked: Revoked | None = None
-    """Raises IdentityError for a certificate that its issuer revoked."""
+    """See fleet.judge; None: nobody is asked."""
     provisioning: Provisioning | None = None
     """How devices get in by themselves; None: they do not."""
     quotas: Quotas | None = None

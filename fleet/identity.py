@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import MD5, SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fleet.certificates import from_der
 from fleet.names import MAX_LENGTH, is_name
 
 REASONS = (
@@ -37,7 +38,8 @@ REASONS = (
 
 _RSA_BITS = 2048
 _RSA_EXPONENT = 65_537
-_EC_BITS = 256
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+"""Those that TLS listeners take: of others the handshake fails, as good as they are."""
 _ROCA = tuple(
     (prime, frozenset(pow(65_537, power, prime) for power in range(prime)))
     for prime in (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
@@ -93,7 +95,7 @@ def identify(der: bytes | None, rules: Rules, now: datetime) -> Identity:
     if not der:
         raise IdentityError("no_certificate", "the client sent no certificate")
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = from_der(der)
         _check_dates(certificate, now)
         _check_purpose(certificate)
         check_key(certificate.public_key())
@@ -154,8 +156,10 @@ def check_key(key: object) -> None:
         if _is_roca(key.public_numbers().n):
             raise IdentityError("weak_key", "an RSA key of the kind that can be factored (CVE-2017-15361)")
     elif isinstance(key, ec.EllipticCurvePublicKey):
-        if key.key_size < _EC_BITS:
-            raise IdentityError("weak_key", f"an elliptic curve of {key.key_size} bits; at least {_EC_BITS}")
+        if not isinstance(key.curve, _CURVES):
+            raise IdentityError(
+                "weak_key", f"an elliptic curve of {key.key_size} bits, {key.curve.name}: not P-256, P-384 or P-521"
+            )
     elif not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         raise IdentityError("weak_key", "neither RSA, nor an elliptic curve, nor Ed25519 or Ed448")
 

@@ -22,19 +22,31 @@ class RevokedList:
         self._clock = clock
         self._making = asyncio.Lock()
         self._made: x509.CertificateRevocationList | None = None
+        self._root: x509.CertificateRevocationList | None = None
         self._changes = 0
         registry.changed.append(self._changed)
 
     async def get(self) -> x509.CertificateRevocationList:
         """The list as of now, signed anew when something changed, and each day."""
         async with self._making:
-            now = datetime.fromtimestamp(self._clock() / 1e6, UTC)
-            made = self._made
-            if made is None or not made.last_update_utc <= now < made.last_update_utc + _FRESH:
+            now, made = self._now(), self._made
+            if made is None or not _is_fresh(made, now):
                 changes = self._changes
                 made = await asyncio.to_thread(self._make, self._registry.all()[1], now)
                 self._made = made if changes == self._changes else None
             return made
+
+    async def get_all(self) -> list[x509.CertificateRevocationList]:
+        """The list, and the root's, where its key is here."""
+        own = await self.get()
+        async with self._making:
+            now = self._now()
+            if self._root is None or not _is_fresh(self._root, now):
+                self._root = await asyncio.to_thread(self._authority.root_revocation_list, now)
+            return [own] if self._root is None else [own, self._root]
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock() / 1e6, UTC)
 
     def _make(self, certificates: list[Certificate], now: datetime) -> x509.CertificateRevocationList:
         issuer = self._authority.key_id
@@ -46,3 +58,7 @@ class RevokedList:
     def _changed(self, _member: Member) -> None:
         self._made = None
         self._changes += 1
+
+
+def _is_fresh(made: x509.CertificateRevocationList, now: datetime) -> bool:
+    return made.last_update_utc <= now < made.last_update_utc + _FRESH

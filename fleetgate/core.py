@@ -32,6 +32,7 @@ from fleet.census import Census
 from fleet.devices import Devices
 from fleet.hook import HOOKS
 from fleet.identity import Kind, Rules
+from fleet.judge import Judge
 from fleet.lifecycle.service import Lifecycle
 from fleet.ocsp import OcspResponder
 from fleet.operators.guessing import Guessing
@@ -51,6 +52,7 @@ from fleet.provisioning.templates import Templates
 from fleet.quota.service import Quotas
 from fleet.quota.usage import Usage
 from fleet.registry import Groups, Inventory, Member, Registry, State, Types
+from fleet.registry.database import Database
 from fleet.revoked import RevokedList
 from fleet.state import RESTORED, StateFolder, StateLock
 from fleet.streams import StreamDefinitions
@@ -108,6 +110,7 @@ class Core:
     authority: Authority
     issuer: Issuer
     rules: Rules
+    judge: Judge
     registry: Registry
     types: Types
     groups: Groups
@@ -199,12 +202,12 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
                 memory=await stack.enter_async_context(KeptBirths(streams.births, store.journal)),
             )
         )
-        connects = Connects(ledger)
-        naming = Rules(settings.identity.source, settings.identity.trust_domain)
+        connects, naming = Connects(ledger), Rules(settings.identity.source, settings.identity.trust_domain)
         inventory = Inventory(registry, types, groups)
-        issuer = make_issuer(settings, authority, naming)
-        provisioning = await _provisioning(stack, registry, inventory, groups, issuer)
-        tls = await stack.enter_async_context(DeviceTls(settings, state, authority, provisioning.authorities))
+        authorities, tls = await _tls(stack, settings, state, authority, registry.database)
+        judge = Judge(tls.verify, partial(authorities.rules, otherwise=naming), tls.check, clock)
+        issuer = make_issuer(settings, authority, judge)
+        provisioning = await _provisioning(stack, registry, inventory, groups, issuer, authorities)
         decisions = await stack.enter_async_context(_decisions(settings.decisions, registry))
         policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
         usage = await stack.enter_async_context(Usage(registry.database, ledger))
@@ -265,6 +268,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             authority,
             issuer,
             naming,
+            judge,
             registry,
             types,
             groups,
@@ -445,12 +449,23 @@ async def _devices(
     return await stack.enter_async_context(Devices(registry, audit, kept))
 
 
-async def _provisioning(
-    stack: AsyncExitStack, registry: Registry, inventory: Inventory, groups: Groups, issuer: Issuer
-) -> Provisioning:
-    database = registry.database
+async def _tls(
+    stack: AsyncExitStack, settings: Settings, state: StateFolder, authority: Authority, database: Database
+) -> tuple[Authorities, DeviceTls]:
     templates = await stack.enter_async_context(Templates(database))
     authorities = await stack.enter_async_context(Authorities(database, templates))
+    return authorities, await stack.enter_async_context(DeviceTls(settings, state, authority, authorities))
+
+
+async def _provisioning(
+    stack: AsyncExitStack,
+    registry: Registry,
+    inventory: Inventory,
+    groups: Groups,
+    issuer: Issuer,
+    authorities: Authorities,
+) -> Provisioning:
+    database, templates = registry.database, authorities.templates
     claims = await stack.enter_async_context(Claims(database, templates))
     return Provisioning(registry, inventory, groups, issuer, templates, authorities, claims, Enrolments(database))
 
@@ -460,14 +475,14 @@ def history_rules(streams: StreamDefinitions, settings: Settings) -> HistoryRule
     return rules_of((kept.definition for kept in streams.all()), settings.history)
 
 
-def make_issuer(settings: Settings, authority: Authority, rules: Rules) -> Issuer:
+def make_issuer(settings: Settings, authority: Authority, judge: Judge) -> Issuer:
     """Who makes certificates of clients."""
     hook = settings.authority.hook
     if not hook:
         return BuiltInIssuer(authority)
     if not hook.startswith(HOOKS):
         raise SettingsError(f"authority.hook: {hook[:80]!r} is neither a URL nor python:module:function")
-    return HookIssuer(hook, authority, rules, settings.authority.device_days)
+    return HookIssuer(hook, authority, judge.identity, settings.authority.device_days)
 
 
 def make_authority(settings: Settings, state: StateFolder, clock: Clock = now_us) -> Authority:

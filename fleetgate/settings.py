@@ -126,9 +126,11 @@ class TlsSettings(_Section):
         description="names and addresses in the server certificate; reissued when they change"
         " (default: localhost, 127.0.0.1, ::1 and the host name)",
     )
-    client_ca: str = Field("", description="PEM file with further CAs whose client certificates are accepted")
+    client_ca: str = Field("", description="file (PEM or DER) with further CAs whose client certificates are accepted")
     crl: str = Field(
-        "", description="PEM file with the revocation lists of these CAs; then no list that counts means no entry"
+        "",
+        description="revocation lists of these CAs and of those below them: a file (PEM or DER), or a folder of such"
+        " files; then a certificate is refused where no list in effect speaks of it, or of an authority above it",
     )
 
 

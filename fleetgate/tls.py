@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -10,13 +10,17 @@ from typing import Self
 import structlog
 from cryptography import x509
 
-from broker_plugins.engine.handshakes import TlsFiles
+from broker_plugins.engine.handshakes import TlsFiles, rehearse, why_failed
 from fleet.authority import Authority
 from fleet.authority.chain import pem_of
+from fleet.certificates import from_file
+from fleet.crl import RevocationList
 from fleet.errors import FleetError
 from fleet.files import write_public
+from fleet.identity import IdentityError
+from fleet.judge import Path as CertificatePath
 from fleet.provisioning.authorities import Authorities
-from fleet.revocation import RevocationListError, Revocations
+from fleet.revocation import RevocationListError, Revocations, files_of
 from fleet.state import StateFolder
 from fleetgate.errors import SettingsError
 from fleetgate.settings import Settings
@@ -26,6 +30,10 @@ log = structlog.get_logger("fleetgate")
 AUTHORITIES = "authorities.pem"
 """Certificates of the authorities that are registered, for OpenSSL to read."""
 _LOOK_SECONDS = 0.5
+
+
+Stamp = tuple[tuple[str, int, int], ...]
+"""Name, time of change and size of each file: others when something was written."""
 
 
 class TlsReloadError(Exception):
@@ -60,7 +68,9 @@ class DeviceTls:
             self.revocations = self._read_revocations()
         except (OSError, ValueError) as error:
             raise SettingsError(f"TLS files: {error}") from error
-        self._crl_stamp: int | None = None
+        self._crl_stamp: Stamp = ()
+        self._paths: dict[bytes, CertificatePath] = {}
+        """By the client's own certificate: what was verified, for those who resume their TLS session."""
         self.reloaded: list[Callable[[], None]] = []
         self._renewing = False
         self._task: asyncio.Task[None] | None = None
@@ -79,17 +89,21 @@ class DeviceTls:
         """The context for connections from now on."""
         return self.files.context
 
-    def reload(self) -> None:
-        """Read all files again, the server's certificate renewed where it is due. Raises TlsReloadError."""
+    def reload(self, read: Sequence[RevocationList] | None = None) -> None:
+        """Read all files again, the server's certificate renewed where it is due; `read` are the revocation lists in
+        them, where they are read already. Raises TlsReloadError.
+        """
         try:
             self._authority.ensure_server(self._settings.tls.names)
             self.files.load()
-            self.revocations = self._read_revocations()
-            self.revocations.load()
+            revocations = self._read_revocations()
+            revocations.load(read)
+            self.revocations = revocations
         except (OSError, ValueError, FleetError) as error:
             raise TlsReloadError(f"TLS files not taken, those before go on counting: {error}") from error
         finally:
             self._crl_stamp = self._stamp()
+        self._log_faults()
         log.info("TLS files read")
         for reloaded in self.reloaded:
             reloaded()
@@ -109,9 +123,24 @@ class DeviceTls:
             log.info("certificates were made again", certificates=made)
         return made
 
-    def check(self, certificate: bytes, now: datetime) -> None:
-        """See Revocations.check."""
-        self.revocations.check(certificate, now.astimezone(UTC))
+    def verify(self, chain: Sequence[bytes]) -> CertificatePath:
+        """See judge.Verify: what a handshake would say now."""
+        try:
+            return rehearse(self.context(), chain)
+        except OSError as error:
+            raise IdentityError(*why_failed(error)) from error
+
+    def check(self, path: CertificatePath, now: datetime) -> None:
+        """See judge.Revoked."""
+        if path and self.revocations.is_asked:
+            self.revocations.check(self._whole(path), now.astimezone(UTC))
+
+    def _whole(self, path: CertificatePath) -> CertificatePath:
+        """The path that was verified when the TLS session began."""
+        if len(path) > 1:
+            self._paths[path[0]] = path
+            return path
+        return self._paths.get(path[0]) or self.verify(path)
 
     def authorities_changed(self) -> None:
         """Others are registered now than before: read them. Raises TlsReloadError."""
@@ -138,7 +167,7 @@ class DeviceTls:
             self._registered_file.unlink(missing_ok=True)
 
     def _other_authorities(self) -> list[x509.Certificate]:
-        return x509.load_pem_x509_certificates(self._other_ca.read_bytes()) if self._other_ca is not None else []
+        return from_file(self._other_ca.read_bytes()) if self._other_ca is not None else []
 
     def _load_revocations(self) -> None:
         self._crl_stamp = self._stamp()
@@ -146,22 +175,46 @@ class DeviceTls:
             self.revocations.load()
         except RevocationListError as error:
             log.error("no revocation list: certificates of other authorities are refused", error=str(error))
+        self._log_faults()
 
-    def _stamp(self) -> int | None:
+    def _log_faults(self) -> None:
+        for fault in self.revocations.faults:
+            log.error("a revocation list that can't be used: the certificates it speaks of are refused", error=fault)
+
+    def _stamp(self) -> Stamp:
         try:
-            return self._crl.stat().st_mtime_ns if self._crl is not None else None
+            return tuple(_stamp_of(file) for file in files_of(self._crl)) if self._crl is not None else ()
         except OSError:
-            return None
+            return ()
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if not self._renewing and (self.files.changed() or self._stamp() != self._crl_stamp):
+            if self._renewing:
+                continue
+            if self._stamp() != self._crl_stamp:
+                await self._read_lists()
+            elif self.files.changed():
                 self.try_reload()
 
-    def try_reload(self) -> None:
+    async def _read_lists(self) -> None:
+        """In a thread: lists may be long. A file that changes meanwhile is read again at the next look."""
+        stamp = self._stamp()
+        try:
+            read = await asyncio.to_thread(self.revocations.read)
+        except RevocationListError:
+            read = None  # the reload finds the same, and says so
+        self.try_reload(read)
+        self._crl_stamp = stamp
+
+    def try_reload(self, read: Sequence[RevocationList] | None = None) -> None:
         """As reload; a failure is logged."""
         try:
-            self.reload()
+            self.reload(read)
         except TlsReloadError as error:
             log.error("TLS files", error=str(error))
+
+
+def _stamp_of(file: Path) -> tuple[str, int, int]:
+    found = file.stat()
+    return file.name, found.st_mtime_ns, found.st_size

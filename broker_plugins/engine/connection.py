@@ -13,6 +13,7 @@ from broker_plugins.engine import connecting, delivering, lane, publishing, subs
 from broker_plugins.engine.acks import Slot
 from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.errors import Denied, MalformedPacketError, PacketTooLargeError, ProtocolError
+from broker_plugins.engine.handshakes import path_of
 from broker_plugins.engine.hooks import Meter, Principal, Rights
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import (
@@ -226,9 +227,7 @@ class Connection(asyncio.Protocol):
             limit(_WRITE_BUFFER_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
-            self.peer = replace(
-                self.peer, certificate=tls.getpeercert(True), tls=tls.version() or "", cipher=_cipher(tls)
-            )
+            self.peer = replace(self.peer, path=path_of(tls), tls=tls.version() or "", cipher=_cipher(tls))
         engine = self.engine
         engine.all.add(self)
         self.last_packet = engine.wheel.now

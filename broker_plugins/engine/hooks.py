@@ -72,16 +72,21 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other end of a connection. `listener` is the scheme it came in by; `certificate` DER, None where no
-    certificate was shown.
+    """The other end of a connection. `listener` is the scheme it came in by; `path` has the client's certificates, its
+    own first, see handshakes.path_of: none where no certificate was shown.
     """
 
     host: str
     port: int
     listener: str
-    certificate: bytes | None = None
+    path: tuple[bytes, ...] = ()
     tls: str = ""
     cipher: str = ""
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The client's own, in DER form."""
+        return self.path[0] if self.path else None
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

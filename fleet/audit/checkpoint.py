@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fleet.audit.model import End
 from fleet.authority.chain import constraints_of, is_signed_by
 from fleet.authority.keys import verify
+from fleet.certificates import from_pem
 from fleet.errors import FleetError
 
 _KEYS = ("seq", "hash", "at", "signature", "signer")
@@ -69,7 +70,7 @@ def read_checkpoint(document: Mapping[str, Any]) -> Checkpoint:
             End(int(document["seq"]), bytes.fromhex(document["hash"]).hex()),
             int(document["at"]),
             base64.b64decode(document["signature"], validate=True),
-            x509.load_pem_x509_certificate(document["signer"].encode()),
+            from_pem(document["signer"].encode())[0],
         )
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
         raise CheckpointError(f"checkpoint: not one with {', '.join(_KEYS)}") from None

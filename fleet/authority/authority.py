@@ -127,15 +127,33 @@ class Authority:
         entries = [
             x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at).build() for serial, at in revoked
         ]
+        return self._list(self.certificate, self._key, entries, now)
+
+    def root_revocation_list(self, now: datetime) -> x509.CertificateRevocationList | None:
+        """The list of the root, which revoked nothing: without it nobody who goes by lists takes the issuing authority.
+
+        None where the root issues itself, so that there is one list, and where its key is kept elsewhere.
+        """
+        if self.certificate == self.root:
+            return None
+        try:
+            key = read_key(self._folder / "ca-key.pem", self._passphrase)
+        except StateError:
+            return None
+        return self._list(self.root, key, [], now)
+
+    def _list(
+        self, issuer: x509.Certificate, key: SigningKey, entries: list[x509.RevokedCertificate], now: datetime
+    ) -> x509.CertificateRevocationList:
         return (
             # the entries at once: the builder copies all of them for each one that is added
             x509.CertificateRevocationListBuilder(revoked_certificates=entries)
-            .issuer_name(self.certificate.subject)
+            .issuer_name(issuer.subject)
             .last_update(now - CLOCK_SKEW)
             .next_update(now + timedelta(days=_CRL_DAYS))
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
             .add_extension(x509.CRLNumber(self._next_list(now)), critical=False)
-            .sign(self._key, hash_for(self._key))
+            .sign(key, hash_for(key))
         )
 
     def _next_list(self, now: datetime) -> int:

@@ -1,16 +1,18 @@
 """Whoever makes certificates of clients: the built-in authority, or a program of the operator's that is asked."""
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fleet.authority.authority import Authority
+from fleet.certificates import from_pem
 from fleet.errors import InvalidCertificateError
 from fleet.hook import ask
-from fleet.identity import IdentityError, Kind, Rules, identify
+from fleet.identity import Identity, IdentityError, Kind
+
+JudgeChain = Callable[[Sequence[x509.Certificate]], Identity]
 
 
 class BuiltInIssuer:
@@ -32,13 +34,14 @@ class BuiltInIssuer:
 
 class HookIssuer:
     """Asks `hook` with `{"kind", "name", "csr", "days"}` (CSR in PEM); its answer has `certificate`: PEM, with those
-    above it behind it. Claims are made by the built-in authority all the same.
+    above it behind it. Claims are made by the built-in authority all the same. `judge` says who a client with these
+    certificates would be, and raises IdentityError when nobody.
     """
 
-    def __init__(self, hook: str, built_in: Authority, rules: Rules, days: int) -> None:
+    def __init__(self, hook: str, built_in: Authority, judge: JudgeChain, days: int) -> None:
         self._hook = hook
         self._built_in = BuiltInIssuer(built_in)
-        self._rules = rules
+        self._judge = judge
         self._days = days
 
     @property
@@ -58,8 +61,8 @@ class HookIssuer:
         }
         answer = await ask(self._hook, question)
         try:
-            chain = x509.load_pem_x509_certificates(str(answer.get("certificate", "")).encode())
-            found = identify(chain[0].public_bytes(Encoding.DER), self._rules, datetime.now(UTC))
+            chain = from_pem(str(answer.get("certificate", "")).encode())
+            found = await asyncio.to_thread(self._judge, chain)
         except (ValueError, IdentityError) as error:
             raise InvalidCertificateError(f"{self._hook}: its certificate can't be used: {error}") from error
         if (found.kind, found.name) != (kind, name):

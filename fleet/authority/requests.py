@@ -5,6 +5,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from fleet.certificates import from_pem
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, check_key
 
@@ -46,9 +47,17 @@ def read_request(pem: bytes) -> x509.CertificateSigningRequest:
     return request
 
 
-def read_certificate(pem: bytes) -> x509.Certificate:
-    """Read one PEM certificate. Raises InvalidCertificateError."""
+def read_certificates(pem: bytes) -> list[x509.Certificate]:
+    """Read PEM certificates, one or more. Raises InvalidCertificateError."""
     try:
-        return x509.load_pem_x509_certificate(pem)
+        return from_pem(pem)
+    except ValueError as error:
+        raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error
+
+
+def read_certificate(pem: bytes) -> x509.Certificate:
+    """Read the first PEM certificate. Raises InvalidCertificateError."""
+    try:
+        return from_pem(pem)[0]
     except ValueError as error:
         raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error

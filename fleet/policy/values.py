@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from fleet.certificates import from_der
 from fleet.policy.compiled import Caller
 from fleet.policy.pattern import ATTRIBUTE
 from fleet.policy.subjects import Subject
@@ -22,7 +23,7 @@ def values_of(
             value: Value | None = subject.attributes.get(name.removeprefix(ATTRIBUTE))
         elif name in _OF_CERTIFICATE:
             if read is None and certificate is not None:
-                read = x509.load_der_x509_certificate(certificate)
+                read = from_der(certificate)
             value = _OF_CERTIFICATE[name](read) if read is not None else None
         elif name == "time":
             value = moment

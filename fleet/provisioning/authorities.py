@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fleet.authority.chain import constraints_of, is_signed_by
+from fleet.certificates import from_der
 from fleet.errors import ConflictError, InvalidCertificateError, NotFoundError
 from fleet.identity import IdentityError, Rules, Source, check_key
 from fleet.provisioning.model import IssuingAuthority, Mode
@@ -24,7 +25,7 @@ class Authorities:
 
     def __init__(self, database: Database, templates: Templates, clock: Clock = now_us) -> None:
         self._database = database
-        self._templates = templates
+        self.templates = templates
         self._clock = clock
         self._found: dict[str, IssuingAuthority] = {}
 
@@ -65,7 +66,7 @@ class Authorities:
         if der is None or all(found.source is None for found in self._found.values()):
             return otherwise
         try:
-            issuer = self.issuer_of(x509.load_der_x509_certificate(der))
+            issuer = self.issuer_of(from_der(der))
         except ValueError:
             return otherwise
         if issuer is None or issuer.source is None:
@@ -82,7 +83,7 @@ class Authorities:
         check_word("name", wanted.name)
         _check_authority(wanted.certificate)
         if wanted.mode is not Mode.NONE or wanted.template:
-            _source, template, _version = self._templates.get(wanted.template)
+            _source, template, _version = self.templates.get(wanted.template)
             if missing := template.missing_for_certificates():
                 raise ConflictError(
                     f"template {wanted.template} asks for {', '.join(missing)}, which no certificate says"

@@ -1,26 +1,23 @@
 """What would happen to a certificate at a connect, rule by rule, and why. Pure but for what it asks.
 
-It asks the parts that decide at a connect, in their order; only the handshake, which needs the private key, is redone
-here: a chain of signatures up to a certificate authority that counts.
+It asks the parts that decide at a connect, in their order; the handshake is rehearsed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from fleet.authority.chain import constraints_of, is_signed_by
-from fleet.identity import Identity, IdentityError, Rules, identify
+from fleet.certificates import from_der
+from fleet.identity import Identity, IdentityError, identify
+from fleet.judge import Judge, Path, ders
 from fleet.provisioning.model import IssuingAuthority, Mode, ProvisioningError
 from fleet.registry import Refused, Registry
 
-_CHAIN = 8
+_UNKNOWN = frozenset({"unknown_device", "unknown_certificate"})
 
-
-Preview = Callable[[x509.Certificate, Identity], IssuingAuthority | None]
+Preview = Callable[[x509.Certificate, Identity], Awaitable[IssuingAuthority | None]]
 """Who would register the device of a certificate that is not known. Raises ProvisioningError."""
 
 
@@ -61,31 +58,19 @@ class _Failed(Exception):  # noqa: N818 - the answer to a question, not a fault
 
 
 class Check:
-    """One certificate, `chain[0]`, with what its file has beside it.
-
-    `revoked` raises IdentityError for a certificate that its issuer revoked.
-    """
+    """One certificate, `chain[0]`, with what its file has beside it."""
 
     def __init__(
-        self,
-        chain: Sequence[x509.Certificate],
-        authorities: Sequence[x509.Certificate],
-        rules: Rules,
-        registry: Registry,
-        revoked: Callable[[bytes, datetime], None],
-        now: datetime,
-        preview: Preview | None = None,
+        self, chain: Sequence[x509.Certificate], judge: Judge, registry: Registry, preview: Preview | None = None
     ) -> None:
         self._chain = chain
-        self._der = chain[0].public_bytes(Encoding.DER)
-        self._authorities = authorities
-        self._rules = rules
+        self._path: Path = ders(chain)
+        self._judge = judge
         self._registry = registry
-        self._revoked = revoked
-        self._now = now
         self._preview = preview
+        self._now = judge.now()
 
-    def run(self) -> Verdict:
+    async def run(self) -> Verdict:
         """Ask all rules."""
         steps: list[Step] = []
         failed = False
@@ -99,40 +84,39 @@ class Check:
                 steps.append(Step(rule, Outcome.SKIPPED, ""))
                 continue
             try:
-                steps.append(Step(rule, Outcome.PASSED, ask()))
+                steps.append(Step(rule, Outcome.PASSED, await ask()))
             except (_Failed, IdentityError, Refused) as refusal:
                 steps.append(Step(rule, Outcome.FAILED, str(refusal), refusal.reason))
                 failed = True
         return Verdict(tuple(steps))
 
-    def _issuer(self) -> str:
-        at = self._chain[0]
-        for _ in range(_CHAIN):
-            if (authority := _issuer_of(at, self._authorities)) is not None:
-                return f"signed by {authority.subject.rfc4514_string()}, which counts here"
-            if (above := _issuer_of(at, self._chain[1:])) is None:
-                break
-            at = above
-        raise _Failed("unknown_ca", f"no authority that counts here signed it; its issuer is {_issuer_name(at)}")
+    async def _issuer(self) -> str:
+        self._path = self._judge.verify(self._path)
+        if len(self._path) == 1:
+            return "it is an authority in effect itself"
+        authority = from_der(self._path[-1])
+        return f"signed by {authority.subject.rfc4514_string() or '(without a name)'}, an authority in effect"
 
-    def _identity(self) -> str:
+    async def _identity(self) -> str:
         found = self._identify()
-        return f"it is {found.kind} {found.name}, by {self._rules.source}"
+        return f"it is {found.kind} {found.name}, by {self._judge.rules_for(self._path[0]).source}"
 
-    def _revocation_list(self) -> str:
-        self._revoked(self._der, self._now)
+    async def _revocation_list(self) -> str:
+        self._judge.revoked(self._path, self._now)
         return "no list has it"
 
-    def _registered(self) -> str:
+    async def _registered(self) -> str:
         identity = self._identify()
         try:
             member = self._registry.admit(identity)
         except Refused as refused:
-            if refused.reason != "unknown_device" or self._preview is None:
+            if refused.reason not in _UNKNOWN or self._preview is None:
                 raise
             try:
-                authority = self._preview(self._chain[0], identity)
+                authority = await self._preview(self._chain[0], identity)
             except ProvisioningError as error:
+                if error.code == "name_taken":
+                    raise refused from error
                 raise _Failed("provisioning", str(error)) from error
             if authority is None:
                 raise
@@ -143,13 +127,4 @@ class Check:
         return f"registered and active for {member.kind} {member.name}, which is {member.state}"
 
     def _identify(self) -> Identity:
-        return identify(self._der, self._rules, self._now)
-
-
-def _issuer_of(certificate: x509.Certificate, candidates: Iterable[x509.Certificate]) -> x509.Certificate | None:
-    authorities = (one for one in candidates if (basic := constraints_of(one)) is not None and basic.ca)
-    return next((one for one in authorities if is_signed_by(certificate, one)), None)
-
-
-def _issuer_name(certificate: x509.Certificate) -> str:
-    return certificate.issuer.rfc4514_string() or "(without a name)"
+        return identify(self._path[0], self._judge.rules_for(self._path[0]), self._now)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.authority.chain import pem_of
 from fleet.authority.requests import read_request
+from fleet.certificates import from_der
 from fleet.documents import DocumentError
 from fleet.errors import ConflictError, FleetError, InvalidCertificateError, KeyInUseError, NotFoundError
 from fleet.hook import HookError, ask_permission
@@ -37,7 +38,7 @@ from fleet.provisioning.model import (
 from fleet.provisioning.notes import Note, write_note
 from fleet.provisioning.template import Filled, Template
 from fleet.provisioning.templates import Templates
-from fleet.registry.adding import New
+from fleet.registry.adding import New, check_key
 from fleet.registry.details import Details
 from fleet.registry.group_service import Groups
 from fleet.registry.inventory import Inventory
@@ -146,7 +147,7 @@ class Provisioning:
 
         Raises ProvisioningError.
         """
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = from_der(der)
         authority = self.authorities.issuer_of(certificate)
         if authority is None or authority.mode is Mode.NONE or identity.kind is not Kind.DEVICE:
             return False
@@ -245,16 +246,25 @@ class Provisioning:
         await self._enter(template, filled, certificate, key_of(certificate.public_key()), status, note)
         log.info("provisioned", how="just_in_time", by=authority.name, device=identity.name, status=status.value)
 
-    def preview(self, certificate: x509.Certificate, identity: Identity) -> IssuingAuthority | None:
+    async def preview(self, certificate: x509.Certificate, identity: Identity) -> IssuingAuthority | None:
         """The authority that would register the device of a certificate at its first connect; None: none would.
 
-        Its enrolment list and its hook are not asked. Raises ProvisioningError.
+        The hook of its template is not asked. Raises ProvisioningError.
         """
         authority = self.authorities.issuer_of(certificate)
         if authority is None or authority.mode is Mode.NONE or identity.kind is not Kind.DEVICE:
             return None
+        key = key_of(certificate.public_key())
         try:
-            self._filled(certificate, identity, authority)
+            template, filled = self._filled(certificate, identity, authority)
+            if (member := self._registry.find(Kind.DEVICE, filled.device)) is not None:
+                await self._vacant(member, key)
+            async with self._registry.database.reading() as connection:
+                filled, _entry = await self._enrolled(connection, template, filled, key)
+                await check_key(connection, key, (Kind.DEVICE, filled.device))
+            for group in filled.groups:
+                self._groups.static(group)
+            self._inventory.check(filled.details)
         except FleetError as error:
             raise _as_refusal(error) from error
         return authority

@@ -1,10 +1,9 @@
 """Certificate authorities of others, whose certificates count here."""
 
-from cryptography import x509
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from fleet.errors import InvalidCertificateError
+from fleet.authority import read_certificate
 from fleet.identity import Source, fingerprint_of
 from fleet.provisioning.model import IssuingAuthority, Mode
 from fleetgate.core import Core
@@ -56,10 +55,7 @@ def router(core: Core) -> APIRouter:
     async def put_authority(
         name: Name, body: AuthorityBody, response: Response, if_match: IfMatch = None
     ) -> AuthorityView:
-        try:
-            certificate = x509.load_pem_x509_certificate(body.certificate.encode())
-        except ValueError as error:
-            raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error
+        certificate = read_certificate(body.certificate.encode())
         wanted = IssuingAuthority(name, certificate, body.mode, body.template, body.identity)
         kept = await authorities.put(wanted, expected_version(if_match))
         core.tls.authorities_changed()

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from broker_plugins.auth import Entrant, let_in
 from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.errors import Denied
+from broker_plugins.engine.handshakes import path_of
 from fleet.identity import Kind
 from fleet.policy.compiled import Caller
 from fleet.provisioning.asking import answer_of
@@ -21,7 +22,7 @@ _STATUS = {"bad_request": 400, "not_permitted": 403, "claim_rate": 429, "failed"
 
 
 class CertificateProtocol(H11Protocol):
-    """HTTP/1.1 that tells the application the client's certificate (DER), and by which TLS it came.
+    """HTTP/1.1 that tells the application the client's certificates, see path_of, and by which TLS they came.
 
     The first request that is judged decides what becomes of its Arrival.
     """
@@ -39,7 +40,7 @@ class CertificateProtocol(H11Protocol):
         tls = transport.get_extra_info("ssl_object")
         self.app_state = {
             **self.app_state,
-            "certificate": tls.getpeercert(True) if tls is not None else None,
+            "path": path_of(tls) if tls is not None else (),
             "tls": (tls.version() or "") if tls is not None else "",
         }
         self._silent = self.loop.call_later(self._seconds, self._end_silent)
@@ -66,7 +67,7 @@ def create_device_api(core: Core) -> FastAPI:
 
     async def entrant(request: Request) -> Entrant:
         asking = Caller("", address=_address(request), tls=request.state.tls, listener="https")
-        found = await let_in(core.services, request.state.certificate, asking)
+        found = await let_in(core.services, request.state.path, asking)
         request.state.arrival.let_in()
         return found
 

@@ -2,19 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from fleet.authority import read_certificate, read_request
+from fleet.authority import read_certificates, read_request
 from fleet.authority.chain import pem_of
-from fleet.errors import InvalidCertificateError
-from fleet.identity import IdentityError, Kind, identify
+from fleet.identity import Kind
 from fleet.names import check_name
 from fleet.registry import Certificate, CertificateStatus, Member
 from fleet.registry.details import MAX_NOTES, MAX_TAGS, MAX_TEXT, NOTHING, Details
@@ -247,23 +244,9 @@ async def certificate_for(
     if csr is not None:
         found = await core.issuer.issue(kind, name, await asyncio.to_thread(read_request, csr.encode()))
     else:
-        found = [read_certificate((certificate or "").encode())]
-    check_identity(core, kind, name, found[0])
+        found = read_certificates((certificate or "").encode())
+    await asyncio.to_thread(core.judge.check, found, kind, name)
     return found
-
-
-def check_identity(core: Core, kind: Kind, name: str, certificate: x509.Certificate) -> None:
-    """A certificate that names somebody else, or nobody, would never be let in: say so now."""
-    der = certificate.public_bytes(Encoding.DER)
-    rules = core.provisioning.authorities.rules(der, core.rules)
-    try:
-        identity = identify(der, rules, datetime.now(UTC))
-    except IdentityError as error:
-        raise InvalidCertificateError(f"this certificate would be refused ({error.reason}): {error}") from error
-    if (identity.kind, identity.name) != (kind, name):
-        raise InvalidCertificateError(
-            f"by identity.source {rules.source} this certificate belongs to {identity.kind} {identity.name}"
-        )
 
 
 def changed(change: DeviceChange, known: Details) -> Details:

@@ -42,7 +42,7 @@ def install(app: FastAPI, core: Core) -> None:
         except ValueError:
             return await answer(b"")  # which is said to be malformed
 
-    @app.get("/pki/ca-crl.pem", response_class=Response, summary="Its revocation list, PEM")
+    @app.get("/pki/ca-crl.pem", response_class=Response, summary="Its revocation list, and the root's, PEM")
     async def crl_pem() -> Response:
-        found = await core.revoked.get()
-        return Response(found.public_bytes(Encoding.PEM), media_type="application/x-pem-file")
+        found = b"".join(one.public_bytes(Encoding.PEM) for one in await core.revoked.get_all())
+        return Response(found, media_type="application/x-pem-file")

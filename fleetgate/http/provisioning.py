@@ -1,15 +1,12 @@
 """Provisioning: what would happen to a certificate, what waits for somebody, and what came of requests."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from fleet.errors import InvalidCertificateError
+from fleet.authority import read_certificates
 from fleet.identity import Kind
 from fleet.provisioning.check import Check
 from fleet.provisioning.notes import read_notes
@@ -72,21 +69,8 @@ def router(core: Core) -> APIRouter:
 
     @routes.post("/provisioning/check", summary="Say, rule by rule, what would happen to a certificate")
     async def check(request: CheckRequest) -> VerdictView:
-        try:
-            chain = x509.load_pem_x509_certificates(request.certificate.encode())
-        except ValueError as error:
-            raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error
-        authorities = core.provisioning.authorities
-        rules = authorities.rules(chain[0].public_bytes(Encoding.DER), core.rules)
-        found = Check(
-            chain,
-            core.tls.authorities(),
-            rules,
-            core.registry,
-            core.tls.check,
-            datetime.now(UTC),
-            core.provisioning.preview,
-        ).run()
+        chain = read_certificates(request.certificate.encode())
+        found = await Check(chain, core.judge, core.registry, core.provisioning.preview).run()
         return VerdictView(
             decision="deny" if found.reason else "allow",
             reason=found.reason or None,

@@ -374,8 +374,13 @@ async def test_just_in_time(fleet: World):
     assert authorities.issuer_of(forged) is None
     missing = certificate(uris=(), cn="v3", issuer=ROOT, issuer_key=ROOT_KEY)
     with pytest.raises(ProvisioningError, match="certificate.subject.o has no value"):
-        fleet.provisioning.preview(missing, identify(der(missing), Rules(Source.SUBJECT_CN), NOW))
-    assert fleet.provisioning.preview(second, identify(der(second), Rules(Source.SUBJECT_CN), NOW)).name == "vendor"
+        await fleet.provisioning.preview(missing, identify(der(missing), Rules(Source.SUBJECT_CN), NOW))
+    for made in (second, vendors("v1")):  # whose devices are registered
+        with pytest.raises(ProvisioningError, match="is registered already"):
+            await fleet.provisioning.preview(made, identify(der(made), Rules(Source.SUBJECT_CN), NOW))
+    third = vendors("v4")
+    found = await fleet.provisioning.preview(third, identify(der(third), Rules(Source.SUBJECT_CN), NOW))
+    assert found.name == "vendor"
     with pytest.raises(ProvisioningError, match="attributes.maker: certificate.subject.o has no value"):
         await come(fleet, missing)
     notes = await read_notes(fleet.registry.database, "just_in_time", "vendor", 10)
@@ -502,6 +507,10 @@ async def test_a_name_that_waits_is_given_to_one(fleet: World):
     assert len(fleet.registry.certificates(fleet.registry.get(Kind.DEVICE, "waiting"))) == 1
 
 
+def _by_its_name(chain):
+    return identify(der(chain[0]), Rules(), datetime.now(UTC))
+
+
 async def test_an_issuer_of_ones_own(fleet: World, monkeypatch):
     """A program that signs: its certificate has to be the device's, with the key that was asked for."""
     outside = Authority(fleet.authority._folder.parent / "outside", "fleetgate.local", 30)
@@ -513,7 +522,7 @@ async def test_an_issuer_of_ones_own(fleet: World, monkeypatch):
         return {"certificate": answers.get("certificate", made.pem.decode())}
 
     monkeypatch.setattr("tests.fleet.hooks.issue", issue, raising=False)
-    issuer = HookIssuer("python:tests.fleet.hooks:issue", fleet.authority, Rules(), 30)
+    issuer = HookIssuer("python:tests.fleet.hooks:issue", fleet.authority, _by_its_name, 30)
     fleet.provisioning._issuer = issuer
     await fleet.template()
     await fleet.claim()

@@ -296,16 +296,23 @@ def test_commands_work_without_a_server(tmp_path):
 def test_device_add_with_csr_and_certificate(tmp_path):
     """A key that never leaves the device; a certificate made elsewhere."""
     from fleet.authority import signing_request
-    from tests.fleet.pki import certificate, pem
+    from tests.fleet.pki import certificate, key, pem
 
-    alone = Gate(tmp_path)
+    own = key()
+    ca = certificate(cn="elsewhere", ca=True, uris=(), usage=None, own=own)
+    (tmp_path / "ca.pem").write_bytes(pem(ca))
+    alone = Gate(tmp_path, environment={"FLEETGATE__TLS__CLIENT_CA": str(tmp_path / "ca.pem")})
     (tmp_path / "c.csr").write_bytes(signing_request("c")[1])
-    (tmp_path / "d.pem").write_bytes(pem(certificate(uris=("spiffe://fleetgate.local/device/d",))))
+    made = certificate(uris=("spiffe://fleetgate.local/device/d",), issuer=ca, issuer_key=own)
+    (tmp_path / "d.pem").write_bytes(pem(made))
+    (tmp_path / "f.pem").write_bytes(pem(certificate(uris=("spiffe://fleetgate.local/device/f",))))
     assert "BEGIN CERTIFICATE" in alone.run("device", "add", "c", "--csr", str(tmp_path / "c.csr")).stdout
     alone.run("device", "add", "d", "--certificate", str(tmp_path / "d.pem"))
     assert [member["name"] for member in alone.json("device", "list")] == ["c", "d"]
     done = alone.run("device", "add", "e", "--certificate", str(tmp_path / "d.pem"), check=False)
     assert "belongs to device d" in done.stderr
+    done = alone.run("device", "add", "f", "--certificate", str(tmp_path / "f.pem"), check=False)
+    assert "would be refused (unknown_ca)" in done.stderr
     done = alone.run("device", "add", "e", "--csr", str(tmp_path / "nowhere"), check=False)
     assert "nowhere" in done.stderr
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import socket
 import ssl
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from broker_plugins.engine.packets import V5, V311, Connect, Publish, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.authority import read_request, signing_request
 from fleet.identity import Kind as Who
+from fleet.provisioning.check import Check
 from fleet.registry import State
 from fleetgate.errors import SettingsError
 from tests.broker_plugins.engine.client import Client, Served, served
@@ -165,6 +167,104 @@ async def test_revocation_lists(tmp_path):
         assert await reason() == Reason.NOT_AUTHORIZED
         async with await gate.client("a") as own:
             await own.silent()
+
+
+class Below:
+    """An authority, one below it that only clients send, and a device of that one; their lists, in a folder."""
+
+    def __init__(self, folder) -> None:
+        self.root_key, self.middle_key, self.own = key(), key(), key()
+        above = {"ca": True, "uris": (), "usage": None}
+        self.root = certificate(cn="elsewhere", own=self.root_key, **above)
+        self.middle = certificate(
+            cn="between", own=self.middle_key, issuer=self.root, issuer_key=self.root_key, **above
+        )
+        self.made = certificate(
+            uris=("spiffe://fleetgate.local/device/foreign",),
+            issuer=self.middle,
+            issuer_key=self.middle_key,
+            public_key=self.own.public_key(),
+        )
+        self.ca, self.lists = folder / "ca.pem", folder / "lists"
+        self.ca.write_bytes(pem(self.root))
+        self.lists.mkdir()
+        self.publish()
+        self.publish(by=self.middle)
+
+    @property
+    def tls(self) -> dict[str, str]:
+        return {"client_ca": str(self.ca), "crl": str(self.lists)}
+
+    def publish(self, *serials: int, by=None, name: str = "") -> None:
+        by, now = by or self.root, datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder(
+            by.subject,
+            now - timedelta(hours=1),
+            now + timedelta(hours=1),
+            revoked_certificates=[
+                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+                for serial in serials
+            ],
+        )
+        signer = self.root_key if by is self.root else self.middle_key
+        data = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        file = self.lists / (name or by.subject.rfc4514_string())
+        file.with_name(".new").write_bytes(data)
+        file.with_name(".new").replace(file)
+
+    async def enter(self, gate: Served) -> None:
+        gate.keep("foreign", key_pem(self.own), pem(self.made) + pem(self.middle))
+        await gate.core.registry.add(Who.DEVICE, "foreign", self.made)
+
+
+async def test_a_revoked_authority_ends_the_connections_below_it(tmp_path):
+    """Within a second of the list; nobody else's; and its devices are refused from then on, as is said beforehand."""
+    below = Below(tmp_path)
+    async with served(tmp_path / "gate", tls=below.tls) as gate:
+        await gate.add("a")
+        await below.enter(gate)
+        chain = [below.made, below.middle]
+        async with await gate.client("foreign") as device, await gate.client("a") as own:
+            assert (await Check(chain, gate.core.judge, gate.core.registry).run()).reason == ""
+            below.publish(below.middle.serial_number, name="second")
+            begun = asyncio.get_running_loop().time()
+            assert (await device.closed()).reason == Reason.ADMINISTRATIVE_ACTION
+            assert asyncio.get_running_loop().time() - begun < 1.5
+            await own.silent()
+        async with await gate.open("foreign") as client:
+            assert (await client.connect("foreign")).reason == Reason.NOT_AUTHORIZED
+        assert gate.core.connects._refused["revoked"] == 1
+        assert (await Check(chain, gate.core.judge, gate.core.registry).run()).reason == "revoked"
+        (below.lists / "second").write_bytes(b"no list")  # what was read before stays in effect
+        gate.core.tls.try_reload()
+        async with await gate.open("foreign") as client:
+            assert (await client.connect("foreign")).reason == Reason.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+async def test_a_resumed_session_is_judged_by_the_path_it_began_with(tmp_path, version: str):
+    """Nothing is verified again when a TLS session is resumed: what was verified is remembered."""
+    below = Below(tmp_path)
+    async with served(tmp_path / "gate", tls=below.tls) as gate:
+        await below.enter(gate)
+        context = gate.tls("foreign")
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+
+        def connect(session: ssl.SSLSession | None) -> tuple[bytes, bool, ssl.SSLSession]:
+            with (
+                socket.create_connection(gate.addresses["mqtts"], timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname="localhost", session=session) as tls,
+            ):
+                tls.sendall(encode(Connect(V5, "foreign", True, 0), V5))
+                return tls.recv(1024), tls.session_reused, tls.session
+
+        first, _, session = await asyncio.to_thread(connect, None)
+        again, resumed, session = await asyncio.to_thread(connect, session)
+        assert (first[3], again[3], resumed) == (0, 0, True)
+        below.publish(below.middle.serial_number)
+        gate.core.tls.reload()
+        refused, _, _ = await asyncio.to_thread(connect, session)
+        assert refused[3] == Reason.NOT_AUTHORIZED
 
 
 async def test_tls_versions_and_alpn(gate: Served):
