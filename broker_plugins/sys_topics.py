@@ -1,11 +1,11 @@
 """$SYS: what the broker says of itself, from the ledger, to those whose filters name it."""
 
-import asyncio
 from typing import Self
 
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.message import Message
 from ingester.clock import Clock, now_us
+from ingester.periodic import Background, Every
 
 _ROOT = "$SYS/broker/"
 
@@ -16,23 +16,28 @@ class SysTopics:
     They are retained in memory only: after a restart they are stale before they are read.
     """
 
-    def __init__(self, engine: Engine, version: str, interval_seconds: float, clock: Clock = now_us) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        version: str,
+        interval_seconds: float,
+        clock: Clock = now_us,
+        background: Background | None = None,
+    ) -> None:
         self._engine = engine
         self._version = version
         self._interval = interval_seconds
         self._clock = clock
         self._started = clock()
-        self._task: asyncio.Task[None] | None = None
+        self._every = Every("sys_topics", interval_seconds, self._publish, background=background)
 
     async def __aenter__(self) -> Self:
         if self._interval:
-            self._task = asyncio.create_task(self._run(), name="sys-topics")
+            self._every.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._every.stop()
 
     def values(self) -> dict[str, str]:
         """Topic below $SYS/broker/ -> value, at this instant."""
@@ -56,10 +61,8 @@ class SysTopics:
             "load/bytes/received": str(totals.received_bytes),
         }
 
-    async def _run(self) -> None:
-        while True:
-            for name, value in self.values().items():
-                message = Message(_ROOT + name, value.encode(), 1, retain=True)
-                self._engine.retained.keep(message)
-                await self._engine.broadcast(Message(message.topic, message.payload, 1))
-            await asyncio.sleep(self._interval)
+    async def _publish(self) -> None:
+        for name, value in self.values().items():
+            message = Message(_ROOT + name, value.encode(), 1, retain=True)
+            self._engine.retained.keep(message)
+            await self._engine.broadcast(Message(message.topic, message.payload, 1))

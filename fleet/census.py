@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from fleet.identity import Kind
 from fleet.registry import Certificate, CertificateStatus, Member, Registry, State
 from ingester.clock import Clock, now_us
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -27,24 +28,27 @@ _NAMED = 10
 class Census(Collector):
     """Counts of the last time, as Prometheus families. An async context manager: counts while it is open."""
 
-    def __init__(self, registry: Registry, clock: Clock = now_us, count_seconds: float = _COUNT_SECONDS) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock = now_us,
+        count_seconds: float = _COUNT_SECONDS,
+        background: Background | None = None,
+    ) -> None:
         self._registry = registry
         self._clock = clock
-        self._count_seconds = count_seconds
-        self._counting: asyncio.Task[None] | None = None
+        self._every = Every("census", count_seconds, self.count, later=True, background=background)
         self.states: dict[State, int] = {}
         self.expiring: dict[int, int] = {}
         """Active certificates of members that expire within so many days; the shorter ones are part of the longer."""
 
     async def __aenter__(self) -> Self:
         await self.count()
-        self._counting = asyncio.create_task(self._now_and_then(), name="census")
+        self._every.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._counting is not None:
-            self._counting.cancel()
-            await asyncio.wait([self._counting])
+        await self._every.stop()
 
     async def count(self) -> None:
         """Count, and tell of certificates that expire when they became more."""
@@ -76,11 +80,6 @@ class Census(Collector):
         for days, count in self.expiring.items():
             expiring.add_metric([str(days)], count)
         yield expiring
-
-    async def _now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(self._count_seconds)
-            await self.count()
 
 
 def _count_states(members: Iterable[Member], states: Counter[State]) -> None:

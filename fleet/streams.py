@@ -16,6 +16,7 @@ from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
 from ingester.codecs.births import Births
 from ingester.decode import Limits
+from ingester.periodic import Background
 from ingester.streams import Definition, StreamError, Streams
 from ingester.streams.definition import from_object, new_definition
 from ingester.streams.known import KnownStreams
@@ -43,13 +44,14 @@ class StreamDefinitions:
         limits: Limits,
         clock: Clock = now_us,
         known: KnownStreams | None = None,
+        background: Background | None = None,
     ) -> None:
         self._database = registry.database
         self._clock = clock
         self._found = {name: Kept(new_definition(name, given)) for name, given in configured.items()}
         for kept in self._found.values():
             check_among(kept.definition, (one.definition for one in self._found.values()))
-        self._subjects = Subjects(registry, groups, self._told)
+        self._subjects = Subjects(registry, groups, self._told, "stream", background)
         self.streams = Streams(limits, lambda device: self._subjects.of(device).type, known)
         self.changed: list[Callable[[], None]] = []
 

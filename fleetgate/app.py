@@ -76,10 +76,12 @@ async def serving(
         loop.set_exception_handler(_on_loop_error)
         core = await stack.enter_async_context(open_core(settings, state, clock))
         core.metrics.register(stack.enter_context(Watchdog()))
-        renewal = Renewal(core.tls.renew, lambda: core.authority.ends, clock=clock)
+        renewal = Renewal(core.tls.renew, lambda: core.authority.ends, clock=clock, background=core.background)
         core.metrics.register(await stack.enter_async_context(renewal))
         kept = settings.store
-        await stack.enter_async_context(Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes))
+        await stack.enter_async_context(
+            Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes, background=core.background)
+        )
         if core.mover is not None:
             core.mover.start()
         if seals(settings):
@@ -91,12 +93,14 @@ async def serving(
         api = HttpServer(create_api(core), bind=http_bind, closing=core.tail.close, proxies=settings.http.proxies)
         http = await stack.enter_async_context(api)
         for config in (*sources, *map(_source, settings.source)):
-            source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams)
+            source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams, background=core.background)
             core.sources.append(await stack.enter_async_context(source))
         found = await stack.enter_async_context(serving_mqtt(core)) if mqtt else {}
         if settings.http.https_bind:
             found = {**found, "https": await stack.enter_async_context(serving_devices(core))}
-        await stack.enter_async_context(SysTopics(core.broker.engine, __version__, settings.mqtt.sys_seconds))
+        await stack.enter_async_context(
+            SysTopics(core.broker.engine, __version__, settings.mqtt.sys_seconds, background=core.background)
+        )
         mqtts = {"mqtts": found.pop("mqtts")} if "mqtts" in found else {}
         at = {"http": http.address} if http.address is not None else {}
         addresses = Addresses({**mqtts, **at, **found})

@@ -81,8 +81,9 @@ from ingester.history.store import TieredStore
 from ingester.ingest_log import IngestLog
 from ingester.last_values import LastValues
 from ingester.ledger import Ledger
-from ingester.metrics import Exposition, IngestCollector
+from ingester.metrics import BackgroundCollector, Exposition, IngestCollector
 from ingester.observer import Observer
+from ingester.periodic import Background
 from ingester.pipeline import Bounds, Pipeline
 from ingester.source_mqtt import MqttSource
 from ingester.sqlite import SqliteStore
@@ -153,6 +154,7 @@ class Core:
     guessing: Guessing
     guessed_tokens: Guessing
     audit: AuditLog
+    background: Background
 
     async def settled(self) -> int:
         """A time up to which everything that was received is committed."""
@@ -174,22 +176,31 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         stack.enter_context(StateLock(state))
         authority = await asyncio.to_thread(make_authority, settings, state, clock)
         database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
-        registry = await stack.enter_async_context(Registry(database))
+        background, metrics = Background(), CollectorRegistry()
+        registry = await stack.enter_async_context(Registry(database, background=background))
         audit = await stack.enter_async_context(AuditLog(registry.database, authority))
         await _note_restored(state, audit)
-        operators = await stack.enter_async_context(Operators(registry.database, state.token))
+        operators = await stack.enter_async_context(Operators(registry.database, state.token, background=background))
         types = await stack.enter_async_context(Types(registry.database))
         groups = await stack.enter_async_context(Groups(registry))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
         streams = await stack.enter_async_context(
-            StreamDefinitions(registry, groups, configured_streams(settings), limits, known=_known_streams(settings))
+            StreamDefinitions(
+                registry,
+                groups,
+                configured_streams(settings),
+                limits,
+                known=_known_streams(settings),
+                background=background,
+            )
         )
         rules = partial(history_rules, streams, settings)
-        metrics = CollectorRegistry()
-        store, mover = await _telemetry(stack, settings, state, rules, metrics, streams.streams)
-        sealer = await stack.enter_async_context(Sealer(store, policy_of(settings.history), rules))
+        store, mover = await _telemetry(stack, settings, state, rules, metrics, streams.streams, background)
+        sealer = await stack.enter_async_context(
+            Sealer(store, policy_of(settings.history), rules, background=background)
+        )
         ledger, tail = Ledger(), Tail(limits)
-        presence, supervision = await _presence(stack, settings.presence, registry, types, ledger)
+        presence, supervision = await _presence(stack, settings.presence, registry, types, ledger, background)
         observer, last_values = Observer(), LastValues(store)
         taps = [IngestLog().committed, tail.committed, observer.committed, last_values.committed]
         pipeline = await stack.enter_async_context(
@@ -204,14 +215,14 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         )
         connects, naming = Connects(ledger), Rules(settings.identity.source, settings.identity.trust_domain)
         inventory = Inventory(registry, types, groups)
-        authorities, tls = await _tls(stack, settings, state, authority, registry.database)
+        authorities, tls = await _tls(stack, settings, state, authority, registry.database, background)
         judge = Judge(tls.verify, partial(authorities.rules, otherwise=naming), tls.check, clock)
         issuer = make_issuer(settings, authority, judge)
         provisioning = await _provisioning(stack, registry, inventory, groups, issuer, authorities)
-        decisions = await stack.enter_async_context(_decisions(settings.decisions, registry))
-        policies = await stack.enter_async_context(Policies(registry, groups, types, decisions))
-        usage = await stack.enter_async_context(Usage(registry.database, ledger))
-        quotas = await stack.enter_async_context(Quotas(registry, groups, usage, audit=audit))
+        decisions = await stack.enter_async_context(_decisions(settings.decisions, registry, background))
+        policies = await stack.enter_async_context(Policies(registry, groups, types, decisions, background=background))
+        usage = await stack.enter_async_context(Usage(registry.database, ledger, background=background))
+        quotas = await stack.enter_async_context(Quotas(registry, groups, usage, audit=audit, background=background))
         services = Services(
             registry,
             policies,
@@ -241,24 +252,33 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         kept = KeptTelemetry(store, broker.engine, sources, last_values, observer, tail, streams.births)
         operations = await stack.enter_async_context(Operations(audit))
         changes = _changes(tail, registry, presence, operations, broker.engine)
-        devices = await _devices(stack, registry, decisions, audit, kept)
-        lifecycle = await stack.enter_async_context(Lifecycle(registry, inventory, audit, devices))
+        devices = await _devices(stack, registry, decisions, audit, kept, background)
+        lifecycle = await stack.enter_async_context(
+            Lifecycle(registry, inventory, audit, devices, background=background)
+        )
         elsewhere = mover is not None and not seals(settings)
         analytics = Analytics(store, registry, inventory, presence, elsewhere=elsewhere)
         datasets = await stack.enter_async_context(
-            Datasets(registry.database, analytics, state.datasets, partial(_settled, broker.engine, sources))
+            Datasets(
+                registry.database,
+                analytics,
+                state.datasets,
+                partial(_settled, broker.engine, sources),
+                background=background,
+            )
         )
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
-        census = await stack.enter_async_context(Census(registry))
+        census = await stack.enter_async_context(Census(registry, background=background))
         ingest = IngestCollector(ledger, pipeline, store, series, sources, streams.streams.known)
         for collector in (
             ingest,
             connects,
-            HistoryCollector(store, sealer),
+            HistoryCollector(store, sealer, [part.culprits for part in (sealer, mover) if part is not None]),
             EngineCollector(broker),
             census,
             supervision,
-            await stack.enter_async_context(_rebirths(settings, streams, broker.engine, sources)),
+            await stack.enter_async_context(_rebirths(settings, streams, broker.engine, sources, background)),
+            BackgroundCollector(background),
         ):
             metrics.register(collector)
         ProcessCollector(registry=metrics)
@@ -311,6 +331,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             Guessing(time.monotonic),
             Guessing(time.monotonic, _WRONG_TOKENS),
             audit,
+            background,
         )
 
 
@@ -342,12 +363,13 @@ async def _telemetry(
     rules: Callable[[], HistoryRules],
     metrics: CollectorRegistry,
     streams: Streams,
+    background: Background,
 ) -> "tuple[TieredStore, Mover | None]":
     """Where telemetry goes, and what moves it into a database where one is set."""
     mover: Mover | None = None
     store: TieredStore
     if url := settings.store.url.get_secret_value():
-        store, mover = await open_store(stack, state.telemetry, url, rules, metrics, seals=seals(settings))
+        store, mover = await open_store(stack, state.telemetry, url, rules, metrics, background, seals=seals(settings))
     else:
         store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
     if store.catalogue.files and not available():
@@ -357,19 +379,25 @@ async def _telemetry(
 
 
 async def _presence(
-    stack: AsyncExitStack, watched: PresenceSettings, registry: Registry, types: Types, ledger: Ledger
+    stack: AsyncExitStack,
+    watched: PresenceSettings,
+    registry: Registry,
+    types: Types,
+    ledger: Ledger,
+    background: Background,
 ) -> tuple[Presence, Supervision]:
     if watched.silent_intervals < watched.late_intervals:
         raise SettingsError("presence.silent_intervals: less than presence.late_intervals")
     flapping = Flapping(watched.flapping_connects, int(watched.flapping_seconds * 1e6))
-    presence = await stack.enter_async_context(Presence(registry, ledger, flapping))
+    presence = await stack.enter_async_context(Presence(registry, ledger, flapping, background=background))
     expected = Expected(watched.late_intervals, watched.silent_intervals)
-    return presence, await stack.enter_async_context(Supervision(registry, types, presence, expected))
+    supervision = Supervision(registry, types, presence, expected, background=background)
+    return presence, await stack.enter_async_context(supervision)
 
 
-def _decisions(kept: DecisionsSettings, registry: Registry) -> Decisions:
+def _decisions(kept: DecisionsSettings, registry: Registry, background: Background) -> Decisions:
     bounds = DecisionBounds(kept.per_device, kept.refused, int(kept.keep_hours * 3.6e9))
-    return Decisions(registry.database, bounds, replace(bounds, total=kept.allowed))
+    return Decisions(registry.database, bounds, replace(bounds, total=kept.allowed), background=background)
 
 
 async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
@@ -397,12 +425,17 @@ def _changes(tail: Tail, registry: Registry, presence: Presence, operations: Ope
 
 
 def _rebirths(
-    settings: Settings, streams: StreamDefinitions, engine: Engine, sources: Sequence[MqttSource]
+    settings: Settings,
+    streams: StreamDefinitions,
+    engine: Engine,
+    sources: Sequence[MqttSource],
+    background: Background,
 ) -> Rebirths:
     async def publish(topic: str, payload: bytes) -> int:
         return await engine.broadcast(Message(topic, payload))
 
-    return Rebirths(streams.births, publish, sources, settings.ingest.rebirth_seconds, monotonic=time.monotonic)
+    seconds = settings.ingest.rebirth_seconds
+    return Rebirths(streams.births, publish, sources, seconds, background=background, monotonic=time.monotonic)
 
 
 async def _told(engine: Engine, changes: Changes, event: Event) -> None:
@@ -437,7 +470,12 @@ def _follow(registry: Registry, policies: Policies, quotas: Quotas, tls: DeviceT
 
 
 async def _devices(
-    stack: AsyncExitStack, registry: Registry, decisions: Decisions, audit: AuditLog, kept: KeptTelemetry
+    stack: AsyncExitStack,
+    registry: Registry,
+    decisions: Decisions,
+    audit: AuditLog,
+    kept: KeptTelemetry,
+    background: Background,
 ) -> Devices:
     def changed(member: Member) -> None:
         """Who has the name of a deleted device next begins with nothing."""
@@ -446,15 +484,20 @@ async def _devices(
             kept.forget(member.name)
 
     registry.changed.append(changed)
-    return await stack.enter_async_context(Devices(registry, audit, kept))
+    return await stack.enter_async_context(Devices(registry, audit, kept, background=background))
 
 
 async def _tls(
-    stack: AsyncExitStack, settings: Settings, state: StateFolder, authority: Authority, database: Database
+    stack: AsyncExitStack,
+    settings: Settings,
+    state: StateFolder,
+    authority: Authority,
+    database: Database,
+    background: Background,
 ) -> tuple[Authorities, DeviceTls]:
     templates = await stack.enter_async_context(Templates(database))
     authorities = await stack.enter_async_context(Authorities(database, templates))
-    return authorities, await stack.enter_async_context(DeviceTls(settings, state, authority, authorities))
+    return authorities, await stack.enter_async_context(DeviceTls(settings, state, authority, authorities, background))
 
 
 async def _provisioning(

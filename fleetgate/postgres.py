@@ -13,6 +13,7 @@ from fleetgate.errors import ArgumentError
 from fleetgate.operations import Operation
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
+from ingester.periodic import Background
 
 if TYPE_CHECKING:
     from ingester.postgres.mover import Mover
@@ -42,6 +43,7 @@ async def open_store(
     url: str,
     rules: Callable[[], Rules],
     metrics: CollectorRegistry,
+    background: Background,
     *,
     seals: bool,
 ) -> "tuple[PostgresStore, Mover]":
@@ -56,7 +58,7 @@ async def open_store(
     from ingester.postgres.store import PostgresStore
 
     store = await stack.enter_async_context(PostgresStore(folder, url, rules))
-    mover = await stack.enter_async_context(Mover(store, sweeps=not seals))
+    mover = await stack.enter_async_context(Mover(store, sweeps=not seals, background=background))
     metrics.register(MoverCollector(mover))
     return store, mover
 

@@ -56,7 +56,7 @@ class Rebirths(Collector):
         self._wake = asyncio.Event()
         self._requests: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
         self._every = Every(
-            "requests for births", _ROUND_SECONDS, self._round, woken=self._wake, later=True, background=background
+            "birth_requests", _ROUND_SECONDS, self._round, woken=self._wake, later=True, background=background
         )
 
     async def __aenter__(self) -> Self:

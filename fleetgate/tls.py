@@ -24,6 +24,7 @@ from fleet.revocation import RevocationListError, Revocations, files_of
 from fleet.state import StateFolder
 from fleetgate.errors import SettingsError
 from fleetgate.settings import Settings
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate")
 
@@ -46,7 +47,14 @@ class DeviceTls:
     `reloaded` is called after new files were taken, to judge the connections that are there by them.
     """
 
-    def __init__(self, settings: Settings, state: StateFolder, authority: Authority, registered: Authorities) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateFolder,
+        authority: Authority,
+        registered: Authorities,
+        background: Background | None = None,
+    ) -> None:
         self._settings = settings
         self._authority = authority
         self._registered = registered
@@ -73,17 +81,19 @@ class DeviceTls:
         """By the client's own certificate: what was verified, for those who resume their TLS session."""
         self.reloaded: list[Callable[[], None]] = []
         self._renewing = False
-        self._task: asyncio.Task[None] | None = None
+        self._refused = ""
+        """Why the files that are there now can't be used."""
+        self._every = Every(
+            "tls_files", _LOOK_SECONDS, self._watch, failures=(TlsReloadError,), later=True, background=background
+        )
 
     async def __aenter__(self) -> Self:
         self._load_revocations()
-        self._task = asyncio.create_task(self._watch(), name="tls-files")
+        self._every.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._every.stop()
 
     def context(self) -> ssl.SSLContext:
         """The context for connections from now on."""
@@ -188,14 +198,14 @@ class DeviceTls:
             return ()
 
     async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            if self._renewing:
-                continue
+        """Read files that have changed. Raises TlsReloadError as long as those that are there can't be used."""
+        if not self._renewing:
             if self._stamp() != self._crl_stamp:
                 await self._read_lists()
             elif self.files.changed():
                 self.try_reload()
+        if self._refused:
+            raise TlsReloadError(self._refused)
 
     async def _read_lists(self) -> None:
         """In a thread: lists may be long. A file that changes meanwhile is read again at the next look."""
@@ -208,10 +218,12 @@ class DeviceTls:
         self._crl_stamp = stamp
 
     def try_reload(self, read: Sequence[RevocationList] | None = None) -> None:
-        """As reload; a failure is logged."""
+        """As reload; a failure is logged, and kept."""
+        self._refused = ""
         try:
             self.reload(read)
         except TlsReloadError as error:
+            self._refused = str(error)
             log.error("TLS files", error=str(error))
 
 

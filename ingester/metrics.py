@@ -11,6 +11,7 @@ from ingester.clock import Clock, now_us
 from ingester.device_series import DeviceSeries, text
 from ingester.histogram import Histogram
 from ingester.ledger import Ledger
+from ingester.periodic import Background
 from ingester.pipeline import Pipeline
 from ingester.source_mqtt import MqttSource
 from ingester.store import TelemetryStore
@@ -87,6 +88,35 @@ class IngestCollector(Collector):
         yield _counters("messages_dropped", "Messages lost.", "reason", totals.dropped_by)
         yield _counter("messages_routed", "Messages accepted that are not telemetry.", totals.routed)
         yield _gauge("messages_in_flight", "Messages received whose outcome is open.", totals.in_flight)
+
+
+class BackgroundCollector(Collector):
+    """How background work goes."""
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+
+    def collect(self) -> Iterable[Metric]:
+        """See prometheus_client."""
+        failures = CounterMetricFamily(
+            "fleetgate_background_failures", "Rounds of background work that failed.", labels=["work"]
+        )
+        failing = GaugeMetricFamily(
+            "fleetgate_background_failing",
+            "Rounds of background work that have failed since the last one that went well; 0: it does not fail.",
+            labels=["work"],
+        )
+        since = GaugeMetricFamily(
+            "fleetgate_background_success_timestamp_seconds",
+            "When a round of background work went well last.",
+            labels=["work"],
+        )
+        for health in self._background.all():
+            failures.add_metric([health.work], health.failures_total)
+            failing.add_metric([health.work], health.failures)
+            if health.succeeded is not None:
+                since.add_metric([health.work], health.succeeded / 1e6)
+        yield from (failures, failing, since)
 
 
 class Exposition:

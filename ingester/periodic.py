@@ -47,7 +47,8 @@ class Health:
         self.failures_total += 1
         self.failures += 1
         self.since = self.since or now
-        self.error = ((str(error) or repr(error)) if known else repr(error))[:_ERROR_LETTERS]
+        words = (str(error) or repr(error)) if known else repr(error)
+        self.error = words[:_ERROR_LETTERS].encode("utf-8", "backslashreplace").decode()
         if self.failures & (self.failures - 1) == 0:
             log.warning(
                 "background work fails, again later",

@@ -7,6 +7,7 @@ import structlog
 
 from ingester.clock import Clock, steady
 from ingester.errors import StoreUnavailable
+from ingester.periodic import Background, Every
 from ingester.store import TelemetryStore
 
 log = structlog.get_logger("fleetgate.store")
@@ -30,23 +31,23 @@ class Retention:
         interval_seconds: float = 600,
         clock: Clock | None = None,
         quarantine_bytes: int = 0,
+        background: Background | None = None,
     ) -> None:
         self._store = store
         self._keep_us = int(keep_days * _DAY_US)
         self._quarantine_bytes = quarantine_bytes
-        self._interval = interval_seconds
         self._clock = clock or steady()  # a wall clock set ahead must not delete everything
-        self._task: asyncio.Task[None] | None = None
+        self._every = Every(
+            "retention", interval_seconds, self._expire, failures=(StoreUnavailable,), background=background
+        )
 
     async def __aenter__(self) -> Self:
         if self._keep_us or self._quarantine_bytes:
-            self._task = asyncio.create_task(self._run(), name="retention")
+            self._every.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._every.stop()
 
     async def expire(self) -> int:
         """Delete all that is too old now, and what is too much in quarantine. Returns how many rows went."""
@@ -62,11 +63,6 @@ class Retention:
             await asyncio.sleep(_PAUSE_SECONDS)
         return total
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                if gone := await self.expire():
-                    log.info("expired", rows=gone)
-            except StoreUnavailable as error:
-                log.warning("not expired", error=str(error))
-            await asyncio.sleep(self._interval)
+    async def _expire(self) -> None:
+        if gone := await self.expire():
+            log.info("expired", rows=gone)

@@ -20,6 +20,7 @@ from ingester.batch import Batch, Quarantined
 from ingester.clock import Clock, now_us
 from ingester.errors import SourceError
 from ingester.ledger import OTHER, Ledger
+from ingester.periodic import Background
 from ingester.pipeline import Pipeline
 from ingester.streams import Destination, Streams
 from ingester.topics import NATIVE_FILTERS, NATIVE_TEMPLATES, topic_map
@@ -113,6 +114,7 @@ class MqttSource:
         ledger: Ledger,
         streams: Streams | None = None,
         clock: Clock = now_us,
+        background: Background | None = None,
     ) -> None:
         self._streams = streams or Streams()
         self._config = config
@@ -130,6 +132,7 @@ class MqttSource:
         self._settled = asyncio.Event()
         self.connected = False
         self.reconnects = 0
+        self._health = (background or Background()).add(f"source {config.name}")
 
     @property
     def held_since(self) -> int | None:
@@ -198,6 +201,7 @@ class MqttSource:
                 await self._session()
             except (aiomqtt.MqttError, OSError) as error:
                 log.warning("source disconnected", source=self.name, error=str(error))
+                self._health.fail(error, self._clock(), known=True)
             attempt = 0 if self.connected else attempt + 1
             self.connected = False
             self._client = None
@@ -225,6 +229,7 @@ class MqttSource:
             if refused:
                 raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")
             self.connected = True
+            self._health.succeed(self._clock())
             self._client = client
             if self._stopping:
                 return

@@ -22,9 +22,11 @@ from fleet.registry.schema import lifecycle_rules
 from fleet.registry.service import Registry
 from ingester.clock import Clock, now_us
 from ingester.errors import IngestError
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate.fleet")
 
+_FAILED = (FleetError, IngestError, *FAILURES)
 _LOOK_SECONDS = 30.0
 _MAX_TEXT = 1000
 _PAGE = 1000
@@ -70,6 +72,7 @@ class Lifecycle:
         audit: AuditLog,
         devices: Devices,
         clock: Clock = now_us,
+        background: Background | None = None,
     ) -> None:
         self._registry = registry
         self._database = registry.database
@@ -79,7 +82,7 @@ class Lifecycle:
         self._clock = clock
         self._rules: dict[str, Kept] = {}
         self._running = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._every = Every("lifecycle", _LOOK_SECONDS, self._run_due, failures=_FAILED, background=background)
 
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:
@@ -87,13 +90,11 @@ class Lifecycle:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._every.stop()
 
     def start(self) -> None:
         """Run rules when they are due."""
-        self._task = asyncio.create_task(self._now_and_then(), name="lifecycle")
+        self._every.start()
 
     def all(self) -> Sequence[Kept]:
         """All rules by name."""
@@ -203,20 +204,20 @@ class Lifecycle:
             rows = await self._devices.delete(device, erase=erases)
         return {**after, "erased_rows": rows} if erases else after
 
-    async def _now_and_then(self) -> None:
-        while True:
-            for known in self.all():
-                if known.enabled and self._clock() - known.ran >= known.rule.every * 1_000_000:
-                    await self._run_one(known.name)
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    async def _run_one(self, name: str) -> None:
-        try:
-            found = await self.run(name)
-        except (FleetError, IngestError, *FAILURES) as error:
-            log.warning("rule not run, again later", rule=name, error=str(error))
-        else:
-            log.info("rule ran", rule=name, devices=len(found.devices), problem=found.problem)
+    async def _run_due(self) -> None:
+        """Run the rules that are due. Raises what the first of those that failed did, when all had their turn."""
+        failed: Exception | None = None
+        for known in self.all():
+            if known.enabled and self._clock() - known.ran >= known.rule.every * 1_000_000:
+                try:
+                    found = await self.run(known.name)
+                except _FAILED as error:
+                    log.warning("rule not run, again later", rule=known.name, error=str(error))
+                    failed = failed or error
+                else:
+                    log.info("rule ran", rule=known.name, devices=len(found.devices), problem=found.problem)
+        if failed is not None:
+            raise failed
 
     async def _change(self, name: str, **values: Any) -> Kept:
         async with self._database.transaction() as connection:

@@ -36,6 +36,7 @@ from fleet.registry.model import check_version
 from fleet.registry.schema import operators, tokens
 from fleet.registry.write_behind import WriteBehind
 from ingester.clock import Clock, now_us
+from ingester.periodic import Background
 
 _WRITE_SECONDS = 30.0
 _MAX_TOKENS = 100
@@ -46,7 +47,13 @@ _HASHING = 2
 class Operators:
     """An async context manager around what fleet.db has of them. `owner_token` is that of the state folder."""
 
-    def __init__(self, database: Database, owner_token: Callable[[], str], clock: Clock = now_us) -> None:
+    def __init__(
+        self,
+        database: Database,
+        owner_token: Callable[[], str],
+        clock: Clock = now_us,
+        background: Background | None = None,
+    ) -> None:
         self._database = database
         self._owner_token = owner_token
         self._clock = clock
@@ -56,7 +63,7 @@ class Operators:
         self._hashing = asyncio.Semaphore(_HASHING)
         self._nobodys = ""
         self._owner_digest = ""
-        self._written = WriteBehind("tokens", self._write_used, _WRITE_SECONDS)
+        self._written = WriteBehind("tokens", self._write_used, _WRITE_SECONDS, background)
         self.changed: list[Callable[[str], None]] = []
         """Called with the name of an operator who is changed or gone."""
 

@@ -15,6 +15,7 @@ from fleet.registry.database import Database
 from fleet.registry.schema import decisions
 from fleet.registry.write_behind import WriteBehind
 from ingester.clock import Clock, now_us
+from ingester.periodic import Background
 
 _WRITE_SECONDS = 2.0
 _NEWS_US = 600_000_000
@@ -103,14 +104,19 @@ class Decisions:
     """An async context manager around what fleet.db has of them."""
 
     def __init__(
-        self, database: Database, refused: Bounds | None = None, allowed: Bounds | None = None, clock: Clock = now_us
+        self,
+        database: Database,
+        refused: Bounds | None = None,
+        allowed: Bounds | None = None,
+        clock: Clock = now_us,
+        background: Background | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._refused = _Bin(refused or Bounds())
         self._allowed = _Bin(allowed or Bounds(total=50_000))
         self._unwritten: dict[Key, Kept | None] = {}
-        self._written = WriteBehind("decisions", self._write_all, _WRITE_SECONDS)
+        self._written = WriteBehind("decisions", self._write_all, _WRITE_SECONDS, background)
 
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:

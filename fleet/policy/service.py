@@ -1,6 +1,5 @@
 """Policies: keeps them in fleet.db and in memory, and makes the rights of connections of them."""
 
-import asyncio
 import heapq
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from fleet.registry.schema import policies, policy_attachments, policy_versions
 from fleet.registry.service import Registry
 from fleet.registry.type_service import Types
 from ingester.clock import Clock, now_us
+from ingester.periodic import Background, Every
 
 MAX_VERSIONS = 50
 _OFFLINE = 10_000
@@ -43,7 +43,13 @@ class Policies:
     """An async context manager around what fleet.db has of them."""
 
     def __init__(
-        self, registry: Registry, groups: Groups, types: Types, decisions: Decisions, clock: Clock = now_us
+        self,
+        registry: Registry,
+        groups: Groups,
+        types: Types,
+        decisions: Decisions,
+        clock: Clock = now_us,
+        background: Background | None = None,
     ) -> None:
         self._registry = registry
         self._groups = groups
@@ -51,7 +57,8 @@ class Policies:
         self._database = registry.database
         self._decisions = decisions
         self._clock = clock
-        self._subjects = Subjects(registry, groups, self._tell)
+        self._subjects = Subjects(registry, groups, self._tell, "policy", background)
+        self._every = Every("policy_times", _LOOK_SECONDS, self._watch, later=True, background=background)
         self._policies: dict[str, Policy] = {}
         self._at: dict[Target, set[str]] = {}
         self._programs: dict[tuple[str, ...], Program] = {}
@@ -67,8 +74,7 @@ class Policies:
             self._registry.changed.append(self._member_changed)
             await stack.enter_async_context(self._subjects)
             await self._subjects.need(self._needs(self._policies, self._at))
-            task = asyncio.create_task(self._watch(), name="policies")
-            stack.push_async_callback(_end, task)
+            await stack.enter_async_context(self._every)
             self._stack = stack.pop_all()
         return self
 
@@ -371,16 +377,14 @@ class Policies:
 
     async def _watch(self) -> None:
         """Tell of those whose rights change by the time alone."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            now, names = self._clock(), set()
-            while self._due and self._due[0][0] <= now:
-                at, name = heapq.heappop(self._due)
-                if self._due_at.get(name) == at:
-                    del self._due_at[name]
-                names.add(name)
-            if names:
-                self._tell(names)
+        now, names = self._clock(), set()
+        while self._due and self._due[0][0] <= now:
+            at, name = heapq.heappop(self._due)
+            if self._due_at.get(name) == at:
+                del self._due_at[name]
+            names.add(name)
+        if names:
+            self._tell(names)
 
     async def _load(self) -> None:
         async with self._database.reading() as connection:
@@ -425,8 +429,3 @@ def _by_target(known: Iterable[Policy]) -> dict[Target, set[str]]:
         for target in policy.attached:
             found.setdefault(target, set()).add(policy.name)
     return found
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Self
 
@@ -23,6 +24,7 @@ from fleet.registry.query.statement import DEVICES
 from fleet.registry.records import attribute_value
 from fleet.registry.schema import attributes, members
 from fleet.registry.service import Registry
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -62,9 +64,13 @@ _NOTHING: Mapping[str, Value] = {}
 
 
 class Subjects:
-    """An async context manager. `told` is called with the names of devices whose facts are others now."""
+    """An async context manager. `told` is called with the names of devices whose facts are others now; `used_by` is a
+    part of the names of its background work.
+    """
 
-    def __init__(self, registry: Registry, groups: Groups, told: Told) -> None:
+    def __init__(
+        self, registry: Registry, groups: Groups, told: Told, used_by: str, background: Background | None = None
+    ) -> None:
         self._registry = registry
         self._groups = groups
         self._told = told
@@ -74,21 +80,22 @@ class Subjects:
         self._reading: list[str] = []
         self._woken = asyncio.Event()
         self._fresh = asyncio.Condition()
-        self._tasks: list[asyncio.Task[None]] = []
+        every = partial(Every, failures=FAILURES, background=background)
+        self._works = (
+            every(f"{used_by}_subjects", 0, self._refresh, woken=self._woken, again_seconds=_RETRY_SECONDS),
+            every(f"{used_by}_groups", _LIVE_SECONDS, self._look_at_groups, later=True),
+        )
 
     async def __aenter__(self) -> Self:
         self._registry.changed.append(self._changed)
         self._groups.changed.append(self._regrouped)
-        self._tasks = [
-            asyncio.create_task(self._refresh(), name="subjects"),
-            asyncio.create_task(self._look_at_groups(), name="subjects-groups"),
-        ]
+        for work in self._works:
+            work.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        for work in self._works:
+            await work.stop()
 
     def of(self, device: str) -> Subject:
         """What is known of a device."""
@@ -152,21 +159,15 @@ class Subjects:
             self._woken.set()
 
     async def _refresh(self) -> None:
-        while True:
-            await self._woken.wait()
-            names = self._reading = list(islice(self._stale, _SLICE))
-            if not names:
-                self._woken.clear()
-                continue
+        while names := list(islice(self._stale, _SLICE)):
+            self._reading = names
             for name in names:
                 del self._stale[name]
             try:
                 found = await self.read(names, self._needs)
-            except FAILURES as error:
-                log.warning("devices are not looked up for policies, again later", error=str(error))
+            except Exception:
                 self._stale.update(dict.fromkeys(names))
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
+                raise
             self._reading = []
             changed = [name for name in names if found.get(name, NOBODY) != self.of(name)]
             for name in names:
@@ -176,26 +177,20 @@ class Subjects:
                 self._fresh.notify_all()
             self._told(changed)
 
-    async def _look_at_groups(self) -> None:
+    async def _look_at_groups(self) -> float:
         """Who is in a dynamic group may change with the time, and with who is connected."""
-        rest = _LIVE_SECONDS
-        while True:
-            await asyncio.sleep(rest)
-            wanted = {group for group in self._needs.groups if self._groups.changes_by_itself(group)}
-            if not wanted:
-                continue
-            began = time.monotonic()
-            try:
-                async with self._registry.database.reading() as connection:
-                    having = await self._groups_of(connection, None, self._needs.groups)
-            except FAILURES as error:
-                log.warning("groups are not looked up for policies, again later", error=str(error))
-                continue
-            rest = max(_LIVE_SECONDS, (time.monotonic() - began) * _LIVE_SHARE)
-            moved = [name for name, known in self._subjects.items() if known.groups != frozenset(having.get(name, ()))]
-            if moved:
-                self._stale.update(dict.fromkeys(moved))
-                self._woken.set()
+        wanted = {group for group in self._needs.groups if self._groups.changes_by_itself(group)}
+        if not wanted:
+            return _LIVE_SECONDS
+        began = time.monotonic()
+        async with self._registry.database.reading() as connection:
+            having = await self._groups_of(connection, None, self._needs.groups)
+        rest = max(_LIVE_SECONDS, (time.monotonic() - began) * _LIVE_SHARE)
+        moved = [name for name, known in self._subjects.items() if known.groups != frozenset(having.get(name, ()))]
+        if moved:
+            self._stale.update(dict.fromkeys(moved))
+            self._woken.set()
+        return rest
 
 
 async def _attributes_of(

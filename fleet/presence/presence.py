@@ -5,6 +5,7 @@ to it, written down and told.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from fleet.registry.service import Registry
 from fleet.registry.write_behind import WriteBehind
 from ingester.clock import Clock, now_us, steady
 from ingester.ledger import Ledger
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -51,20 +53,25 @@ class Presence:
         write_seconds: float = _WRITE_SECONDS,
         event_seconds: float = _EVENT_SECONDS,
         clock: Clock | None = None,
+        background: Background | None = None,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._clock = clock or steady()
         self._before: dict[str, tuple[int, int]] = {}
         """Last seen and last data, as they are written down."""
-        self._written = WriteBehind("presence", self.write, write_seconds)
-        self._event_seconds = event_seconds
+        self._written = WriteBehind("last_seen", self.write, write_seconds, background)
         self._waiting: deque[Event | None] = deque()
         """None: of a device that was deleted since."""
         self._writing: list[Event] = []
         self._untold: list[Event] = []
-        self._tasks: list[asyncio.Task[None]] = []
         self._to_tell, self._to_write = asyncio.Event(), asyncio.Event()
+        every = partial(Every, background=background, failures=FAILURES, again_seconds=_RETRY_SECONDS)
+        self._works = (
+            every("presence_events", event_seconds, self._tell_them, woken=self._to_tell),
+            # What happens at once is written at once.
+            every("timeline", event_seconds, self._write_all, woken=self._to_write),
+        )
         self.timeline = Timeline(registry)
         self.flapping = flapping or Flapping(0, 1)
         self.conditions: dict[str, Condition] = {}
@@ -82,14 +89,13 @@ class Presence:
         self._registry.database.live = self
         self._registry.changed.append(self._forget)
         await self._written.__aenter__()
-        for work in (self._tell_them(), self._write_them()):
-            self._tasks.append(asyncio.create_task(work, name="presence events"))
+        for work in self._works:
+            work.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-            await asyncio.wait([task])
+        for work in self._works:
+            await work.stop()
         try:
             await self._write_all()
         except FAILURES as error:
@@ -180,28 +186,12 @@ class Presence:
         self._to_write.set()
 
     async def _tell_them(self) -> None:
-        while True:
-            await self._to_tell.wait()
-            await asyncio.sleep(self._event_seconds)
-            self._to_tell.clear()
-            untold, self._untold = self._untold, []
-            for number, event in enumerate(untold):
-                if self.tell is not None:
-                    await self.tell(event)
-                if not number % _TOLD:
-                    await asyncio.sleep(0)
-
-    async def _write_them(self) -> None:
-        while True:
-            await self._to_write.wait()
-            await asyncio.sleep(self._event_seconds)  # what happens at once is written at once
-            self._to_write.clear()
-            try:
-                await self._write_all()
-            except FAILURES as error:
-                log.warning("timeline not written, again later", events=len(self._waiting), error=str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
-                self._to_write.set()
+        untold, self._untold = self._untold, []
+        for number, event in enumerate(untold):
+            if self.tell is not None:
+                await self.tell(event)
+            if not number % _TOLD:
+                await asyncio.sleep(0)
 
     async def _write_all(self) -> None:
         while events := list(islice(self._waiting, _AT_ONCE)):

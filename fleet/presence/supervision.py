@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable
 from typing import Self
 
-import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import select
@@ -20,8 +19,7 @@ from fleet.registry.schema import members
 from fleet.registry.service import Registry
 from fleet.registry.type_service import Types
 from ingester.clock import Clock, steady
-
-log = structlog.get_logger("fleetgate.fleet")
+from ingester.periodic import Background, Every
 
 _SECONDS = 5.0
 _LOOKING_SHARE = 100
@@ -46,26 +44,25 @@ class Supervision(Collector):
         *,
         clock: Clock | None = None,
         seconds: float = _SECONDS,
+        background: Background | None = None,
     ) -> None:
         self._registry = registry
         self._types = types
         self._presence = presence
         self._expected = expected
         self._clock = clock or steady()
-        self._seconds = seconds
         self._rates: dict[str, tuple[float, int]] = {}
         """Messages a minute, and since when they are expected, by device."""
-        self._task: asyncio.Task[None] | None = None
+        self._due = 0.0
+        self._every = Every("supervision", seconds, self._supervise, failures=FAILURES, background=background)
 
     async def __aenter__(self) -> Self:
         self._registry.changed.append(self._forget)
-        self._task = asyncio.create_task(self._now_and_then(), name="supervision")
+        self._every.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._every.stop()
 
     def condition(self, device: str) -> Condition | None:
         """Whether it sends as is expected; None: nothing is expected of it."""
@@ -140,16 +137,14 @@ class Supervision(Collector):
         details = {"messages_per_minute": rate, "last_data": last, "quiet_seconds": round(quiet / 1e6, 3)}
         self._presence.judged(device, Change(found.value), details)
 
-    async def _now_and_then(self) -> None:
-        due = 0.0
-        while True:
-            if (started := time.monotonic()) >= due:
-                try:
-                    await self.look_up()
-                except FAILURES as error:
-                    log.warning("not looked up what is expected of devices", error=str(error))
+    async def _supervise(self) -> None:
+        started = time.monotonic()
+        try:
+            if started >= self._due:
+                await self.look_up()
+        finally:  # devices are judged by what was known before, where it can't be looked up
+            if started >= self._due:
                 took = time.monotonic() - started
-                due = started + min(_LOOKING_SHARE * took, _LOOK_ANEW_SECONDS)
+                self._due = started + min(_LOOKING_SHARE * took, _LOOK_ANEW_SECONDS)
             await self.judge()
             self._presence.calm()
-            await asyncio.sleep(self._seconds)

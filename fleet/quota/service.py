@@ -19,6 +19,7 @@ from fleet.registry.model import Member, State
 from fleet.registry.schema import quotas
 from fleet.registry.service import Registry
 from ingester.clock import Clock, steady
+from ingester.periodic import Background
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -51,10 +52,11 @@ class Quotas:
         usage: Usage,
         clock: Clock | None = None,
         audit: AuditLog | None = None,
+        background: Background | None = None,
     ) -> None:
         self._registry = registry
         self._audit = audit
-        self._subjects = Subjects(registry, groups, self._changed)
+        self._subjects = Subjects(registry, groups, self._changed, "quota", background)
         self._usage = usage
         self._clock = clock or steady()
         self._found: dict[str, Quota] = {}

@@ -11,6 +11,7 @@ from fleet.registry.schema import usage
 from fleet.registry.write_behind import WriteBehind
 from ingester.clock import Clock, now_us
 from ingester.ledger import Ledger
+from ingester.periodic import Background
 
 _WRITE_SECONDS = 30.0
 _SLICE = 2000
@@ -36,7 +37,12 @@ class Usage:
     """
 
     def __init__(
-        self, database: Database, ledger: Ledger, clock: Clock = now_us, write_seconds: float = _WRITE_SECONDS
+        self,
+        database: Database,
+        ledger: Ledger,
+        clock: Clock = now_us,
+        write_seconds: float = _WRITE_SECONDS,
+        background: Background | None = None,
     ) -> None:
         self._database = database
         self._ledger = ledger
@@ -44,7 +50,7 @@ class Usage:
         self._days: dict[str, _Day] = {}
         self._ended: list[tuple[str, int, int, int]] = []
         self._cleaned = -1
-        self._written = WriteBehind("usage", self.write, write_seconds)
+        self._written = WriteBehind("usage", self.write, write_seconds, background)
 
     async def __aenter__(self) -> Self:
         today = self._clock() // DAY_US

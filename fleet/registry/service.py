@@ -38,6 +38,7 @@ from fleet.registry.model import (
 from fleet.registry.records import certificate_of, certificate_row, delete_of
 from fleet.registry.schema import certificates, members
 from ingester.clock import Clock, now_us
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate.fleet")
 
@@ -54,7 +55,7 @@ That a device became active by its first connection is not told.
 class Registry:
     """Devices and applications. An async context manager around their database: fleet.db where it is a path."""
 
-    def __init__(self, database: Database | Path, clock: Clock = now_us) -> None:
+    def __init__(self, database: Database | Path, clock: Clock = now_us, background: Background | None = None) -> None:
         self.database = Database(database) if isinstance(database, Path) else database
         self._clock = clock
         self._members: dict[tuple[Kind, str], Member] = {}
@@ -63,7 +64,15 @@ class Registry:
         self._names: dict[Kind, list[str]] = {kind: [] for kind in Kind}
         self._first_connects: set[str] = set()
         self._woken = asyncio.Event()
-        self._activating: asyncio.Task[None] | None = None
+        self._activating = Every(
+            "first_connects",
+            0,
+            self._activate,
+            woken=self._woken,
+            failures=FAILURES,
+            again_seconds=_RETRY_SECONDS,
+            background=background,
+        )
         self.changed: list[Changed] = []
         self.held: set[str] = set()
         """Names that no new device gets: what one of before has sent is being erased."""
@@ -71,13 +80,11 @@ class Registry:
     async def __aenter__(self) -> Self:
         await self.database.__aenter__()
         await self._load()
-        self._activating = asyncio.create_task(self._activate(), name="registry-activate")
+        self._activating.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._activating is not None:
-            self._activating.cancel()
-            await asyncio.wait([self._activating])
+        await self._activating.stop()
         await self.database.__aexit__()
 
     def admit(self, identity: Identity) -> Member:
@@ -326,20 +333,15 @@ class Registry:
 
     async def _activate(self) -> None:
         """Write down who was connected for the first time, many at once when many come."""
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            names = list(islice(self._first_connects, _SLICE))
-            self._first_connects.difference_update(names)
-            if self._first_connects:
-                self._woken.set()
-            try:
-                await self._activated(names)
-            except FAILURES as error:
-                log.warning("first connects are not written down, again later", error=str(error))
-                self._first_connects.update(names)
-                self._woken.set()
-                await asyncio.sleep(_RETRY_SECONDS)
+        names = list(islice(self._first_connects, _SLICE))
+        self._first_connects.difference_update(names)
+        if self._first_connects:
+            self._woken.set()
+        try:
+            await self._activated(names)
+        except Exception:
+            self._first_connects.update(names)
+            raise
 
     async def _activated(self, names: Iterable[str]) -> None:
         async with self.database.transaction() as connection:

@@ -6,10 +6,12 @@ import shutil
 import socket
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import typer
 
 from fleet.authority import read_certificate
@@ -26,6 +28,8 @@ from ingester.clock import clock_problem, is_believed, moment, now_us
 from ingester.errors import StoreError
 
 _FREE_BYTES = 1024**3
+_FAILED_ROUNDS = 3
+"""So many in a row are no passing fault."""
 _FILES = 65_536
 
 
@@ -62,6 +66,9 @@ def _findings(on: Target) -> Iterator[Finding]:
     for scheme, bind in binds.items():
         if bind:
             yield _port(scheme, bind, server.get(scheme))
+    if "http" in server:
+        yield from _background(server["http"])
+    yield from _set_aside(on.state.telemetry / "journal.db")
     yield _clock()
     yield from _certificates(on.state.pki)
     yield _disk(on.state.path)
@@ -76,6 +83,34 @@ def _findings(on: Target) -> Iterator[Finding]:
         yield _postgres(url, "telemetry in postgres", "telemetry stays in the journal meanwhile")
     else:
         yield _history(on.settings.history.seal)
+
+
+def _background(served: str) -> Iterator[Finding]:
+    """Work of the server that fails: an error once it has failed again and again."""
+    try:
+        found = httpx.get(f"http://{served}/readyz", headers={"Accept": "application/json"}, timeout=5).json()
+    except (httpx.HTTPError, ValueError) as error:
+        yield Finding("background", "error", f"http://{served}/readyz does not answer: {error}")
+        return
+    if found["reason"] is not None:
+        yield Finding("ready", "error", found["reason"])
+    for one in found["failing"]:
+        status = "error" if one["failures"] >= _FAILED_ROUNDS else "warning"
+        detail = f"fails since {one['since']}, {one['failures']} times: {one['error']}"
+        yield Finding(f"background {one['work']}", status, detail)
+    if not found["failing"]:
+        yield Finding("background", "ok", "sealing, retention and all other background work goes well")
+
+
+def _set_aside(path: Path) -> Iterator[Finding]:
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            found = connection.execute("SELECT count(*) FROM quarantine WHERE reason = 'seal'").fetchone()
+    except sqlite3.Error:
+        return  # it is missing, or damaged: that is found elsewhere
+    if found[0]:
+        detail = f"{found[0]} messages could not be sealed: `fleetgate quarantine list --reason seal` shows them"
+        yield Finding("sealing", "warning", detail)
 
 
 def _history(seal: bool) -> Finding:

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from fleet.errors import NotFoundError
 from fleet.files import write_private
 from fleet.names import check_name
-from fleet.registry.database import Database
+from fleet.registry.database import FAILURES, Database
 from fleet.registry.model import check_version
 from fleet.registry.schema import dataset_versions as versions_table
 from fleet.registry.schema import datasets as table
@@ -23,12 +23,14 @@ from fleetgate.datasets.delivery import DeliveryError, deliver
 from fleetgate.datasets.model import Dataset, Definition, Version
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreError
+from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate.datasets")
 
 _LOOK_SECONDS = 1
 _AGAIN_US = 60_000_000
 """After a delivery that failed."""
+_FAILED = (QuestionError, StoreError, *FAILURES, OSError)
 
 
 class Datasets:
@@ -41,6 +43,7 @@ class Datasets:
         folder: Path,
         settled: Callable[[], Awaitable[int]],
         clock: Clock = now_us,
+        background: Background | None = None,
     ) -> None:
         self._database = database
         self._analytics = analytics
@@ -53,7 +56,7 @@ class Datasets:
         self._again: dict[str, int] = {}
         """When a delivery is tried again."""
         self._busy = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._every = Every("datasets", _LOOK_SECONDS, self._run_all, failures=_FAILED, background=background)
 
     async def __aenter__(self) -> Self:
         async with self._database.reading() as connection:
@@ -63,13 +66,11 @@ class Datasets:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._every.stop()
 
     def start(self) -> None:
         """From now on, ask and deliver in time."""
-        self._task = asyncio.create_task(self._run(), name="datasets")
+        self._every.start()
 
     def all(self) -> Sequence[Dataset]:
         """All of them, by name."""
@@ -167,26 +168,22 @@ class Datasets:
                 done += 1
         return done
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                for dataset in self.all():
-                    if dataset.due(self._clock()):
-                        await self._run_due(dataset.name)
-                if self._undelivered:
-                    await self.deliver()
-            except Exception:
-                # Supervision point: what can't be asked or brought now is asked and brought later.
-                log.exception("datasets: again later")
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    async def _run_due(self, name: str) -> None:
-        try:
-            await self.run(name)
-        except (QuestionError, StoreError) as error:
-            log.error("dataset not made", dataset=name, error=str(error))
-        except NotFoundError:
-            return  # deleted meanwhile
+    async def _run_all(self) -> None:
+        """Ask and bring what is due. Raises what the first of those that failed did, when all had their turn."""
+        failed: Exception | None = None
+        for dataset in self.all():
+            if dataset.due(self._clock()):
+                try:
+                    await self.run(dataset.name)
+                except NotFoundError:
+                    pass  # deleted meanwhile
+                except _FAILED as error:
+                    log.error("dataset not made", dataset=dataset.name, error=str(error))
+                    failed = failed or error
+        if self._undelivered:
+            await self.deliver()
+        if failed is not None:
+            raise failed
 
     async def _note(self, dataset: Dataset, version: Version | None = None) -> None:
         """Keep how far it came, with its result, in one transaction; results beyond `keep` go."""

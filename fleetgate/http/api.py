@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -49,6 +50,8 @@ from fleetgate.http.access import PREFIX, Access, Permissions, check_known
 from fleetgate.http.idempotency import Idempotency
 from fleetgate.http.openapi import document
 from fleetgate.http.refused import Refused
+from fleetgate.times import iso
+from ingester.periodic import Health
 
 _FEATURES = (
     devices,
@@ -118,15 +121,33 @@ def _describe(app: FastAPI) -> None:
         return Response(described, media_type="application/json")
 
 
+def _failing(health: Health) -> dict[str, Any]:
+    since = None if health.since is None else iso(health.since)
+    error = " ".join(health.error.split())
+    return {"work": health.work, "since": since, "failures": health.failures, "error": error}
+
+
 def _operations(app: FastAPI, core: Core) -> None:
     @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the program runs")
     async def healthz() -> str:
         return "ok\n"
 
     @app.get("/readyz", response_class=PlainTextResponse, summary="Whether it can take messages, or why not")
-    async def readyz() -> Response:
-        reason = core.not_ready()
-        return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"not ready: {reason}\n", 503)
+    async def readyz(request: Request) -> Response:
+        """The first line says whether; each other line is about background work that fails, which is no reason not to
+        send: what was acknowledged is on disk, and served from there. As JSON for who accepts that.
+        """
+        reason, failing = core.not_ready(), core.background.failing()
+        status = 200 if reason is None else 503
+        if "application/json" in request.headers.get("accept", ""):
+            found = {"ready": reason is None, "reason": reason, "failing": [_failing(health) for health in failing]}
+            return Response(orjson.dumps(found), status, media_type="application/json")
+        lines = ["ready" if reason is None else f"not ready: {reason}"]
+        lines += [
+            f"failing: {one['work']} since {one['since']}, {one['failures']} times: {one['error']}"
+            for one in map(_failing, failing)
+        ]
+        return PlainTextResponse("\n".join(lines) + "\n", status)
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
     async def metrics() -> Response:

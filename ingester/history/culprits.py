@@ -58,7 +58,7 @@ class Culprits:
 
     def __init__(self, worker: Worker, reason: str, journal: SqliteStore, catalogue: Catalogue) -> None:
         self._worker = worker
-        self._reason = reason
+        self.reason = reason
         self._journal = journal
         self._catalogue = catalogue
         self._losses = Losses()
@@ -112,7 +112,7 @@ class Culprits:
             if work.most <= 1:
                 return [None]
             self._most = max(1, min(work.most, count) // 2)
-            log.warning("messages fail in company only: fewer at once", work=self._reason, messages=self._most)
+            log.warning("messages fail in company only: fewer at once", work=self.reason, messages=self._most)
         return found
 
     async def _why(self, trial: Trial, part: tuple[int, int], row: int | None = None) -> str | None:
@@ -134,14 +134,14 @@ class Culprits:
     async def _set_aside(self, culprit: Culprit, why: str, elsewhere: bool) -> None:
         device, stream = culprit.row[1:3]
         kept = [
-            Quarantined(_time(received), device, stream, self._reason, why, payload)
+            Quarantined(_time(received), device, stream, self.reason, why, payload)
             for received, payload in culprit.messages
         ]
         await self._catalogue.remember(culprit.remembered)
         await self._journal.set_aside(culprit.row, culprit.left, [] if elsewhere else kept)
         self.set_aside += len(kept)
         log.error(
-            "a message is set aside", work=self._reason, device=device, stream=stream, why=why, elsewhere=elsewhere
+            "a message is set aside", work=self.reason, device=device, stream=stream, why=why, elsewhere=elsewhere
         )
 
 

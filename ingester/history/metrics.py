@@ -1,18 +1,20 @@
 """The history as Prometheus families."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ingester.history.culprits import Culprits
 from ingester.history.sealer import Sealer
 from ingester.history.store import TieredStore
 
 
 class HistoryCollector(Collector):
-    """What was sealed, what is left to seal, and what is damaged."""
+    """What was sealed, what is left to seal, what is damaged, and what `culprits` have set aside."""
 
-    def __init__(self, store: TieredStore, sealer: Sealer) -> None:
+    def __init__(self, store: TieredStore, sealer: Sealer, culprits: Sequence[Culprits]) -> None:
+        self._culprits = culprits
         self._store = store
         self._sealer = sealer
 
@@ -24,11 +26,14 @@ class HistoryCollector(Collector):
         yield CounterMetricFamily(
             "fleetgate_seal_failures", "Rounds of sealing that came to nothing.", self._sealer.failures
         )
-        yield CounterMetricFamily(
+        aside = CounterMetricFamily(
             "fleetgate_messages_set_aside",
-            "Stored messages that could not be sealed, and are in quarantine as `seal`.",
-            self._sealer.culprits.set_aside,
+            "Stored messages that could not be sealed, or moved, and are in quarantine for that reason.",
+            labels=["reason"],
         )
+        for culprits in self._culprits:
+            aside.add_metric([culprits.reason], culprits.set_aside)
+        yield aside
         yield GaugeMetricFamily(
             "fleetgate_disk_free_bytes", "Room on the disk of the telemetry.", self._store.free_bytes()
         )

@@ -3,9 +3,9 @@
 import asyncio
 import secrets
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self, TypeVar
 
 import structlog
@@ -17,10 +17,13 @@ from ingester.history.culprits import OUTSIDE, Culprits, Losses
 from ingester.history.model import MIXED, TRIAL, DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
+from ingester.periodic import Background, Every
 from ingester.process import Worker, WorkerLostError
 
 F = TypeVar("F", SealedFile, RollupFile)
 T = TypeVar("T")
+
+_FAILURES = (StoreUnavailable, WorkerLostError, OSError)
 
 log = structlog.get_logger("fleetgate.store")
 
@@ -67,6 +70,7 @@ class Sealer:
         *,
         function: str = f"{_HERE}.seal:seal",
         merging: str = f"{_HERE}.compact:merge",
+        background: Background | None = None,
     ) -> None:
         self._free = free or store.free_bytes
         self._store = store
@@ -82,10 +86,16 @@ class Sealer:
         self._left_alone: set[str] = set()
         self._unfinished: set[str] = set()
         """Names of files that are written, or were in a round that came to nothing."""
-        self._task: asyncio.Task[None] | None = None
+        self._sealed_some = asyncio.Event()
+        every = partial(Every, failures=_FAILURES, background=background)
+        look = self._policy.look_seconds
+        self._works = (
+            every("seal", look, self._seal_due),
+            every("merge", 0, self._merge_due, woken=self._sealed_some, again_seconds=look),
+            every("history_retention", _EXPIRE_SECONDS, self._expire, again_seconds=look),
+            every("disk_room", look, self._make_room),
+        )
         self.sealed_messages = 0
-        self.failures = 0
-        """Rounds that came to nothing."""
 
     async def __aenter__(self) -> Self:
         for folder in self._store.folder.parent.glob(f"{TRIAL}*"):
@@ -98,9 +108,8 @@ class Sealer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for work in self._works:
+            await work.stop()
         await self._worker.stop()
 
     async def make_room(self) -> int:
@@ -116,7 +125,13 @@ class Sealer:
 
     def start(self) -> None:
         """From now on, seal by itself."""
-        self._task = asyncio.create_task(self._run(), name="sealer")
+        for work in self._works:
+            work.start()
+
+    @property
+    def failures(self) -> int:
+        """Rounds of sealing and merging that came to nothing."""
+        return sum(work.health.failures_total for work in self._works[:2])
 
     async def seal(self, *, fresh_seconds: float | None = None) -> int:
         """Seal all that is not fresh, round by round. Returns how many messages went.
@@ -313,26 +328,20 @@ class Sealer:
         old = not -_AHEAD_US <= age <= policy.age_seconds * 1e6
         return old or await catalogue.journal_bytes() > policy.max_bytes
 
-    async def _run(self) -> None:
-        expire_at = 0.0
-        while True:
-            try:
-                if await self._due():
-                    await self.seal()
-                    await self.merge()
-                    await self._worker.stop()
-                if time.monotonic() >= expire_at:
-                    expire_at = time.monotonic() + _EXPIRE_SECONDS
-                    await self._store.expire_by_rules(self._clock())
-                await self.make_room()
-            except (StoreUnavailable, WorkerLostError, OSError) as error:
-                self.failures += 1
-                log.error("not sealed, again later", error=str(error))
-            except Exception:
-                # Supervision point: what can't be sealed stays in the journal, where it is served from.
-                self.failures += 1
-                log.exception("not sealed, again later")
-            await asyncio.sleep(self._policy.look_seconds)
+    async def _seal_due(self) -> None:
+        if await self._due():
+            await self.seal()
+            self._sealed_some.set()
+
+    async def _merge_due(self) -> None:
+        await self.merge()
+        await self._worker.rest()
+
+    async def _expire(self) -> None:
+        await self._store.expire_by_rules(self._clock())
+
+    async def _make_room(self) -> None:
+        await self.make_room()
 
 
 def _merged_name(files: Sequence[SealedFile] | Sequence[RollupFile]) -> str:

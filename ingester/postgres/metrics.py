@@ -21,11 +21,6 @@ class MoverCollector(Collector):
             "fleetgate_moved_messages", "Messages that went from the journal into PostgreSQL.", mover.moved_messages
         )
         yield CounterMetricFamily("fleetgate_move_failures", "Rounds of moving that came to nothing.", mover.failures)
-        yield CounterMetricFamily(
-            "fleetgate_messages_refused_by_postgres",
-            "Stored messages that PostgreSQL refused, or that could not be sent there: in quarantine as `store`.",
-            mover.culprits.set_aside,
-        )
         yield GaugeMetricFamily(
             "fleetgate_postgres_available", "Whether PostgreSQL takes telemetry: 1 or 0.", 0 if mover.failing else 1
         )

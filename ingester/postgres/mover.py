@@ -1,9 +1,9 @@
 """Moves the journal into the database as it grows, and catches up after the database was away."""
 
-import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import structlog
@@ -12,6 +12,7 @@ from ingester.clock import Clock, now_us
 from ingester.errors import StoreError
 from ingester.history.culprits import Culprits
 from ingester.history.model import DAY_US, Job
+from ingester.periodic import Background, Every
 from ingester.postgres.copying import Move, Moved
 from ingester.postgres.store import PostgresStore
 from ingester.process import Worker, WorkerLostError
@@ -58,6 +59,7 @@ class Mover:
         worker: Worker | None = None,
         *,
         sweeps: bool = True,
+        background: Background | None = None,
     ) -> None:
         self._store = store
         self._sweeps = sweeps
@@ -66,30 +68,38 @@ class Mover:
         self._worker = worker or Worker(_NICE)
         self.culprits = Culprits(self._worker, "store", store.journal, store.catalogue)
         self._sweeper = Worker(_LOWEST)
-        self._tasks: list[asyncio.Task[None]] = []
+        every = partial(Every, failures=_FAILED, background=background)
+        self._works = (
+            every("move", self._pace.look_seconds, self._move_some, again_seconds=self._pace.again_seconds),
+            every("move_tidy", _TIDY_SECONDS, self._tidy),
+        )
+        self._look_at = self._expire_at = 0.0
         self._oldest: int | None = None
         self.moved_messages = 0
-        self.failures = 0
-        self.failing: str | None = None
-        """Why nothing can be moved now; None while it can."""
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        for work in self._works:
+            await work.stop()
         await self._worker.stop()
         await self._sweeper.stop()
 
     def start(self) -> None:
         """From now on, move by itself."""
-        self._tasks = [
-            asyncio.create_task(self._run(), name="mover"),
-            asyncio.create_task(self._tidy(), name="mover-tidy"),
-        ]
+        for work in self._works:
+            work.start()
+
+    @property
+    def failing(self) -> str | None:
+        """Why nothing can be moved now; None while it can."""
+        return self._works[0].health.error or None
+
+    @property
+    def failures(self) -> int:
+        """Rounds of moving that came to nothing."""
+        return self._works[0].health.failures_total
 
     @property
     def waiting(self) -> bool:
@@ -167,54 +177,29 @@ class Mover:
             total += await store.sweep(after)
         return total
 
-    async def _run(self) -> None:
-        look_at = 0.0
-        while True:
-            wait = self._pace.look_seconds
-            try:
-                if self.waiting or self.failing is not None:
-                    await self._round()
-                    wait = 0.0 if self.waiting else wait
-                    self._works()
-                if time.monotonic() >= look_at:
-                    look_at = time.monotonic() + _LOOK_SECONDS
-                    self._oldest = await self._store.catalogue.oldest(self._store.catalogue.until)
-            except _FAILED as error:
-                wait = await self._fails(str(error))
-            except Exception as error:
-                # Supervision point: what can't be moved stays in the journal, where it is served from.
-                log.exception("not moved, again later")
-                wait = await self._fails(repr(error))
-            await asyncio.sleep(wait)
+    async def _move_some(self) -> float | None:
+        failed = self.failing
+        try:
+            if self.waiting or failed is not None:
+                await self._round()
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + _LOOK_SECONDS
+                self._oldest = await self._store.catalogue.oldest(self._store.catalogue.until)
+        except Exception as error:
+            if failed is None:
+                log.error("the database is away: telemetry stays in the journal meanwhile", error=str(error))
+            with suppress(StoreError):
+                self._oldest = await self._store.catalogue.oldest(self._store.catalogue.until)
+            raise
+        if failed is not None:
+            log.warning("the database is there again", waiting=self.waiting)
+        return 0.0 if self.waiting else None
 
     async def _tidy(self) -> None:
-        """Now and then: what is in the database leaves the journal, what is too old leaves both."""
-        expire_at = 0.0
-        while True:
-            try:
-                if self._sweeps:
-                    await self.sweep()
-                self._store.remote_bytes = await self._store.remote.size_bytes()
-                if self._sweeps and time.monotonic() >= expire_at:
-                    expire_at = time.monotonic() + _EXPIRE_SECONDS
-                    await self._store.expire_by_rules(self._clock())
-            except _FAILED as error:
-                log.warning("not tidied, again later", error=str(error))
-            except Exception:
-                # Supervision point: without it the journal would grow for ever.
-                log.exception("not tidied, again later")
-            await asyncio.sleep(_TIDY_SECONDS)
-
-    def _works(self) -> None:
-        if self.failing is not None:
-            log.warning("the database is there again", waiting=self.waiting)
-            self.failing = None
-
-    async def _fails(self, why: str) -> float:
-        if self.failing is None:
-            log.error("the database is away: telemetry stays in the journal meanwhile", error=why)
-        self.failing = why
-        self.failures += 1
-        with suppress(StoreError):
-            self._oldest = await self._store.catalogue.oldest(self._store.catalogue.until)
-        return self._pace.again_seconds
+        """What is in the database leaves the journal, what is too old leaves both."""
+        if self._sweeps:
+            await self.sweep()
+        self._store.remote_bytes = await self._store.remote.size_bytes()
+        if self._sweeps and time.monotonic() >= self._expire_at:
+            self._expire_at = time.monotonic() + _EXPIRE_SECONDS
+            await self._store.expire_by_rules(self._clock())

@@ -194,7 +194,7 @@ async def test_rules_run_by_themselves(opened, world, monkeypatch):
         await world.registry.set_state(Kind.DEVICE, "a", State.ACTIVE)
         world.now += 3599 * 1_000_000
         ran = lifecycle.get("r").ran
-        await until(lambda: lifecycle._task is not None and not lifecycle._running.locked())
+        await until(lambda: lifecycle._every.running and not lifecycle._running.locked())
         assert lifecycle.get("r").ran == ran
         world.now += 1_000_000
         await until(lambda: state(world, "a") == "suspended")

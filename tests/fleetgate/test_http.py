@@ -12,6 +12,7 @@ from fleetgate.core import open_core
 from fleetgate.http.api import create_api
 from fleetgate.http.server import HttpServer
 from fleetgate.settings import Settings
+from fleetgate.times import iso
 from ingester.batch import Batch
 from ingester.clock import now_us
 from ingester.store import Selection
@@ -240,6 +241,30 @@ async def test_readyz_says_why_not(client, core):
     answer = await client.get("/readyz")
     assert (answer.status_code, "the disk is full" in answer.text) == (503, True)
     core.pipeline.failing = None
+    assert (await client.get("/readyz")).text == "ready\n"
+
+
+async def test_readyz_lists_background_work_that_fails(client, core):
+    """It stays ready; each line, or entry of the JSON, names the work, since when it fails, how often, and why."""
+    health = core.background.add("seal")
+    health.fail(OSError("disk full\n\udc80"), T, known=True)
+    health.fail(ZeroDivisionError("a mistake"), T + 5, known=False)
+    answer = await client.get("/readyz")
+    line = f"failing: seal since {iso(T)}, 2 times: ZeroDivisionError('a mistake')"
+    assert (answer.status_code, answer.text) == (200, f"ready\n{line}\n")
+    health.fail(OSError("disk full\n\udc80"), T + 9, known=True)
+    core.pipeline.failing = "disk full"
+    answer = await client.get("/readyz", headers={"Accept": "application/json"})
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {
+            "ready": False,
+            "reason": "the store can't write: disk full",
+            "failing": [{"work": "seal", "since": iso(T), "failures": 3, "error": "disk full \\udc80"}],
+        },
+    )
+    core.pipeline.failing = None
+    health.succeed(T + 10)
     assert (await client.get("/readyz")).text == "ready\n"
 
 

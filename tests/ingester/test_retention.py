@@ -32,7 +32,7 @@ async def test_zero_keeps_all():
     """keep_days = 0 starts nothing."""
     store = await filled()
     async with Retention(store, 0, clock=lambda: NOW) as retention:
-        assert retention._task is None
+        assert not retention._every.running
     assert len(store.messages) == 4
 
 
