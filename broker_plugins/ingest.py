@@ -55,7 +55,8 @@ class IngestPlugin(Attached):
             member = member_of(self.context.get_session(client_id))
             publisher = member.name if member is not None and member.kind is Kind.DEVICE else ""
             found = services.streams.route(message.topic, publisher)
-            if found is None:
+            clears = message.retain and not message.data
+            if found is None or (clears and not found.takes_empty(services.clock())):
                 services.ledger.routed(services.account_of(member, client_id, message.topic))
                 return
             found = services.streams.admitted(found, message.topic)

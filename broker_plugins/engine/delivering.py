@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from broker_plugins.engine.message import Delivery
 from broker_plugins.engine.packets import V5, Publish, encode
 from broker_plugins.engine.properties import Properties
+from broker_plugins.engine.topics import seconds_left
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
@@ -38,8 +39,8 @@ def deliver(connection: "Connection", delivery: Delivery, *, again: bool) -> boo
 def _properties(connection: "Connection", delivery: Delivery) -> Properties:
     message = delivery.message
     properties = dict(message.properties)
-    if message.expires is not None:  # what is left of it [MQTT-3.3.2-6]
-        properties["message_expiry_interval"] = max(0, (message.expires - connection.engine.steady()) // 1_000_000)
+    if message.expires is not None:
+        properties["message_expiry_interval"] = seconds_left(message.expires, connection.engine.steady())
     if delivery.identifiers:
         properties["subscription_identifier"] = list(delivery.identifiers)
     return properties

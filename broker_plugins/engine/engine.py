@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -343,14 +344,13 @@ class Engine:
     def _leave_will(self, principal: Principal, session: Session | None, will: Will) -> None:
         properties = dict(will.properties)
         delay = properties.pop("will_delay_interval", 0)
-        expires = expires_at(properties, self.steady())
         message = Message(
             will.topic,
             will.payload,
             will.qos,
             will.retain,
             properties,
-            expires,
+            None,  # a will's expiry interval begins when it is published [3.1.3.2.4]
             principal.client_id,
             principal.owner,
         )
@@ -368,7 +368,9 @@ class Engine:
             and rights.may_publish(message.topic)
             and (not message.retain or rights.may_retain(message.topic))
         ):
-            self.run(self._send_will(message))
+            properties = dict(message.properties)
+            expires = expires_at(properties, self.steady())
+            self.run(self._send_will(replace(message, properties=properties, expires=expires)))
         else:
             self.hooks.refused("publish", owner, "not_authorized", "a will without a right any more", message.topic)
 

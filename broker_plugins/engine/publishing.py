@@ -63,11 +63,17 @@ def take(connection: "Connection", packet: Publish) -> bool:
 
 
 def _destination(connection: "Connection", packet: Publish) -> Destination | None:
-    """What a message is telemetry of: as its topic says, and as its sender says of its format."""
+    """What a message is telemetry of: as its topic says, and as its sender says of its format. A message that clears a
+    retained one [MQTT-3.3.1-6] is telemetry only where an empty payload is a value.
+    """
     streams = connection.engine.streams
     found = streams.route(packet.topic, connection.admitted.device)
     content_type = packet.properties.get("content_type")
-    return found if found is None or not content_type else streams.chosen(found, packet.topic, content_type)
+    if found is not None and content_type:
+        found = streams.chosen(found, packet.topic, content_type)
+    if found is not None and packet.retain and not packet.payload and not found.takes_empty(connection.engine.clock()):
+        return None
+    return found
 
 
 def _reject(connection: "Connection", packet: Publish, detail: str) -> None:

@@ -113,14 +113,16 @@ class Session:
         return None
 
     def pump(self, now: int) -> Iterator[tuple[Delivery, str | None]]:
-        """Send what the window has room for. Yields what left the queue: sent (None), or why it was dropped."""
+        """Send what the window has room for. Yields what left the queue: sent (None), or why it was dropped. A message
+        that expires as it comes is sent to who takes it at once: it may not wait.
+        """
         while self.queue and self.outlet is not None and len(self.inflight) < self.window:
             if self.outlet.congested:
                 return
             came, delivery = self.queue.popleft()
             self.queue_bytes -= delivery.message.size_bytes
             expires = delivery.message.expires
-            if now - came > self._limits.age_us or (expires is not None and expires <= now):
+            if now - came > self._limits.age_us or (expires is not None and expires <= now and came < now):
                 yield delivery, "expired"
                 continue
             delivery.packet_id = self._free_id()

@@ -151,11 +151,11 @@ class Sessions:
             return
         if session.kept:
             self._store.delivery(session.client_id, now, delivery)
-        self.pump(session)
+        self.pump(session, now)
 
-    def pump(self, session: Session) -> None:
-        """Send what there is room for."""
-        for delivery, dropped in session.pump(self._clock()):
+    def pump(self, session: Session, now: int | None = None) -> None:
+        """Send what there is room for, as of `now`."""
+        for delivery, dropped in session.pump(self._clock() if now is None else now):
             if dropped is None:
                 self.deliveries.sent += 1
                 self._store.advanced(delivery)

@@ -31,3 +31,10 @@ def expires_at(properties: Properties, now: int) -> int | None:
     """Take the message expiry interval [3.3.2.3.3] out of properties; when that is, in microseconds, None: never."""
     seconds = properties.pop("message_expiry_interval", None)
     return None if seconds is None else now + seconds * 1_000_000
+
+
+def seconds_left(expires: int, now: int) -> int:
+    """The message expiry interval that a subscriber is told [MQTT-3.3.2-6], rounded up: a message that is still worth
+    something is never told to be worth nothing. 0 for one that is over, or was so when it came.
+    """
+    return max(0, -((now - expires) // 1_000_000))

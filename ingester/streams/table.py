@@ -51,6 +51,13 @@ class Destination:
             return str(error) if error.reason == "schema" else None
         return None
 
+    def takes_empty(self, received: int) -> bool:
+        """Whether an empty payload is a message: some formats leave out what is zero."""
+        try:
+            return self.decoder is not None and bool(self.decoder.parse(b"", received, trial=True))
+        except DecodeError:
+            return False
+
     @property
     def rejects(self) -> bool:
         """Whether it has to be read before it is taken, for its sender may be told that it is invalid."""

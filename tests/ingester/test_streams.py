@@ -1,5 +1,7 @@
 """Streams: which topics mean what, which definition counts, and what it makes of a message."""
 
+import base64
+
 import cbor2
 import orjson
 import pytest
@@ -10,6 +12,7 @@ from ingester.streams import StreamError, Streams
 from ingester.streams.definition import from_object
 from ingester.streams.filters import FilterError, compile_filter
 from ingester.streams.trial import try_codecs
+from tests.ingester.test_codecs import all_of_protobuf
 
 NOW = 1_795_391_000_000_000
 BUILT_IN = {"native", "native-streams"}
@@ -234,6 +237,17 @@ def test_a_batch_of_many_formats():
     second.append("d", "c", NOW, cbor2.dumps({}), bound)
     late.extend(second)
     assert late.runs == [(1, 2, bound)]
+
+
+def test_an_empty_payload_is_a_message_of_some_formats():
+    """Where zeros are left out; nowhere else."""
+    descriptor = base64.b64encode(all_of_protobuf()[0]).decode()
+    streams = table(
+        zeros={"filter": "z", "codec": "protobuf", "descriptor": descriptor, "message": "pkg.All"},
+        words={"filter": "w", "codec": "text"},
+    )
+    topics = ("z", "w", "devices/a/telemetry")
+    assert [streams.route(topic, "a").takes_empty(NOW) for topic in topics] == [True, False, False]
 
 
 def test_trials():

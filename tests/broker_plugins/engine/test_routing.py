@@ -14,7 +14,7 @@ from broker_plugins.engine.retained import Retained
 from broker_plugins.engine.router import Router, split_share
 from broker_plugins.engine.schedule import Schedule
 from broker_plugins.engine.session import Granted, QueueLimits, Session
-from broker_plugins.engine.topics import check_levels, expires_at, why_invalid
+from broker_plugins.engine.topics import check_levels, expires_at, seconds_left, why_invalid
 from broker_plugins.engine.trie import FilterTrie, TopicTrie
 from broker_plugins.engine.wheel import Wheel, ticks
 from broker_plugins.engine.wills import Wills
@@ -276,6 +276,38 @@ def test_message_expiry():
     assert expires_at(properties, 1_000_000) == 3_000_000
     assert expires_at(properties, 1_000_000) is None
     assert properties == {"content_type": "t"}
+
+
+def test_what_is_left_of_a_message_is_rounded_up():
+    """Nobody is told that a message is over while it is not."""
+    assert [seconds_left(2_000_000, now) for now in (0, 1, 999_999, 1_000_000, 1_999_999)] == [2, 2, 2, 1, 1]
+    assert [seconds_left(2_000_000, now) for now in (2_000_000, 9_000_000)] == [0, 0]
+
+
+def test_a_message_that_expires_as_it_comes():
+    """Who takes it at once gets it; it never waits."""
+    found = session(expiry=100)
+    found.outlet, found.window = Outlet(), 1
+    for _ in range(2):
+        found.offer(Delivery(Message("t", b"x", 1, expires=5), 1), 5)
+    assert [reason for _, reason in found.pump(5)] == [None]
+    found.inflight.clear()
+    assert [reason for _, reason in found.pump(6)] == ["expired"]
+
+
+def test_a_client_that_takes_less_than_it_did():
+    """What was on its way and is too large now is dropped; it would keep its place for ever."""
+    found = session(expiry=100)
+    assert found.resume() == []
+    found.outlet, found.window = Outlet(), 5
+    for size in (1, 100):
+        found.offer(Delivery(Message("t", b"x" * size, 1), 1), 0)
+    list(found.pump(0))
+    found.inflight[1].stage = Stage.RELEASED
+    found.outlet = Outlet()
+    found.outlet.too_large = True
+    assert [len(one.message.payload) for one in found.resume()] == [100]
+    assert [len(one.message.payload) for one in found.inflight.values()] == [1]
 
 
 def test_what_a_client_may_be_reading_stays():
