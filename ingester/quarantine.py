@@ -1,5 +1,6 @@
 """Reading again what is in quarantine."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,29 +28,35 @@ async def replay(
     ids: Sequence[int] | None = None,
     reason: str | None = None,
     edited: Mapping[int, bytes] | None = None,
+    lock: asyncio.Lock | None = None,
 ) -> Replayed:
     """Read messages in quarantine again, as streams are defined today, and store those that can be read.
 
     `ids` None means all, `reason` only those of one; `edited` has payloads to read instead of those that came. A
     message leaves quarantine in the transaction that stores it. The ledger is not touched: it counted each of them
-    when it was received.
+    when it was received. `lock` is held from reading some of them to storing them: two replays store nothing twice,
+    and what is deleted meanwhile does not come back.
     """
     stored = kept = after = 0
-    while page := await store.quarantined(after, _PAGE, ids, reason):
+    lock = lock or asyncio.Lock()
+    while True:
+        async with lock:
+            page = await store.quarantined(after, _PAGE, ids, reason)
+            known = [(item, found) for item in page if (found := _destination(streams, item)) is not None]
+            batch = Batch()
+            for item, found in known:
+                payload = (edited or {}).get(item.id, item.payload)
+                admitted = streams.admitted(found, item.read_as)
+                batch.append(admitted.device, admitted.stream, item.received, payload, admitted.reader)
+            unread = {entry.position for entry in scan_batch(batch, limits)}
+            readable = [item.id for index, (item, _) in enumerate(known) if index not in unread]
+            if readable:
+                await store.write(batch.without(unread), batch.parts, forget=readable)
+        if not page:
+            return Replayed(stored, kept)
         after = page[-1].id
-        known = [(item, found) for item in page if (found := _destination(streams, item)) is not None]
-        batch = Batch()
-        for item, found in known:
-            payload = (edited or {}).get(item.id, item.payload)
-            admitted = streams.admitted(found, item.read_as)
-            batch.append(admitted.device, admitted.stream, item.received, payload, admitted.reader)
-        unread = {entry.position for entry in scan_batch(batch, limits)}
-        readable = [item.id for index, (item, _) in enumerate(known) if index not in unread]
-        if readable:
-            await store.write(batch.without(unread), batch.parts, forget=readable)
         stored += len(readable)
         kept += len(page) - len(readable)
-    return Replayed(stored, kept)
 
 
 def _destination(streams: Streams, item: Quarantined) -> Destination | None:

@@ -89,7 +89,15 @@ def router(core: Core) -> APIRouter:
             if request.ids is None or len(request.ids) != 1:
                 raise ArgumentError("payload_base64: give the one id that it is for")
             edited = {request.ids[0]: decode_base64(request.payload_base64, "payload_base64")}
-        found = await replay(core.store, core.streams.streams, core.limits, request.ids, request.reason, edited)
+        found = await replay(
+            core.store,
+            core.streams.streams,
+            core.limits,
+            request.ids,
+            request.reason,
+            edited,
+            core.store.replaying,
+        )
         core.last_values.forget()
         return ReplayResult(stored=found.stored, kept=found.kept)
 

@@ -63,6 +63,8 @@ class TieredStore:
         self._done = asyncio.Event()
         self._gone_before = 0
         """What counted for generations before this may be gone."""
+        self.replaying = asyncio.Lock()
+        """Held from the look into quarantine to the commit that stores what is read of it, and while a device goes."""
         self.changing = asyncio.Lock()
         """Held from the look at the catalogue to its change: what is merged, deleted or purged still counts."""
 
@@ -286,7 +288,8 @@ class TieredStore:
 
     async def _purge_rows(self, device: str, limit: int) -> int:
         """Delete a slice of what is in no file."""
-        return await self.journal.purge(device, limit)
+        async with self.replaying:
+            return await self.journal.purge(device, limit)
 
     async def _purge_one(self, device: str) -> tuple[SealedFile | RollupFile | None, int]:
         """The first file that had something of a device, and how much that was."""

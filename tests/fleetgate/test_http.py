@@ -13,8 +13,9 @@ from fleetgate.http.api import create_api
 from fleetgate.http.server import HttpServer
 from fleetgate.settings import Settings
 from fleetgate.times import iso
-from ingester.batch import Batch
+from ingester.batch import Batch, Quarantined
 from ingester.clock import now_us
+from ingester.quarantine import replay
 from ingester.store import Selection
 from tests.fleet.pki import certificate, pem
 from tests.waiting import until
@@ -364,3 +365,20 @@ async def test_only_the_version_that_was_seen_is_deleted(client, core):
         for tag, status in (('"1"', 409), ("1", 422), ('"2"', 200)):
             answer = await client.delete(f"/api/v1/{plural}/{name}", headers={"If-Match": tag})
             assert answer.status_code == status, answer.text
+
+
+async def test_what_is_replayed_at_once(core):
+    """Two replays store a message once; none brings back what is erased meanwhile."""
+    items = [
+        Quarantined(T + n, name, "default", "not_json", "", b'{"v": 1}', f"devices/{name}/telemetry")
+        for n in range(300)
+        for name in ("a", "b")
+    ]
+    await core.store.write(Batch(), items)
+    streams, lock = core.streams.streams, core.store.replaying
+    replays = [replay(core.store, streams, core.limits, lock=lock) for _ in range(3)]
+    _erased, *found = await asyncio.gather(core.devices.delete("b", erase=True), *replays)
+    assert sum(one.stored for one in found) >= 300
+    assert sum([len(rows) async for rows in core.store.rows(Selection("a"))]) == 300
+    assert not await core.store.has("b")
+    assert [row async for rows in core.store.rows(Selection("b")) for row in rows] == []
