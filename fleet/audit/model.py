@@ -19,6 +19,8 @@ BACKWARDS_US = 5_000_000
 """A clock that goes back by less is one that was set right."""
 MAX_TARGETS = 10_000
 MAX_TEXT = 1024
+_LEAST, _MOST = -(2**63), 2**64 - 1
+"""Whole numbers that JSON is written with here."""
 
 
 class Outcome(StrEnum):
@@ -142,13 +144,15 @@ def entry_of(end: End, at: int, act: Act, result: Result) -> Entry:
 
 
 def cleaned(value: Any) -> Any:
-    """A JSON value whose texts can be written anywhere: what is no Unicode, and NUL, is replaced."""
+    """A JSON value that can be written anywhere: what is no Unicode, and NUL, is replaced; larger numbers are texts."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     if isinstance(value, list | tuple):
         return [cleaned(item) for item in value]
     if isinstance(value, Mapping):
         return {cleaned(key): cleaned(item) for key, item in value.items()}
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        return str(value)
     return value
 
 

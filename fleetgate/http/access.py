@@ -312,8 +312,15 @@ def _short(value: Any) -> Any:
     if isinstance(value, str):
         return value[:_FACT_CHARACTERS]
     if isinstance(value, list):
-        return [_short(item) for item in value[:MAX_TARGETS]]
-    return value if isinstance(value, int | float | bool) or value is None else str(value)[:_FACT_CHARACTERS]
+        return [_text(item) if isinstance(item, list) else _short(item) for item in value[:MAX_TARGETS]]
+    return value if isinstance(value, int | float | bool) or value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)[:_FACT_CHARACTERS]
+    except RecursionError:
+        return "nested too deeply to be shown"
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -321,6 +328,6 @@ async def _body(request: Request) -> dict[str, Any]:
         return {}
     try:
         found = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
