@@ -5,7 +5,8 @@ that their messages are read from.
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Self
+from math import inf
+from typing import NamedTuple, Self
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -24,15 +25,30 @@ Publish = Callable[[str, bytes], Awaitable[int]]
 
 _NODES = 100_000
 _QUEUE = 10_000
-_ROUND_SECONDS, _AT_ONCE = 0.02, 10
-"""At most 500 a second: each is answered with births."""
+_ROUND_SECONDS, _AT_ONCE = 0.1, 10
+"""At most 100 a second: each is answered with births."""
 _AGAIN_SECONDS = 1
 """After a request that nobody subscribed to, or while the other broker is away."""
+_MOST_SECONDS = 3600
+"""Between requests that are not answered: a broker may end the connection of a client that is not allowed to ask."""
 _OUTCOMES = ("sent", "no_subscriber", "no_connection")
 
 
+class _Asked(NamedTuple):
+    """A request: no other one before `until` (monotonic seconds), which was `pause` seconds later."""
+
+    until: float
+    pause: float
+
+
+_NEVER = _Asked(-inf, 0)
+
+
 class Rebirths(Collector):
-    """Requests for births, one a node in `seconds`; 0: none are sent. An async context manager."""
+    """Requests for births. An async context manager.
+
+    A node is asked once in `seconds` (0: never), and less often as long as it does not do as it is asked.
+    """
 
     def __init__(
         self,
@@ -51,7 +67,7 @@ class Rebirths(Collector):
         self._seconds = seconds
         self._clock = clock
         self._monotonic = monotonic
-        self._not_before: OrderedDict[Origin, float] = OrderedDict()
+        self._asked: OrderedDict[Origin, _Asked] = OrderedDict()
         self._queue: deque[Origin] = deque()
         self._wake = asyncio.Event()
         self._requests: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
@@ -69,9 +85,11 @@ class Rebirths(Collector):
 
     def want(self, origin: Origin) -> None:
         """A birth of a node is missing. Quick, for it is called for each message that comes without."""
-        if not self._seconds or self._monotonic() < self._not_before.get(origin, 0) or len(self._queue) >= _QUEUE:
+        now, last = self._monotonic(), self._asked.get(origin, _NEVER)
+        if not self._seconds or now < last.until or len(self._queue) >= _QUEUE:
             return
-        self._hold(origin, self._seconds)
+        answered = now > last.until + last.pause
+        self._hold(origin, self._seconds if answered else min(2 * last.pause, _MOST_SECONDS))
         self._queue.append(origin)
         self._wake.set()
 
@@ -96,10 +114,10 @@ class Rebirths(Collector):
         return "no_connection"
 
     def _hold(self, origin: Origin, seconds: float) -> None:
-        self._not_before[origin] = self._monotonic() + seconds
-        self._not_before.move_to_end(origin)
-        if len(self._not_before) > _NODES:
-            self._not_before.popitem(last=False)
+        self._asked[origin] = _Asked(self._monotonic() + seconds, seconds)
+        self._asked.move_to_end(origin)
+        if len(self._asked) > _NODES:
+            self._asked.popitem(last=False)
 
     def collect(self) -> Iterable[Metric]:
         """The requests by what became of them."""

@@ -207,7 +207,7 @@ class IngestSettings(_Section):
     max_payload_bytes: int = Field(256 * 1024, gt=0, description="larger payloads go to quarantine")
     max_depth: int = Field(16, gt=0, le=512, description="deeper nested payloads go to quarantine")
     rebirth_seconds: float = Field(
-        30, ge=0, description="seconds between two requests for missing births of a Sparkplug node; 0: none is sent"
+        30, ge=0, description="seconds between requests for missing births of a Sparkplug node, at least; 0: none"
     )
     device_streams: int = Field(
         1000,

@@ -132,6 +132,8 @@ class EdgeNode:
 
     births: dict[str, Birth] = field(default_factory=dict)
     sequence: int | None = None
+    doubtful: bool = False
+    """Whether it may have been born again while nobody listened."""
 
     def scope(self, unit: str) -> Scope | None:
         """The metrics of a device, "": of the node itself; None: no birth of it is known."""
@@ -161,7 +163,9 @@ class Births:
     def load(self, rows: Iterable[tuple[Origin, str, Birth]]) -> None:
         """Births that were kept, in the order of their receipt."""
         for origin, unit, birth in rows:
-            self._set(self.hear(origin), origin, unit, birth)
+            node = self.hear(origin)
+            node.doubtful = bool(origin.source)  # one that is connected to us sends its birth when it connects again
+            self._set(node, origin, unit, birth)
             self.changes.pop((origin, unit), None)
         self._shrink()
 

@@ -5,9 +5,9 @@ reading; of two values of one metric and time each is in a reading of its own. B
 is what comes after a sequence number that is missing. Values and types are in sparkplug_values.py.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple, Self
 
 from ingester.batch import BadPart
@@ -29,6 +29,8 @@ _UNIT_KEYS = {"engunit", "engineering units", "unit", "units"}
 _DEATH_NUMBER = "bdSeq"
 _REBIRTH = "Node Control/Rebirth"
 _BOOLEAN = 11
+_NESTED = frozenset({dict, list})
+_PLAIN = frozenset({int, bool, str, type(None)})
 _SEVERAL = "?"
 """No source's name: nothing is known from there."""
 
@@ -145,6 +147,7 @@ class _Sparkplug:
             self.unread(message.context)
             raise DecodeError("size", f"more than {self._aliases} metrics of one node")
         if message.in_effect(known):
+            message.node.doubtful &= levels.kind != "NBIRTH"
             self._births.born(message.origin, levels.unit, Birth.of(message.context.received, scope, message.death))
         if message.gap or "" not in message.node.births:
             self._want(message)
@@ -190,7 +193,8 @@ class _Sparkplug:
 
     def _data(self, message: "_Message") -> list[Parsed]:
         levels = message.levels
-        if levels.kind in _DATA and (message.gap or not {"", levels.unit} <= set(message.node.births)):
+        missing = message.gap or message.node.doubtful or not {"", levels.unit} <= set(message.node.births)
+        if levels.kind in _DATA and missing:
             self._want(message)
         try:
             return self._read(message)
@@ -201,14 +205,16 @@ class _Sparkplug:
 
     def _read(self, message: "_Message") -> list[Parsed]:
         own, scope = message.node.scope("") or Scope(), message.node.scope(message.levels.unit)
+        scopes, depth = [scope] if scope is not None else [], message.context.limits.max_depth
         readings = _Readings(message)
         for position, metric in enumerate(message.found.metrics):
-            name, known = resolve(metric, [scope] if scope is not None else [], f"metric {position}")
-            readings.add(metric, name, value_of(metric, name, known, own, message.context.limits.max_depth))
+            name, known = resolve(metric, scopes, "metric ", position)
+            readings.add(metric, name, value_of(metric, name, known, own, depth))
         return readings.parsed(())
 
     def _want(self, message: "_Message") -> None:
         if message.live:
+            message.node.doubtful = False
             self._births.wanted(message.origin)
 
     def _inflated(self, found: Any, context: Context) -> Any:
@@ -308,23 +314,31 @@ class _Readings:
         self._message = message
         self._left = budget()
         self._found: dict[tuple[int | None, bool], list[dict[str, Any]]] = {}
-        self._used: Counter[tuple[int | None, bool, str]] = Counter()
+        self._used: dict[tuple[int | None, bool], dict[str, int]] = {}
+        """How many readings have a field of a name already."""
 
     def add(self, metric: Any, name: str, value: Any) -> None:
         """Add a metric. Raises DecodeError."""
         key = self._message.time_of(metric), metric.is_historical
-        try:
-            fields = plain({name: value}, self._message.context.limits.max_depth, self._left)
-        except DecodeError as error:
-            raise DecodeError(error.reason, f"{name[:100]!r}: {error}") from None
-        names = [(*key, flat) for flat in flatten(fields, None)]
-        at = max((self._used[flat] for flat in names), default=0)
-        readings = self._found.setdefault(key, [])
+        fields = self._plain(name, value)
+        # Most values are one field of that name: the rest is 2 us a metric.
+        names: Iterable[str] = flatten(fields, None) if type(value) in _NESTED else fields
+        readings, used = self._found.setdefault(key, []), self._used.setdefault(key, {})
+        at = max([used.get(flat, 0) for flat in names], default=0)
         if at == len(readings):
             readings.append({})
         readings[at].update(fields)
         for flat in names:
-            self._used[flat] = at + 1
+            used[flat] = at + 1
+
+    def _plain(self, name: str, value: Any) -> dict[str, Any]:
+        if self._left[0] and (type(value) in _PLAIN or (type(value) is float and isfinite(value))):
+            self._left[0] -= 1
+            return {name: value}
+        try:
+            return plain({name: value}, self._message.context.limits.max_depth, self._left)
+        except DecodeError as error:
+            raise DecodeError(error.reason, f"{name[:100]!r}: {error}") from None
 
     def parsed(self, bad: Sequence[BadPart]) -> list[Parsed]:
         """All of them, or, where no metric can be read, the error of the first. Raises DecodeError."""

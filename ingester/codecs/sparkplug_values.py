@@ -12,8 +12,8 @@ from ingester.codecs.model import single
 from ingester.codecs.protobuf import Declaration, text
 from ingester.decode import DecodeError
 
-_SIGNED = {1: 8, 2: 16, 3: 32, 4: 64, 13: 64}
-"""Datatype -> bits, of the integers in two's complement; times before 1970 are too."""
+_SIGNED = {1: (8, 32, 64), 2: (16, 32, 64), 3: (32, 64), 4: (64,), 13: (64,)}
+"""Datatype -> bits of the type, and those it is sent in, of integers in two's complement; times before 1970 are too."""
 _UNSIGNED = {5, 6, 7, 8}
 _BOOLEAN = 11
 _ARRAYS = {
@@ -77,20 +77,30 @@ def declare(metric: Any, name: str, scope: Scope, depth: int) -> None:
     scope.declare(name, alias, Declared(metric.datatype, members))
 
 
-def resolve(metric: Any, scopes: Sequence[Scope], where: str) -> tuple[str, Declared | None]:
-    """The name of a metric, its own or that of its alias, and what the first scope says that has it."""
-    name = text(metric.name, where) if metric.name else ""
-    meant = None
+def resolve(metric: Any, scopes: Sequence[Scope], where: str, position: int) -> tuple[str, Declared | None]:
+    """The name of a metric, its own or that of its alias, and what the first scope says that has it.
+
+    Raises DecodeError, with where the metric is.
+    """
+    name = text(metric.name, f"{where}{position}") if metric.name else ""
     if metric.HasField("alias"):
-        meant = next((scope.aliases[metric.alias] for scope in scopes if metric.alias in scope.aliases), None)
-        if not name and meant is None:
-            raise DecodeError("alias", f"{where}: no birth says what alias {metric.alias} means")
+        meant, alias = None, metric.alias
+        for scope in scopes:
+            if alias in scope.aliases:
+                meant = scope.aliases[alias]
+                break
         if name and meant is not None and meant != name:
-            raise DecodeError("alias", f"{where}: alias {metric.alias} is of {meant[:100]!r}, not of {name[:100]!r}")
+            detail = f"alias {alias} is of {meant[:100]!r}, not of {name[:100]!r}"
+            raise DecodeError("alias", f"{where}{position}: {detail}")
+        if not name and meant is None:
+            raise DecodeError("alias", f"{where}{position}: no birth says what alias {alias} means")
+        name = name or meant or ""
     elif not name:
-        raise DecodeError("codec", f"{where} has neither a name nor an alias")
-    name = name or meant or ""
-    return name, next((scope.metrics[name] for scope in scopes if name in scope.metrics), None)
+        raise DecodeError("codec", f"{where}{position} has neither a name nor an alias")
+    for scope in scopes:
+        if (known := scope.metrics.get(name)) is not None:
+            return name, known
+    return name, None
 
 
 def value_of(metric: Any, name: str, declared: Declared | None, own: Scope, depth: int) -> Any:
@@ -117,7 +127,7 @@ def _template(template: Any, name: str, declared: Declared | None, own: Scope, d
     found: dict[str, Any] = {}
     for position, inner in enumerate(template.metrics):
         if inner.name or inner.HasField("alias"):
-            member, known = resolve(inner, scopes, f"{name[:100]!r}, member {position}")
+            member, known = resolve(inner, scopes, f"{name[:100]!r}, member ", position)
         else:
             member, known = str(position), None
         _add(found, member, value_of(inner, f"{name}.{member}", known, own, depth - 1), name)
@@ -178,13 +188,14 @@ def _integer(value: int, wire: int, datatype: int, name: str, *, known: bool) ->
 
     Some send as many bits as the type has, some as many as the field has, and some 32 bits in a field of 64.
     """
-    if (bits := _SIGNED.get(datatype)) is not None:
-        for width in sorted({bits, 32, 64}):
-            if bits <= width and (1 << width) - (1 << (bits - 1)) <= value < 1 << width:
-                return value - (1 << width)
-        if value < 1 << (bits - 1):
+    if (widths := _SIGNED.get(datatype)) is not None:
+        half = 1 << (widths[0] - 1)
+        if value < half:
             return value
-        raise DecodeError("codec", f"{name[:100]!r}: {value} is no integer of {bits} bits")
+        for width in widths:
+            if (1 << width) - half <= value < 1 << width:
+                return value - (1 << width)
+        raise DecodeError("codec", f"{name[:100]!r}: {value} is no integer of {widths[0]} bits")
     if datatype in _UNSIGNED:
         return value
     if datatype == _BOOLEAN and value <= 1:

@@ -49,10 +49,24 @@ async def test_one_request_a_node_and_time():
         assert broker.published == [("spBv1.0/g/NCMD/n", request), ("spBv1.0/g/NCMD/m", request)]
         broker.now += 29
         births.wanted(NODE)
-        broker.now += 2
+        broker.now += 32
         births.wanted(NODE)
         await until(lambda: counted(rebirths) == {"sent": 3})
     assert len(broker.published) == 3
+
+
+async def test_a_node_that_is_not_born_is_asked_less_and_less():
+    """Up to once an hour; as often as before when it was born in between."""
+    births, broker = Births(), Broker()
+    async with broker.rebirths(births, seconds=1000) as rebirths:
+        asked = []
+        for _ in range(40):
+            births.wanted(NODE)
+            broker.now += 500
+            asked.append(sum(counted(rebirths).values()))
+            await until(lambda: not rebirths._queue)
+    times = [at * 500 for at in range(1, 40) if asked[at] > asked[at - 1]]
+    assert times == [500, 1500, 3500, 7500, 11_500, 15_500, 19_500]
 
 
 async def test_a_request_that_reaches_nobody_is_made_again_soon():

@@ -318,6 +318,29 @@ def test_sequence_numbers(host: Host):
     assert host.read("NBIRTH/n", seq=0)[0][2] == ("birth",)
 
 
+def test_births_that_were_kept(host: Host):
+    """They are in effect; a node of another broker, which may have been born meanwhile, is asked once."""
+
+    def again(source: str) -> Host:
+        found = Host(births=Births())
+        found.births.load(
+            (origin._replace(source=source), unit, Birth(birth.received, birth.kept))
+            for (origin, unit), birth in host.births.changes.items()
+        )
+        return found
+
+    born = {"name": "m", "alias": 1, "datatype": 1, "int_value": 250}
+    host.read("NBIRTH/n", born)
+    host.read("DBIRTH/n/u", born)
+    ours, theirs, late = again(""), again("mqtt://h"), again("mqtt://h")
+    for _ in range(3):
+        assert ours.fields("DDATA/n/u", {"alias": 1, "int_value": 250}) == {"m": -6}
+        assert theirs.fields("DDATA/n/u", {"alias": 1, "int_value": 250}, source="mqtt://h") == {"m": -6}
+    late.read("NBIRTH/n", born, source="mqtt://h")
+    late.read("NDATA/n", {"alias": 1, "int_value": 250}, source="mqtt://h")
+    assert (len(ours.asked), len(theirs.asked), len(late.asked)) == (0, 1, 0)
+
+
 def test_deaths(host: Host):
     """A death ends the births of its own session; one of a session before comes late, and ends nothing."""
     born = {"name": "a", "alias": 1, "datatype": 1, "int_value": 1}

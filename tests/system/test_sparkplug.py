@@ -119,4 +119,4 @@ async def test_births_of_a_node_of_another_broker(mosquitto: Mosquitto, tmp_path
             await node.data(-8)
             await asyncio.to_thread(wait_until, lambda: ("pump", 2**32 - 8, []) in temperatures(gate, "edge"))
             assert ("", -8, []) in temperatures(gate, "edge")
-            assert node.births == 2
+            await until(lambda: node.births == 3)  # it may have been born while nobody listened
