@@ -28,6 +28,7 @@ from broker_plugins.hooks import PluginHooks
 from broker_plugins.plugin_session import PluginSession
 from broker_plugins.services import Services
 from broker_plugins.views import RetainedView, SessionsView, SubscriptionsView
+from ingester.clock import steady
 from ingester.store import TelemetryStore
 
 log = structlog.get_logger("fleetgate.mqtt")
@@ -72,7 +73,15 @@ class Broker(AmqttBroker):
         hooks = PluginHooks(self.plugins_manager.plugins, services)
         self._hooks = hooks
         self.engine = Engine(
-            path, hooks, services.pipeline, store, services.ledger, services.streams, limits, services.clock
+            path,
+            hooks,
+            services.pipeline,
+            store,
+            services.ledger,
+            services.streams,
+            limits,
+            services.clock,
+            steady(services.elapsed()),
         )
         # What BrokerContext and plugins read and write: tests/contracts holds these names.
         self._sessions = SessionsView(self.engine)  # type: ignore[assignment]

@@ -44,6 +44,8 @@ class Services:
     refusals: Refusals
     rules: Rules
     clock: Clock = now_us
+    elapsed: Clock = now_us
+    """Goes on evenly, over restarts as well: for how long sessions and what waits in them live."""
     revoked: Revoked | None = None
     """See fleet.judge; None: nobody is asked."""
     provisioning: Provisioning | None = None

@@ -1,6 +1,6 @@
 """What can go wrong around devices, by whose fault it is."""
 
-from ingester.clock import clock_problem
+from ingester.clock import clock_problem, is_believed, now_us
 
 
 class FleetError(Exception):
@@ -40,6 +40,14 @@ class ClockError(FleetError):
 
     def __init__(self, now: int) -> None:
         super().__init__(f"{clock_problem(now)}; no certificate is made, and nothing that expires: set the clock")
+
+
+def ends_in(days: float) -> int:
+    """When something ends that is made now and valid for so many days. Raises ClockError."""
+    now = now_us()
+    if not is_believed(now):
+        raise ClockError(now)
+    return now + int(days * 86_400e6)
 
 
 class RegistryUnavailableError(FleetError):

@@ -63,6 +63,11 @@ class StateFolder:
         return self.path / "server.json"
 
     @property
+    def clock_file(self) -> Path:
+        """What is known of the wall clock: see ingester.ages."""
+        return self.path / "clock.json"
+
+    @property
     def simulator(self) -> Path:
         """Keys and certificates of simulated devices."""
         return self.path / "simulator"

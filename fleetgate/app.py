@@ -80,7 +80,13 @@ async def serving(
         core.metrics.register(await stack.enter_async_context(renewal))
         kept = settings.store
         await stack.enter_async_context(
-            Retention(core.store, kept.keep_days, quarantine_bytes=kept.quarantine_bytes, background=core.background)
+            Retention(
+                core.store,
+                kept.keep_days,
+                clock=core.clocks.expires_by,
+                quarantine_bytes=kept.quarantine_bytes,
+                background=core.background,
+            )
         )
         if core.mover is not None:
             core.mover.start()
@@ -93,7 +99,14 @@ async def serving(
         api = HttpServer(create_api(core), bind=http_bind, closing=core.tail.close, proxies=settings.http.proxies)
         http = await stack.enter_async_context(api)
         for config in (*sources, *map(_source, settings.source)):
-            source = MqttSource(config, core.pipeline, core.ledger, core.streams.streams, background=core.background)
+            source = MqttSource(
+                config,
+                core.pipeline,
+                core.ledger,
+                core.streams.streams,
+                core.clocks.wall,
+                background=core.background,
+            )
             core.sources.append(await stack.enter_async_context(source))
         found = await stack.enter_async_context(serving_mqtt(core)) if mqtt else {}
         if settings.http.https_bind:

@@ -68,6 +68,7 @@ from fleetgate.operations import Operations
 from fleetgate.postgres import open_store, registry_database
 from fleetgate.rebirths import Rebirths
 from fleetgate.settings import DecisionsSettings, PresenceSettings, Settings, configured_streams
+from fleetgate.timekeeping import Timekeeping
 from fleetgate.times import iso
 from fleetgate.tls import DeviceTls
 from fleetgate.top import Top
@@ -155,6 +156,7 @@ class Core:
     guessed_tokens: Guessing
     audit: AuditLog
     background: Background
+    clocks: Timekeeping
 
     async def settled(self) -> int:
         """A time up to which everything that was received is committed."""
@@ -163,7 +165,9 @@ class Core:
     def not_ready(self) -> str | None:
         """Why nothing should be sent here now; None when all is well."""
         failing = self.pipeline.failing or self.broker.engine.store.failing
-        return None if failing is None else f"the store can't write: {failing}"
+        if failing is not None:
+            return f"the store can't write: {failing}"
+        return self.clocks.problem()
 
 
 @asynccontextmanager
@@ -175,14 +179,18 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
     async with AsyncExitStack() as stack:
         stack.enter_context(StateLock(state))
         authority = await asyncio.to_thread(make_authority, settings, state, clock)
+        clocks = await stack.enter_async_context(_timekeeping(settings, state, clock))
+        wall = clocks.wall
         database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
         background, metrics = Background(), CollectorRegistry()
-        registry = await stack.enter_async_context(Registry(database, background=background))
-        audit = await stack.enter_async_context(AuditLog(registry.database, authority))
+        registry = await stack.enter_async_context(Registry(database, wall, background=background))
+        audit = await stack.enter_async_context(AuditLog(registry.database, authority, wall))
         await _note_restored(state, audit)
-        operators = await stack.enter_async_context(Operators(registry.database, state.token, background=background))
-        types = await stack.enter_async_context(Types(registry.database))
-        groups = await stack.enter_async_context(Groups(registry))
+        operators = await stack.enter_async_context(
+            Operators(registry.database, state.token, wall, background=background)
+        )
+        types = await stack.enter_async_context(Types(registry.database, wall))
+        groups = await stack.enter_async_context(Groups(registry, wall))
         limits = Limits(settings.ingest.max_payload_bytes, settings.ingest.max_depth)
         streams = await stack.enter_async_context(
             StreamDefinitions(
@@ -195,14 +203,14 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             )
         )
         rules = partial(history_rules, streams, settings)
-        store, mover = await _telemetry(stack, settings, state, rules, metrics, streams.streams, background)
+        store, mover = await _telemetry(stack, settings, state, rules, metrics, streams.streams, clocks, background)
         sealer = await stack.enter_async_context(
-            Sealer(store, policy_of(settings.history), rules, background=background)
+            Sealer(store, policy_of(settings.history), rules, wall, clocks.expires_by, background=background)
         )
         ledger, tail = Ledger(), Tail(limits)
-        presence, supervision = await _presence(stack, settings.presence, registry, types, ledger, background)
+        presence, supervision = await _presence(stack, settings.presence, registry, types, ledger, clocks, background)
         observer, last_values = Observer(), LastValues(store)
-        taps = [IngestLog().committed, tail.committed, observer.committed, last_values.committed]
+        taps = [IngestLog(wall).committed, tail.committed, observer.committed, last_values.committed]
         pipeline = await stack.enter_async_context(
             Pipeline(
                 store,
@@ -215,13 +223,17 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         )
         connects, naming = Connects(ledger), Rules(settings.identity.source, settings.identity.trust_domain)
         inventory = Inventory(registry, types, groups)
-        authorities, tls = await _tls(stack, settings, state, authority, registry.database, background)
+        authorities, tls = await _tls(stack, settings, state, authority, registry.database, wall, background)
         judge = Judge(tls.verify, partial(authorities.rules, otherwise=naming), tls.check, clock)
         issuer = make_issuer(settings, authority, judge)
-        provisioning = await _provisioning(stack, registry, inventory, groups, issuer, authorities)
-        decisions = await stack.enter_async_context(_decisions(settings.decisions, registry, background))
-        policies = await stack.enter_async_context(Policies(registry, groups, types, decisions, background=background))
-        usage = await stack.enter_async_context(Usage(registry.database, ledger, background=background))
+        provisioning = await _provisioning(stack, registry, inventory, groups, issuer, authorities, wall)
+        decisions = await stack.enter_async_context(_decisions(settings.decisions, registry, clocks, background))
+        policies = await stack.enter_async_context(
+            Policies(registry, groups, types, decisions, wall, background=background)
+        )
+        usage = await stack.enter_async_context(
+            Usage(registry.database, ledger, wall, background=background, expires_by=clocks.expires_by)
+        )
         quotas = await stack.enter_async_context(Quotas(registry, groups, usage, audit=audit, background=background))
         services = Services(
             registry,
@@ -230,8 +242,10 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             pipeline,
             ledger,
             connects,
-            Refusals(tail),
+            Refusals(tail, wall),
             naming,
+            wall,
+            clocks.elapsed,
             revoked=tls.check,
             provisioning=provisioning,
             quotas=quotas,
@@ -250,11 +264,11 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         sources: list[MqttSource] = []
         _follow(registry, policies, quotas, tls, broker.engine)
         kept = KeptTelemetry(store, broker.engine, sources, last_values, observer, tail, streams.births)
-        operations = await stack.enter_async_context(Operations(audit))
+        operations = await stack.enter_async_context(Operations(audit, wall))
         changes = _changes(tail, registry, presence, operations, broker.engine)
         devices = await _devices(stack, registry, decisions, audit, kept, background)
         lifecycle = await stack.enter_async_context(
-            Lifecycle(registry, inventory, audit, devices, background=background)
+            Lifecycle(registry, inventory, audit, devices, wall, background, clocks.expires_by)
         )
         elsewhere = mover is not None and not seals(settings)
         analytics = Analytics(store, registry, inventory, presence, elsewhere=elsewhere)
@@ -264,21 +278,22 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
                 analytics,
                 state.datasets,
                 partial(_settled, broker.engine, sources),
-                background=background,
+                wall,
+                background,
+                clocks.last_set,
             )
         )
         series = DeviceSeries(ledger, settings.metrics.max_devices, int(settings.metrics.stale_after * 1e6))
-        census = await stack.enter_async_context(Census(registry, background=background))
-        ingest = IngestCollector(ledger, pipeline, store, series, sources, streams.streams.known)
         for collector in (
-            ingest,
+            IngestCollector(ledger, pipeline, store, series, sources, streams.streams.known),
             connects,
             HistoryCollector(store, sealer, [part.culprits for part in (sealer, mover) if part is not None]),
             EngineCollector(broker),
-            census,
+            await stack.enter_async_context(Census(registry, wall, background=background)),
             supervision,
             await stack.enter_async_context(_rebirths(settings, streams, broker.engine, sources, background)),
             BackgroundCollector(background),
+            clocks,
         ):
             metrics.register(collector)
         ProcessCollector(registry=metrics)
@@ -324,14 +339,15 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             operations,
             changes,
             Top(ledger, registry),
-            RevokedList(authority, registry),
-            OcspResponder(authority, registry),
+            RevokedList(authority, registry, wall),
+            OcspResponder(authority, registry, wall),
             operators,
             Sessions(operators),
             Guessing(time.monotonic),
             Guessing(time.monotonic, _WRONG_TOKENS),
             audit,
             background,
+            clocks,
         )
 
 
@@ -351,6 +367,10 @@ async def _know(streams: Streams, journal: SqliteStore) -> None:
     journal.purged.append(purged)
 
 
+def _timekeeping(settings: Settings, state: StateFolder, clock: Clock) -> Timekeeping:
+    return Timekeeping(state, wall=clock, confirm_us=int(settings.clock.confirm_hours * 3.6e9))
+
+
 def seals(settings: Settings) -> bool:
     """Whether the journal is sealed into files."""
     return settings.history.seal and available()
@@ -363,15 +383,18 @@ async def _telemetry(
     rules: Callable[[], HistoryRules],
     metrics: CollectorRegistry,
     streams: Streams,
+    clocks: Timekeeping,
     background: Background,
 ) -> "tuple[TieredStore, Mover | None]":
     """Where telemetry goes, and what moves it into a database where one is set."""
     mover: Mover | None = None
     store: TieredStore
     if url := settings.store.url.get_secret_value():
-        store, mover = await open_store(stack, state.telemetry, url, rules, metrics, background, seals=seals(settings))
+        store, mover = await open_store(
+            stack, state.telemetry, url, rules, metrics, background, clocks, seals=seals(settings)
+        )
     else:
-        store = await stack.enter_async_context(TieredStore(state.telemetry, rules))
+        store = await stack.enter_async_context(TieredStore(state.telemetry, rules, clocks.eras, clocks.wall))
     if store.catalogue.files and not available():
         raise SettingsError("there are files of the history: to read them install fleetgate[analytics]")
     await _know(streams, store.journal)
@@ -384,20 +407,24 @@ async def _presence(
     registry: Registry,
     types: Types,
     ledger: Ledger,
+    clocks: Timekeeping,
     background: Background,
 ) -> tuple[Presence, Supervision]:
     if watched.silent_intervals < watched.late_intervals:
         raise SettingsError("presence.silent_intervals: less than presence.late_intervals")
     flapping = Flapping(watched.flapping_connects, int(watched.flapping_seconds * 1e6))
-    presence = await stack.enter_async_context(Presence(registry, ledger, flapping, background=background))
+    presence = await stack.enter_async_context(
+        Presence(registry, ledger, flapping, background=background, wall=clocks.wall)
+    )
     expected = Expected(watched.late_intervals, watched.silent_intervals)
     supervision = Supervision(registry, types, presence, expected, background=background)
     return presence, await stack.enter_async_context(supervision)
 
 
-def _decisions(kept: DecisionsSettings, registry: Registry, background: Background) -> Decisions:
+def _decisions(kept: DecisionsSettings, registry: Registry, clocks: Timekeeping, background: Background) -> Decisions:
     bounds = DecisionBounds(kept.per_device, kept.refused, int(kept.keep_hours * 3.6e9))
-    return Decisions(registry.database, bounds, replace(bounds, total=kept.allowed), background=background)
+    most = replace(bounds, total=kept.allowed)
+    return Decisions(registry.database, bounds, most, clocks.wall, background, clocks.expires_by)
 
 
 async def _settled(engine: Engine, sources: Sequence[MqttSource]) -> int:
@@ -418,7 +445,7 @@ async def _note_restored(state: StateFolder, audit: AuditLog) -> None:
 
 
 def _changes(tail: Tail, registry: Registry, presence: Presence, operations: Operations, engine: Engine) -> Changes:
-    changes = Changes(tail, registry, presence.timeline.epoch)
+    changes = Changes(tail, registry, presence.timeline.epoch, engine.clock)
     operations.ended.append(changes.ended)
     presence.tell = partial(_told, engine, changes)
     return changes
@@ -493,10 +520,11 @@ async def _tls(
     state: StateFolder,
     authority: Authority,
     database: Database,
+    wall: Clock,
     background: Background,
 ) -> tuple[Authorities, DeviceTls]:
-    templates = await stack.enter_async_context(Templates(database))
-    authorities = await stack.enter_async_context(Authorities(database, templates))
+    templates = await stack.enter_async_context(Templates(database, wall))
+    authorities = await stack.enter_async_context(Authorities(database, templates, wall))
     return authorities, await stack.enter_async_context(DeviceTls(settings, state, authority, authorities, background))
 
 
@@ -507,10 +535,12 @@ async def _provisioning(
     groups: Groups,
     issuer: Issuer,
     authorities: Authorities,
+    wall: Clock,
 ) -> Provisioning:
     database, templates = registry.database, authorities.templates
-    claims = await stack.enter_async_context(Claims(database, templates))
-    return Provisioning(registry, inventory, groups, issuer, templates, authorities, claims, Enrolments(database))
+    claims = await stack.enter_async_context(Claims(database, templates, wall))
+    enrolments = Enrolments(database, wall)
+    return Provisioning(registry, inventory, groups, issuer, templates, authorities, claims, enrolments, wall)
 
 
 def history_rules(streams: StreamDefinitions, settings: Settings) -> HistoryRules:

@@ -11,6 +11,7 @@ from prometheus_client.registry import CollectorRegistry
 from fleet.registry.database import Database
 from fleetgate.errors import ArgumentError
 from fleetgate.operations import Operation
+from fleetgate.timekeeping import Timekeeping
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
 from ingester.periodic import Background
@@ -44,6 +45,7 @@ async def open_store(
     rules: Callable[[], Rules],
     metrics: CollectorRegistry,
     background: Background,
+    time: Timekeeping,
     *,
     seals: bool,
 ) -> "tuple[PostgresStore, Mover]":
@@ -57,8 +59,10 @@ async def open_store(
     from ingester.postgres.mover import Mover
     from ingester.postgres.store import PostgresStore
 
-    store = await stack.enter_async_context(PostgresStore(folder, url, rules))
-    mover = await stack.enter_async_context(Mover(store, sweeps=not seals, background=background))
+    store = await stack.enter_async_context(PostgresStore(folder, url, rules, time.eras, time.wall))
+    mover = await stack.enter_async_context(
+        Mover(store, clock=time.wall, expires_by=time.expires_by, sweeps=not seals, background=background)
+    )
     metrics.register(MoverCollector(mover))
     return store, mover
 

@@ -273,6 +273,16 @@ class MetricsSettings(_Section):
     stale_after: float = Field(3600, gt=0, description="seconds of silence after which a device's series go away")
 
 
+class ClockSettings(_Section):
+    """The wall clock, which may be wrong at times."""
+
+    confirm_hours: float = Field(
+        72,
+        ge=0,
+        description="hours that it has to run evenly after it was set ahead before telemetry expires by it",
+    )
+
+
 class LogSettings(_Section):
     """The ingest log, logs/ingest.log in the state folder."""
 
@@ -356,6 +366,7 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     history: HistorySettings = HistorySettings()
     metrics: MetricsSettings = MetricsSettings()
+    clock: ClockSettings = ClockSettings()
     log: LogSettings = LogSettings()
     source: list[SourceSettings] = []
     streams: dict[str, StreamSettings] = {}

@@ -19,9 +19,9 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def steady() -> Clock:
-    """A clock that shows wall time as it was now, and goes on evenly: setting the wall clock does not move it."""
-    offset = time.time_ns() - time.monotonic_ns()
+def steady(begin: int | None = None) -> Clock:
+    """A clock that shows `begin` now, or wall time, and goes on evenly: setting the wall clock does not move it."""
+    offset = (time.time_ns() if begin is None else begin * 1000) - time.monotonic_ns()
     return lambda: (time.monotonic_ns() + offset) // 1000
 
 

@@ -69,11 +69,12 @@ class Engine:
         streams: Streams,
         limits: Limits | None = None,
         clock: Clock = now_us,
+        even: Clock | None = None,
     ) -> None:
         self.hooks = hooks
         self.limits = limits or Limits()
         self.clock = clock
-        self.steady = steady()
+        self.steady = even or steady()
         """For how long something waited, or may: the wall clock may be set."""
         self.ledger = ledger
         self.history = history

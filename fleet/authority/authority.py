@@ -43,8 +43,8 @@ _CA_DAYS = 7300
 _ISSUING_DAYS = 3650
 _SERVER_DAYS = 397
 _CRL_DAYS = 7
-_RENEW = {"root": timedelta(days=365), "issuing": timedelta(days=180), "server": timedelta(days=30)}
-"""So long before its end each is made again."""
+_RENEW_DAYS = {"root": 365, "issuing": 180, "server": 30}
+"""So long before its end each is made again; what is above the certificates of devices, when it would cut one short."""
 _OURS = "fleetgate CA "
 """Begins the subject of roots that this program made: another one is its owner's to renew."""
 
@@ -80,6 +80,9 @@ class Authority:
         self._passphrase = passphrase
         self._clock = clock
         self._changing = threading.Lock()
+        issuing = max(_RENEW_DAYS["issuing"], min(device_days, _ISSUING_DAYS // 2))
+        days = {**_RENEW_DAYS, "issuing": issuing, "root": issuing + _RENEW_DAYS["root"]}
+        self._renew = {name: timedelta(days=count) for name, count in days.items()}
         self._warned = set[str]()
         """What could not be renewed, and was logged."""
         self.root = self._load_or_make_root()
@@ -261,7 +264,7 @@ class Authority:
         until = now + timedelta(days=days)
         if above is not None:
             until = min(until, above.not_valid_after_utc)
-        return is_due(current, now, _RENEW[name], until)
+        return is_due(current, now, self._renew[name], until)
 
     def _issue(
         self,

@@ -62,6 +62,9 @@ class Run:
 class Lifecycle:
     """An async context manager: `start` begins to run rules that are enabled, when each is due.
 
+    `expires_by` is the time that rules go by: it does not follow a wall clock that is set ahead by mistake, see
+    ingester.ages.
+
     What a run does to each device is in the audit log, as done by `rule:NAME`.
     """
 
@@ -73,6 +76,7 @@ class Lifecycle:
         devices: Devices,
         clock: Clock = now_us,
         background: Background | None = None,
+        expires_by: Clock | None = None,
     ) -> None:
         self._registry = registry
         self._database = registry.database
@@ -80,6 +84,7 @@ class Lifecycle:
         self._audit = audit
         self._devices = devices
         self._clock = clock
+        self._expires_by = expires_by or clock
         self._rules: dict[str, Kept] = {}
         self._running = asyncio.Lock()
         self._every = Every("lifecycle", _LOOK_SECONDS, self._run_due, failures=_FAILED, background=background)
@@ -156,12 +161,12 @@ class Lifecycle:
                 act = Act(f"rule:{name}", "lifecycle.run", Via.RULE, targets=(("rule", name),))
                 await self._audit.add(act, Result(Outcome.FAILED, "too_many", found.problem))
             if name in self._rules:
-                await self._change(name, ran=self._clock(), problem=problem[:_MAX_TEXT])
+                await self._change(name, ran=self._expires_by(), problem=problem[:_MAX_TEXT])
         return Run(done, problem)
 
     async def _found(self, rule: Rule) -> Run:
-        wanted, after = list[str](), ""
-        while len(wanted) <= rule.most and (names := await self._inventory.find(rule.when, after, _PAGE)):
+        wanted, after, now = list[str](), "", self._expires_by()
+        while len(wanted) <= rule.most and (names := await self._inventory.find(rule.when, after, _PAGE, now=now)):
             wanted += [name for name in names if self._is_left(name, rule.then)]
             after = names[-1]
         if len(wanted) > rule.most:
@@ -208,7 +213,7 @@ class Lifecycle:
         """Run the rules that are due. Raises what the first of those that failed did, when all had their turn."""
         failed: Exception | None = None
         for known in self.all():
-            if known.enabled and self._clock() - known.ran >= known.rule.every * 1_000_000:
+            if known.enabled and _is_due(known, self._expires_by()):
                 try:
                     found = await self.run(known.name)
                 except _FAILED as error:
@@ -225,6 +230,11 @@ class Lifecycle:
             await connection.execute(self._database.upsert(lifecycle_rules), [_row(kept)])
         self._rules[name] = kept
         return kept
+
+
+def _is_due(known: Kept, now: int) -> bool:
+    """Also one that ran later than now: the clock was set back since."""
+    return not 0 <= now - known.ran < known.rule.every * 1_000_000
 
 
 def _read(row: Any) -> Kept:

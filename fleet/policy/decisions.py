@@ -110,9 +110,11 @@ class Decisions:
         allowed: Bounds | None = None,
         clock: Clock = now_us,
         background: Background | None = None,
+        expires_by: Clock | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._expires_by = expires_by or clock
         self._refused = _Bin(refused or Bounds())
         self._allowed = _Bin(allowed or Bounds(total=50_000))
         self._unwritten: dict[Key, Kept | None] = {}
@@ -182,7 +184,7 @@ class Decisions:
             self._unwritten.pop(entry.key, None)
 
     async def _write_all(self) -> None:
-        now = self._clock()
+        now = self._expires_by()
         for one in (self._refused, self._allowed):
             for key in one.old(now):
                 self._gone(one.drop(key))

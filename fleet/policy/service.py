@@ -30,6 +30,7 @@ from ingester.periodic import Background, Every
 MAX_VERSIONS = 50
 _OFFLINE = 10_000
 _LOOK_SECONDS = 0.25
+_BACK_US = 2_000_000
 _SLICE = 500
 _GONE = frozenset({CertificateStatus.REVOKED, CertificateStatus.DELETED})
 """Certificates that nobody connects by any more: also those of a deleted device of the same name."""
@@ -65,6 +66,7 @@ class Policies:
         self._offline: dict[str, Compiled] = {}
         self._due: list[tuple[int, str]] = []
         self._due_at: dict[str, int] = {}
+        self._looked = 0
         self._stack = AsyncExitStack()
         self.changed: list[Changed] = []
 
@@ -376,8 +378,12 @@ class Policies:
             heapq.heappush(self._due, (at, device))
 
     async def _watch(self) -> None:
-        """Tell of those whose rights change by the time alone."""
+        """Tell of those whose rights change by the time alone; of all, when the clock was set back."""
         now, names = self._clock(), set()
+        if now < self._looked - _BACK_US:
+            self._due, self._due_at = [], {}
+            self._tell(None)
+        self._looked = now
         while self._due and self._due[0][0] <= now:
             at, name = heapq.heappop(self._due)
             if self._due_at.get(name) == at:

@@ -54,10 +54,12 @@ class Presence:
         event_seconds: float = _EVENT_SECONDS,
         clock: Clock | None = None,
         background: Background | None = None,
+        wall: Clock = now_us,
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._clock = clock or steady()
+        self._wall = wall
         self._before: dict[str, tuple[int, int]] = {}
         """Last seen and last data, as they are written down."""
         self._written = WriteBehind("last_seen", self.write, write_seconds, background)
@@ -85,7 +87,7 @@ class Presence:
             self._before = {
                 row.device: (row.last_seen, row.last_data) for row in await connection.execute(seen.select())
             }
-        await self.timeline.begin(now_us())
+        await self.timeline.begin(self._wall())
         self._registry.database.live = self
         self._registry.changed.append(self._forget)
         await self._written.__aenter__()
@@ -159,7 +161,7 @@ class Presence:
                         await connection.execute(statement, rows)
                 self._before |= news
             await asyncio.sleep(0)
-        await self.timeline.alive(now_us())
+        await self.timeline.alive(self._wall())
 
     def _news(self, name: str) -> tuple[int, int] | None:
         account, known = self._ledger.accounts[name], self._before.get(name, (0, 0))

@@ -53,6 +53,9 @@ class Supervision(Collector):
         self._clock = clock or steady()
         self._rates: dict[str, tuple[float, int]] = {}
         """Messages a minute, and since when they are expected, by device."""
+        self._heard: dict[str, tuple[int | None, int]] = {}
+        """The time of the last message by the wall clock, and by `clock`, which nobody sets."""
+        self._judged = self._clock()
         self._due = 0.0
         self._every = Every("supervision", seconds, self._supervise, failures=FAILURES, background=background)
 
@@ -98,17 +101,18 @@ class Supervision(Collector):
                     found[name] = rates[kind] or 0, known[1] if known is not None else now
                 await asyncio.sleep(0)
         self._rates = found
+        self._heard = {name: heard for name, heard in self._heard.items() if name in found}
         for name in self._conditions.keys() - found.keys():
             del self._conditions[name]
 
     async def judge(self) -> None:
         """Judge all of them."""
-        rates = list(self._rates.items())
+        rates, now = list(self._rates.items()), self._clock()
         for start in range(0, len(rates), _SLICE):
-            now = self._clock()
             for device, (rate, since) in rates[start : start + _SLICE]:
                 self._judge(device, rate, now, since)
             await asyncio.sleep(0)
+        self._judged = now
 
     def collect(self) -> Iterable[Metric]:
         """Say what was found last."""
@@ -126,7 +130,12 @@ class Supervision(Collector):
 
     def _judge(self, device: str, rate: float, now: int, since: int) -> None:
         last = self._presence.last_data(device)
-        quiet = now - max(since, last or 0)
+        known = self._heard.get(device)
+        if known is None or known[0] != last:
+            # The wall clock may have been set: a message that was not there at the last look came since then.
+            earliest = 0 if known is None else self._judged
+            known = self._heard[device] = last, (last or 0) if earliest <= (last or now) <= now else now
+        quiet = now - max(since, known[1])
         found, before = self._expected.condition(rate, quiet), self._conditions.get(device, Condition.ON_TIME)
         if found is before:
             return

@@ -80,9 +80,9 @@ class Claims:
 
     async def of_last_hour(self, connection: AsyncConnection, name: str) -> int:
         """How often it was used in the last hour, with and without success."""
-        since = self._clock() - 3_600_000_000
-        columns = provisionings.c
-        asked = columns.how == "claim", columns.by == name, columns.at > since
+        now, columns = self._clock(), provisionings.c
+        # Not what was noted while the clock was ahead: it would be of the last hour until then.
+        asked = columns.how == "claim", columns.by == name, columns.at > now - 3_600_000_000, columns.at <= now
         return int(
             (await connection.execute(select(func.count()).select_from(provisionings).where(*asked))).scalar_one()
         )

@@ -28,6 +28,8 @@ class _Day:
     messages_at: int = 0
     bytes_at: int = 0
     written: int = 0
+    before: tuple[int, int, int] | None = None
+    """The day before it, as it ended: a clock that is set back goes on with that."""
 
 
 class Usage:
@@ -43,10 +45,12 @@ class Usage:
         clock: Clock = now_us,
         write_seconds: float = _WRITE_SECONDS,
         background: Background | None = None,
+        expires_by: Clock | None = None,
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._clock = clock
+        self._expires_by = expires_by or clock
         self._days: dict[str, _Day] = {}
         self._ended: list[tuple[str, int, int, int]] = []
         self._cleaned = -1
@@ -75,8 +79,10 @@ class Usage:
         if known is None:
             known = self._days[device] = _Day(day)
         if known.day != day:
-            self._ended.append((device, known.day, *_total(known, messages, size)))
-            known = self._days[device] = _Day(day, messages_at=messages, bytes_at=size)
+            ended = (known.day, *_total(known, messages, size))
+            self._ended.append((device, *ended))
+            again = known.before if known.before is not None and known.before[0] == day else (day, 0, 0)
+            known = self._days[device] = _Day(*again, messages_at=messages, bytes_at=size, before=ended)
         return _total(known, messages, size)
 
     async def of(self, device: str, days: int) -> list[tuple[int, int, int]]:
@@ -102,9 +108,10 @@ class Usage:
             await self._write([row for name in names if (row := self._news(name)) is not None])
             await asyncio.sleep(0)
         ended = set(self._ended)
-        await self._write(sorted(ended))
+        # a day that goes on, as the clock was set back, is not over
+        await self._write(sorted(row for row in ended if self._days[row[0]].day != row[1]))
         self._ended = [row for row in self._ended if row not in ended]
-        today = self._clock() // DAY_US
+        today = self._expires_by() // DAY_US
         if today != self._cleaned:
             async with self._database.transaction() as connection:
                 await connection.execute(usage.delete().where(usage.c.day < today - _KEEP_DAYS))

@@ -49,9 +49,9 @@ class Groups:
             raise NotFoundError(f"no group named {name!r}")
         return self._groups[name]
 
-    def condition(self, query: str, within: Query = EVERYTHING) -> Condition:
+    def condition(self, query: str, within: Query = EVERYTHING, now: int | None = None) -> Condition:
         """Compile a query as of now, for what another one finds too. Raises QueryError."""
-        now = self._clock()
+        now = self._clock() if now is None else now
         return condition(And((parse(query, now), within)), self._groups, now)
 
     async def of(self, device: str) -> list[str]:

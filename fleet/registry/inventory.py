@@ -78,14 +78,15 @@ class Inventory:
 
         return await self._registry.change(Kind.DEVICE, name, write=write, expected=expected)
 
-    async def find(self, query: str, after: str, limit: int, within: Query = EVERYTHING) -> list[str]:
-        """Names of the devices that both queries find, in order, the first `limit` behind `after`.
-
-        Raises QueryError.
+    async def find(
+        self, query: str, after: str, limit: int, within: Query = EVERYTHING, now: int | None = None
+    ) -> list[str]:
+        """Names of the devices that both queries find, in order, the first `limit` behind `after`; `now` is another
+        time than it is, for the queries. Raises QueryError.
         """
         statement = (
             select(members.c.name)
-            .where(DEVICES, members.c.name > after, self._groups.condition(query, within))
+            .where(DEVICES, members.c.name > after, self._groups.condition(query, within, now))
             .order_by(members.c.name)
             .limit(limit)
         )

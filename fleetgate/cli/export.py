@@ -78,6 +78,11 @@ async def _export(
         if watermark is not None:
             since = _read(watermark)
             until = (await owner.call("GET", "/telemetry/settled", timeout=None))["until"]
+            if since > parse_time(until, "until", 0):
+                raise ArgumentError(
+                    f"watermark {watermark}: {iso(since)} is later than {until}, up to which all is there: the clock"
+                    " was set back; write a time into it from which on all is to be exported again"
+                )
             where = [*where, f"received > {_literal(since)}", f"received <= '{until}'"]
             marked = f"-after-{iso(since).replace(':', '').replace('-', '')}"
         view = f"streams.{quoted_name(stream)}"

@@ -44,12 +44,17 @@ class Datasets:
         settled: Callable[[], Awaitable[int]],
         clock: Clock = now_us,
         background: Background | None = None,
+        last_set: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self._database = database
         self._analytics = analytics
         self._folder = folder
         self._settled = settled
         self._clock = clock
+        self._began = clock()
+        self._last_set = last_set or (lambda: (self._began, 0))
+        self._asked: dict[str, tuple[int, int]] = {}
+        """When the clock had been set last, as each was asked last in this run."""
         self._found: dict[str, Dataset] = {}
         self._undelivered = True
         """Whether there may be results that were not brought yet."""
@@ -121,9 +126,10 @@ class Datasets:
             dataset = self.get(name)
             definition = dataset.definition
             until = await self._settled()
-            since = min(dataset.watermark, until)
+            last_set = self._last_set()
+            since, upto = self._window(dataset, until, last_set)
             try:
-                answer = await self._analytics.ask(definition.sql, definition.format, definition.bounds, (since, until))
+                answer = await self._analytics.ask(definition.sql, definition.format, definition.bounds, (since, upto))
             except (QuestionError, StoreError) as error:
                 await self._note(replace(dataset, ran=self._clock(), problem=str(error)))
                 raise
@@ -133,7 +139,7 @@ class Datasets:
                 max(made, default=0) + 1,
                 self._clock(),
                 since,
-                until,
+                upto,
                 answer.rows,
                 len(answer.data),
                 hashlib.sha256(answer.data).hexdigest(),
@@ -142,6 +148,7 @@ class Datasets:
             )
             await asyncio.to_thread(self._write, version, answer.data)
             await self._note(replace(dataset, watermark=until, ran=self._clock(), problem=""), version)
+            self._asked[name] = last_set
             self._undelivered = True
             log.info("dataset made", dataset=name, number=version.number, rows=version.rows)
             return version
@@ -153,7 +160,7 @@ class Datasets:
         for version in await self._versions(versions_table.c.delivered == 0):
             self._undelivered = True
             dataset = self._found.get(version.dataset)
-            if dataset is None or self._again.get(version.dataset, 0) > self._clock():
+            if dataset is None or 0 < self._again.get(version.dataset, 0) - self._clock() <= _AGAIN_US:
                 continue
             try:
                 data = await asyncio.to_thread(self._path(version).read_bytes)
@@ -167,6 +174,16 @@ class Datasets:
                 await self._mark(version, self._clock(), "")
                 done += 1
         return done
+
+    def _window(self, dataset: Dataset, until: int, last_set: tuple[int, int]) -> tuple[int, int]:
+        """After and until which time of receipt. When the clock was set back since it was asked last, times of receipt
+        began again: some readings come twice, none is left out.
+        """
+        asked = self._asked.get(dataset.name)
+        begin, end = (self._began, dataset.watermark) if asked is None else last_set
+        if asked == last_set or begin >= dataset.watermark:
+            return min(dataset.watermark, until), until
+        return min(begin - 1, until), max(end, dataset.watermark, until)
 
     async def _run_all(self) -> None:
         """Ask and bring what is due. Raises what the first of those that failed did, when all had their turn."""

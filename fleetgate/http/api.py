@@ -91,7 +91,7 @@ def create_api(core: Core) -> FastAPI:
     """Build the application around the parts of one program."""
     app = FastAPI(title="fleetgate", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     problems.install(app)
-    app.add_middleware(Idempotency, database=core.registry.database)
+    app.add_middleware(Idempotency, database=core.registry.database, clock=core.clocks.elapsed)
     refused = Refused()
     core.metrics.register(refused)
     app.add_middleware(Access, core=core, refused=refused)  # around it: who calls is known then

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet.authority.chain import pem_of
+from fleet.errors import ends_in
 from fleet.identity import Kind
 from fleet.names import check_name
 from fleet.provisioning.model import Claim
@@ -64,7 +65,7 @@ def router(core: Core) -> APIRouter:
     @routes.post("/claims", status_code=201, summary="Make a claim and its certificate")
     async def add_claim(new: NewClaim) -> AddedClaim:
         check_name(new.name)
-        expires = None if new.days is None else now_us() + int(new.days * 86_400e6)
+        expires = None if new.days is None else ends_in(new.days)
         wanted = Claim(new.name, new.template, new.max_uses, new.per_hour, expires)
         chain = await core.provisioning.add_claim(wanted, new.csr.encode())
         return AddedClaim(

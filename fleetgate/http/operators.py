@@ -8,7 +8,7 @@ from pydantic.config import JsonDict
 from starlette.responses import JSONResponse
 
 from fleet.audit.model import Act, Outcome, Result, Via
-from fleet.errors import NotFoundError
+from fleet.errors import NotFoundError, ends_in
 from fleet.operators.guessing import ALLOWED
 from fleet.operators.model import MAX_SCOPE, MAX_TEXT, OWNER, Caller, Operator, Role, Scope, Token, caller_of
 from fleet.operators.secrets import MAX_PASSWORD, MIN_PASSWORD
@@ -31,9 +31,7 @@ from fleetgate.http.names import Deleted, Name, NewName
 from fleetgate.http.problems import problem
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 from fleetgate.times import iso
-from ingester.clock import now_us
 
-_DAY_US = 86_400_000_000
 _TO_AN_ACCOUNT = 10 * ALLOWED
 """Wrong passwords for one name, from anywhere, in a window; from one address fewer are."""
 
@@ -243,7 +241,7 @@ def _token_routes(routes: APIRouter, core: Core) -> None:
         role = new.role or operators.get(name).role
         if caller.name == name and not (caller.role.covers(role) and all(scope.whole for scope in caller.scopes[1:])):
             raise ForbiddenError("a token can't make one that may more than it does itself")
-        expires = None if new.days is None else now_us() + int(new.days * _DAY_US)
+        expires = None if new.days is None else ends_in(new.days)
         if caller.name == name and caller.expires is not None:  # nor that counts for longer
             expires = caller.expires if expires is None else min(expires, caller.expires)
         made, text = await operators.add_token(name, role, new.scope(), new.description, expires)

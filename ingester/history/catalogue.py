@@ -17,6 +17,7 @@ _COLUMNS = "path, stream, rows, messages, found_first, found_last, received_last
 _INSERT = f"INSERT INTO sealed_files ({_COLUMNS}, place, copied) VALUES ({', '.join('?' * 12)})"
 _ROLLUP_COLUMNS = "path, level, rows, found_first, found_last, size_bytes, sha256"
 _DEVICES = 100
+_NEVER = 2**62
 _BYTES_AT_ONCE = 256 * 1024
 
 
@@ -116,12 +117,14 @@ class Catalogue:
         found = await self._journal.read("SELECT received_last FROM journal WHERE id > ? ORDER BY id LIMIT 1", (above,))
         return int(found[0][0]) if found else None
 
-    async def last_before(self, received: int) -> int:
-        """Id of the last row that is in another database, of those that were received before this; 0: there is none."""
+    async def last_before(self, received: int, until: int = _NEVER) -> int:
+        """Id of the last row that is in another database, of those before the first that was received from then on, but
+        not after `until`; 0: there is none.
+        """
         ((found,),) = await self._journal.read(
             "SELECT max(id) FROM journal WHERE id <= ? AND id < coalesce("
-            "(SELECT min(id) FROM journal WHERE received_last >= ?), id + 1)",
-            (self.moved, received),
+            "(SELECT min(id) FROM journal WHERE received_last >= ? AND received_last <= ?), id + 1)",
+            (self.moved, received, until),
         )
         return int(found or 0)
 

@@ -14,7 +14,9 @@ from typing import Self
 
 import structlog
 
+from ingester.ages import Era, is_old, spared
 from ingester.batch import Batch, Quarantined
+from ingester.clock import Clock, now_us
 from ingester.errors import QueryError, StoreUnavailable
 from ingester.history import on_demand
 from ingester.history.catalogue import Catalogue
@@ -49,12 +51,20 @@ class Snapshot:
 class TieredStore:
     """TelemetryStore in `folder`: journal.db, and files below history/. An async context manager.
 
-    `damaged` counts rows of files that no longer read, as readers came upon them.
+    `damaged` counts rows of files that no longer read, as readers came upon them. What was received in one of `eras` is
+    younger than its time of receipt says.
     """
 
-    def __init__(self, folder: Path, rules: Callable[[], Rules] = Rules) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rules: Callable[[], Rules] = Rules,
+        eras: Callable[[], Sequence[Era]] = tuple,
+        clock: Clock = now_us,
+    ) -> None:
         self.rules = rules
-        self.journal = SqliteStore(folder)
+        self.eras = eras
+        self.journal = SqliteStore(folder, clock)
         self.catalogue = Catalogue(self.journal)
         self.folder = folder / "history"
         self.damaged: Counter[str] = Counter()
@@ -265,13 +275,15 @@ class TieredStore:
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. A file goes when all of it is old enough."""
-        rules = self.rules()
+        rules, spans = self.rules(), spared(self.eras(), cutoff)
         gone = await self.drop(
             lambda files: [
-                file for file in files if file.received_last < cutoff and rules.of(file.stream).keep_days is None
+                file
+                for file in files
+                if is_old(file.received_last, cutoff, spans) and rules.of(file.stream).keep_days is None
             ][:limit]
         )
-        return gone + await self.journal.expire(cutoff, limit)
+        return gone + await self.journal.expire(cutoff, limit, spans)
 
     async def purge(self, device: str, limit: int) -> int:
         """See TelemetryStore.purge. Files that have anything of the device are written anew, one in a call."""
@@ -334,13 +346,13 @@ class TieredStore:
 
     async def expire_by_rules(self, now: int) -> int:
         """Delete files of streams that have rules of their own for how long, or how much. Returns how many went."""
-        rules = self.rules()
-        gone = await self.drop(lambda files: list(_beyond_rules(files, rules, now)))
+        rules, eras = self.rules(), self.eras()
+        gone = await self.drop(lambda files: list(_beyond_rules(files, rules, now, eras)))
         async with self.changing:
             sums = [
                 file
                 for file in self.catalogue.rollups
-                if (days := rules.keep_rollups_days.get(file.level)) and file.last < now - days * DAY_US
+                if (days := rules.keep_rollups_days.get(file.level)) and _is_old(file.last, now, days, eras)
             ]
             if sums:
                 await self.catalogue.replace_rollups(sums, [])
@@ -384,14 +396,19 @@ class TieredStore:
         self.damaged[f"{error.path} {error.rows}"] = error.rows[1] - error.rows[0] + 1
 
 
-def _beyond_rules(files: Sequence[SealedFile], rules: Rules, now: int) -> Iterator[SealedFile]:
+def _is_old(received: int, now: int, days: float, eras: Sequence[Era]) -> bool:
+    cutoff = now - int(days * DAY_US)
+    return is_old(received, cutoff, spared(eras, cutoff))
+
+
+def _beyond_rules(files: Sequence[SealedFile], rules: Rules, now: int, eras: Sequence[Era]) -> Iterator[SealedFile]:
     """Files that are older, or more, than the rules of their streams want, the newest first."""
     sizes: Counter[str] = Counter()
     known: dict[str, Rule] = {MIXED: _NOTHING}
     for file in reversed(files):
         rule = known.get(file.stream) or known.setdefault(file.stream, rules.of(file.stream))
         sizes[file.stream] += file.size_bytes
-        old = rule.keep_days is not None and file.received_last < now - rule.keep_days * DAY_US
+        old = rule.keep_days is not None and _is_old(file.received_last, now, rule.keep_days, eras)
         if old or (rule.keep_bytes is not None and sizes[file.stream] > rule.keep_bytes):
             yield file
 

@@ -25,6 +25,8 @@ _NICE = 5
 _LOWEST = 19
 _EXPIRE_SECONDS = 600
 _TIDY_SECONDS = 20
+_AHEAD_US = 10_000_000
+"""What was received by so much later than now keeps no other row: the wall clock was ahead."""
 _LOOK_SECONDS = 1
 _FAILED = (StoreError, WorkerLostError, OSError)
 
@@ -58,6 +60,7 @@ class Mover:
         clock: Clock = now_us,
         worker: Worker | None = None,
         *,
+        expires_by: Clock | None = None,
         sweeps: bool = True,
         background: Background | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class Mover:
         self._sweeps = sweeps
         self._pace = pace or Pace()
         self._clock = clock
+        self._expires_by = expires_by or clock
         self._worker = worker or Worker(_NICE)
         self.culprits = Culprits(self._worker, "store", store.journal, store.catalogue)
         self._sweeper = Worker(_LOWEST)
@@ -167,7 +171,8 @@ class Mover:
         if await catalogue.journal_bytes() > self._pace.keep_bytes:
             until = catalogue.moved
         else:
-            until = await catalogue.last_before(self._clock() - int(self._pace.keep_seconds * 1e6))
+            now = self._clock()
+            until = await catalogue.last_before(now - int(self._pace.keep_seconds * 1e6), now + _AHEAD_US)
         total, after = 0, await catalogue.first_id() - 1
         while 0 <= after < until:
             journal = store.folder.parent / "journal.db"
@@ -202,4 +207,4 @@ class Mover:
         self._store.remote_bytes = await self._store.remote.size_bytes()
         if self._sweeps and time.monotonic() >= self._expire_at:
             self._expire_at = time.monotonic() + _EXPIRE_SECONDS
-            await self._store.expire_by_rules(self._clock())
+            await self._store.expire_by_rules(self._expires_by())

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from ingester.ages import Era, Span, spared
 from ingester.errors import StoreUnavailable
 from ingester.history.model import DAY_US
 from ingester.history.rules import Rules
@@ -182,8 +183,10 @@ class Remote:
                 await connection.execute("UPDATE fleetgate.version SET purges = purges + 1")
             return gone
 
-    async def expire(self, cutoff: int, limit: int, rules: Rules) -> int:
-        """Delete partitions of which all was received before `cutoff`, of streams without a rule of their own."""
+    async def expire(self, cutoff: int, limit: int, rules: Rules, spans: Sequence[Span] = ()) -> int:
+        """Delete partitions of which all was received before `cutoff`, of streams without a rule of their own. What was
+        received in `spans` is spared, with all that is in a partition with it.
+        """
         async with self._connection() as connection:
             own = [number for ids in (await self._ruled(connection, rules)).values() for number in ids]
             partitions = await partitions_of(connection)
@@ -191,6 +194,8 @@ class Remote:
             for part in await partitions.all():
                 if part.until > cutoff or gone >= limit:
                     break
+                if any(first < part.until and last >= part.first for first, last in spans):
+                    continue
                 if own and await partitions.holds(part, own):
                     gone += await partitions.delete([part], "NOT series = ANY($1)", limit - gone, own)
                     continue
@@ -198,7 +203,7 @@ class Remote:
                 gone += 1
         return gone
 
-    async def expire_by_rules(self, now: int, limit: int, rules: Rules) -> int:
+    async def expire_by_rules(self, now: int, limit: int, rules: Rules, eras: Sequence[Era] = ()) -> int:
         """Delete a slice of what streams have that say themselves for how long."""
         gone = 0
         async with self._connection() as connection:
@@ -206,6 +211,8 @@ class Remote:
                 cutoff = now - int(days * DAY_US)
                 partitions = await partitions_of(connection)
                 old = [part for part in await partitions.all() if part.first < cutoff]
+                spans = spared(eras, cutoff)
+                old = [part for part in old if not any(f < part.until and last >= part.first for f, last in spans)]
                 where = "series = ANY($1) AND received < $2"
                 gone += await partitions.delete(old, where, limit - gone, ids, cutoff)
         return gone

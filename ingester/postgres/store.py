@@ -8,6 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Self
 
+from ingester.ages import Era, spared
+from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
 from ingester.history.duplicates import resolve_rows
 from ingester.history.model import RollupFile, SealedFile
@@ -29,8 +31,15 @@ class PostgresStore(TieredStore):
     being moved.
     """
 
-    def __init__(self, folder: Path, url: str, rules: Callable[[], Rules] = Rules) -> None:
-        super().__init__(folder, rules)
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        rules: Callable[[], Rules] = Rules,
+        eras: Callable[[], Sequence[Era]] = tuple,
+        clock: Clock = now_us,
+    ) -> None:
+        super().__init__(folder, rules, eras, clock)
         self.url = url
         self.remote = Remote(url, "")
         self.remote_bytes = 0
@@ -135,12 +144,14 @@ class PostgresStore(TieredStore):
 
     async def expire(self, cutoff: int, limit: int) -> int:
         """See TelemetryStore.expire. A partition of the database goes when all of it is old enough."""
-        return await super().expire(cutoff, limit) or await self.remote.expire(cutoff, limit, self.rules())
+        return await super().expire(cutoff, limit) or await self.remote.expire(
+            cutoff, limit, self.rules(), spared(self.eras(), cutoff)
+        )
 
     async def expire_by_rules(self, now: int) -> int:
         """Delete what is older than the rules of its stream say. Returns how much went."""
         gone = await super().expire_by_rules(now)
-        while some := await self.remote.expire_by_rules(now, _SLICE, self.rules()):
+        while some := await self.remote.expire_by_rules(now, _SLICE, self.rules(), self.eras()):
             gone += some
         return gone
 

@@ -1,8 +1,9 @@
 """SQL of the quarantine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ingester.ages import Span
 from ingester.batch import Quarantined
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -20,7 +21,7 @@ SELECT reason, sum(messages), sum(size), coalesce(max(oldest), 0), sum(expired) 
     UNION ALL SELECT reason, 0, 0, NULL, messages FROM quarantine_expired
 ) GROUP BY reason ORDER BY reason
 """
-_OLD = "id IN (SELECT id FROM quarantine ORDER BY id LIMIT ?) AND received < ?"
+_OLD = "id IN (SELECT id FROM quarantine WHERE received < ? OR received <= ? ORDER BY id LIMIT ?) AND received < ?"
 _SURPLUS = """
 id IN (
     SELECT id FROM (
@@ -53,9 +54,17 @@ def select(after: int, limit: int, ids: Sequence[int] | None, reason: str | None
     return f"SELECT {_COLUMNS} FROM quarantine WHERE {where} ORDER BY id LIMIT ?", (*values, limit)
 
 
-def expire(cutoff: int, limit: int) -> list[Statement]:
-    """Statements that count the oldest messages received before `cutoff`, and delete them; the last one deletes."""
-    return _counted(_OLD, (limit, cutoff))
+def expire(cutoff: int, limit: int, now: int, spans: Sequence[Span]) -> list[Statement]:
+    """Statements that count the oldest messages received before `cutoff`, and delete them; the last one deletes.
+
+    What seems to be received after `now` is passed over, and `spans` of times of receipt are spared.
+    """
+    return _counted(_OLD + outside("received", spans), (cutoff, now, limit, cutoff))
+
+
+def outside(column: str, spans: Iterable[Span]) -> str:
+    """A condition, for behind others, that a time is in none of the spans."""
+    return "".join(f" AND NOT {column} BETWEEN {first:d} AND {last:d}" for first, last in spans)
 
 
 def trim(max_bytes: int, limit: int) -> list[Statement]:

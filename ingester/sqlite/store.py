@@ -15,7 +15,9 @@ from typing import Any, Self
 import aiosqlite
 import structlog
 
+from ingester.ages import Span
 from ingester.batch import Batch, Quarantined
+from ingester.clock import Clock, now_us
 from ingester.errors import StoreError, StoreRejected, StoreUnavailable
 from ingester.merge import in_order
 from ingester.sqlite import quarantine
@@ -65,7 +67,11 @@ _LEAVE = (
     "UPDATE journal SET received_last = ?, received = ?, lengths = ?, payloads = ?, packet_ids = ?, decoded = ?,"
     f" decoded_lengths = ? WHERE {quarantine.AS_READ}"
 )
-_EXPIRE = "DELETE FROM journal WHERE id IN (SELECT id FROM journal ORDER BY id LIMIT ?) AND received_last < ?"
+_EXPIRE = (
+    "DELETE FROM journal WHERE id IN"
+    " (SELECT id FROM journal WHERE received_last < ? OR received_last <= ? ORDER BY id LIMIT ?) AND received_last < ?"
+)
+"""Of the first rows; those that were stamped by a clock that was ahead do not keep it from the others."""
 _FORGET_SEGMENTS = (
     "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
 )
@@ -77,7 +83,8 @@ _FIRST_SEGMENTS = 4
 class SqliteStore:
     """TelemetryStore in `folder`/journal.db. An async context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock = now_us) -> None:
+        self._clock = clock
         self._path = folder / "journal.db"
         self._wal = folder / "journal.db-wal"
         self._wal_grows = False
@@ -293,9 +300,16 @@ class SqliteStore:
         """See TelemetryStore.trim_quarantine."""
         return await self.apply(quarantine.trim(max_bytes, limit))
 
-    async def expire(self, cutoff: int, limit: int) -> int:
-        """See TelemetryStore.expire. Ids follow the order of receipt, so the oldest rows are the first ones."""
-        gone = await self.apply([(_EXPIRE, (limit, cutoff)), *quarantine.expire(cutoff, limit)])
+    async def expire(self, cutoff: int, limit: int, spans: Sequence[Span] = ()) -> int:
+        """See TelemetryStore.expire. Ids follow the order of receipt, so the oldest rows are the first ones.
+
+        What was received in `spans` is spared: see ingester.ages.
+        """
+        now = self._clock()
+        sql = _EXPIRE + quarantine.outside("received_last", spans)
+        gone = await self.apply(
+            [(sql, (cutoff, now, limit, cutoff)), *quarantine.expire(cutoff, limit, now, spans)],
+        )
         if gone:
             await self.apply([(_FORGET_SEGMENTS, ())])
         return gone

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import time
+import urllib.error
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -193,3 +195,75 @@ def served(gate: Gate, scheme: str) -> list[x509.Certificate]:
         check=False,
     ).stdout
     return x509.load_pem_x509_certificates(shown)
+
+
+RETENTION = {"FLEETGATE__STORE__KEEP_DAYS": "1", "FLEETGATE__HISTORY__SEAL": "false"}
+
+
+@pytest.mark.timeout(180)
+async def test_nothing_expires_by_a_clock_that_is_wrong(tmp_path, need):
+    """Ten years ahead over a restart, 1970 while it runs, and right again: what was acknowledged is there and was
+    received when it was; a session and what waits in it, and a retained message, are there; `readyz` says why not.
+    """
+    need("mosquitto_pub")
+    clock = WallClock(tmp_path, need)
+    gate = Gate(tmp_path)
+    await provision(gate, ["d1", "d2"])
+    gate = Gate(tmp_path, environment={**clock.environment, **RETENTION})
+    begun = time.time_ns() // 1000
+    with gate:
+        async with gate.client("d2", clean_session=False) as client:
+            await client.subscribe("devices/d2/commands/#", 1)
+        sent = await asyncio.to_thread(gate.publish, "d1", "devices/d1/telemetry", '{"n": 0}')
+        assert sent.returncode == 0, sent.stderr
+        for topic, more in (("devices/d2/commands/go", ()), ("devices/d2/state", ("--retain",))):
+            await asyncio.to_thread(gate.run, "publish", topic, "waits", "--qos", "1", *more)
+        sender = Sender(gate, "d1", window=10, pause=0.005)
+        async with sending([sender]):
+            await until(lambda: len(sender.acknowledged) > 50)
+            clock.set(IN_1970)
+            await until(lambda: not is_ready(gate))
+            count = len(sender.acknowledged)
+            await until(lambda: len(sender.acknowledged) > count + 50)
+            clock.set(0)
+            await until(lambda: is_ready(gate))
+        assert sender.connects == 1
+        assert await asyncio.to_thread(gate.stop) == 0
+    before = stored(gate)
+    clock.set(10 * 365 * DAY)
+    with gate:
+        assert gate.total("fleetgate_clock_unconfirmed_seconds") > 3650 * DAY - 3600
+        assert gate.json("query", "d1", "--from", "2026-01-01")
+        assert await asyncio.to_thread(gate.stop) == 0
+    clock.set(0)
+    with gate:
+        assert gate.total("fleetgate_clock_unconfirmed_seconds") == 0
+        async with gate.client("d2", clean_session=False) as client:
+            await client.subscribe("devices/d2/state", 1)
+            got = set()
+            async with asyncio.timeout(10):
+                async for message in client.messages:
+                    got.add(str(message.topic))
+                    if len(got) == 2:
+                        break
+        assert await asyncio.to_thread(gate.stop) == 0
+    after = stored(gate)
+    assert after == before
+    assert all(begun <= received <= time.time_ns() // 1000 for _, received in after)
+
+
+def stored(gate: Gate) -> list[tuple[int, int]]:
+    """Rows of the journal, and when what is in each was received."""
+    journal = sqlite3.connect(gate.state / "telemetry/journal.db")
+    rows = journal.execute("SELECT id, received_last FROM journal ORDER BY id").fetchall()
+    journal.close()
+    return rows
+
+
+def is_ready(gate: Gate) -> bool:
+    try:
+        gate.get("/readyz", token=False)
+    except urllib.error.HTTPError as error:
+        assert b"the clock says 1970-" in error.read()
+        return False
+    return True
