@@ -24,7 +24,7 @@ Publish = Callable[[str, bytes], Awaitable[int]]
 """Publish a payload to a topic with QoS 0; how many subscribers there are."""
 
 _NODES = 100_000
-_QUEUE = 10_000
+_QUEUE, _QUEUE_OF_DEVICE = 10_000, 256
 _ROUND_SECONDS, _AT_ONCE = 0.1, 10
 """At most 100 a second: each is answered with births."""
 _AGAIN_SECONDS = 1
@@ -69,6 +69,7 @@ class Rebirths(Collector):
         self._monotonic = monotonic
         self._asked: OrderedDict[Origin, _Asked] = OrderedDict()
         self._queue: deque[Origin] = deque()
+        self._queued: Counter[tuple[str, str]] = Counter()
         self._wake = asyncio.Event()
         self._requests: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
         self._every = Every(
@@ -86,16 +87,22 @@ class Rebirths(Collector):
     def want(self, origin: Origin) -> None:
         """A birth of a node is missing. Quick, for it is called for each message that comes without."""
         now, last = self._monotonic(), self._asked.get(origin, _NEVER)
-        if not self._seconds or now < last.until or len(self._queue) >= _QUEUE:
+        if not self._seconds or now < last.until:
+            return
+        if len(self._queue) >= _QUEUE or self._queued[origin[:2]] >= _QUEUE_OF_DEVICE:
             return
         answered = now > last.until + last.pause
         self._hold(origin, self._seconds if answered else min(2 * last.pause, _MOST_SECONDS))
         self._queue.append(origin)
+        self._queued[origin[:2]] += 1
         self._wake.set()
 
     async def _round(self) -> None:
         for _ in range(min(_AT_ONCE, len(self._queue))):
             origin = self._queue.popleft()
+            self._queued[origin[:2]] -= 1
+            if not self._queued[origin[:2]]:
+                del self._queued[origin[:2]]
             outcome = await self._ask(origin)
             self._requests[outcome] += 1
             if outcome != "sent":

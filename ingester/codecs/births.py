@@ -153,6 +153,7 @@ class Births:
         self._most_in_all = most_in_all
         self._most_bytes = most_bytes
         self._owners: OrderedDict[tuple[str, str], OrderedDict[tuple[str, str], EdgeNode]] = OrderedDict()
+        self._sources: dict[str, None] = {}
         self.count = 0
         """Nodes."""
         self.size_bytes = 0
@@ -175,11 +176,8 @@ class Births:
 
     def sources(self, device: str, group: str, node: str) -> list[Origin]:
         """Where a node of a device may come from: some have the same names at several brokers."""
-        return [
-            Origin(source, owner, group, node)
-            for (source, owner), nodes in self._owners.items()
-            if owner == device and (group, node) in nodes
-        ]
+        found = [Origin(source, device, group, node) for source in self._sources]
+        return [origin for origin in found if self.find(origin) is not None]
 
     def hear(self, origin: Origin) -> EdgeNode:
         """A node that sends something now."""
@@ -190,6 +188,7 @@ class Births:
             nodes.move_to_end(origin[2:])
             return node
         node = nodes[origin[2:]] = EdgeNode()
+        self._sources[origin.source] = None
         self.count += 1
         if len(nodes) > self._most_nodes:
             self._forget(Origin(*origin[:2], *next(iter(nodes))))
@@ -217,9 +216,9 @@ class Births:
 
     def forget(self, device: str) -> None:
         """Nothing of a device is to be kept any more."""
-        for source, owner in [key for key in self._owners if key[1] == device]:
-            for group, node in list(self._owners[source, owner]):
-                self._forget(Origin(source, owner, group, node))
+        for source in self._sources:
+            for group, node in list(self._owners.get((source, device), _NOTHING)):
+                self._forget(Origin(source, device, group, node))
 
     def _set(self, node: EdgeNode, origin: Origin, unit: str, birth: Birth | None) -> None:
         before = node.births.pop(unit, None)

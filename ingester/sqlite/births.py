@@ -12,7 +12,7 @@ from ingester.sqlite.store import SqliteStore
 log = structlog.get_logger("fleetgate.ingest")
 
 _DELETE = "DELETE FROM births WHERE source = ? AND device = ? AND grp = ? AND node = ? AND unit = ?"
-_INSERT = "INSERT INTO births VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR REPLACE INTO births VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SELECT = "SELECT source, device, grp, node, unit, received, kept FROM births ORDER BY received"
 
 
@@ -38,8 +38,9 @@ class KeptBirths:
             return
         statements: list[Statement] = []
         for (origin, unit), birth in changes.items():
-            statements.append((_DELETE, (*origin, unit)))
-            if birth is not None:
+            if birth is None:
+                statements.append((_DELETE, (*origin, unit)))
+            else:
                 statements.append((_INSERT, (*origin, unit, birth.received, birth.kept)))
         try:
             await self._journal.apply(statements)

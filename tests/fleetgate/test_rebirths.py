@@ -109,6 +109,8 @@ async def test_many_nodes_at_once():
     births, broker = Births(), Broker()
     async with broker.rebirths(births) as rebirths:
         for number in range(10_050):
+            births.wanted(NODE._replace(device=str(number)))
             births.wanted(NODE._replace(node=str(number)))
         assert len(rebirths._queue) == 10_000
+        assert sum(origin.device == "d" for origin in rebirths._queue) == 256
         await until(lambda: len(broker.published) > 30)
