@@ -119,7 +119,7 @@ class _Sparkplug:
             self._births.died(self._origin(levels, context), levels.unit)
 
     def _origin(self, levels: Levels, context: Context) -> Origin:
-        """Where a message comes from; out of quarantine, or for a trial, where its node is known from, if only there."""
+        """Where a message comes from; of quarantine, or for a trial, where its node is known from, if only there."""
         source = context.source
         if source is None or context.trial:
             known = self._births.sources(context.device, levels.group, levels.node)
