@@ -1,15 +1,20 @@
 """A byte stream behind amqtt's reader and writer adapters, served by the engine."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+import structlog
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.errors import NoDataError
+from websockets.exceptions import ConnectionClosed
 
 from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.hooks import Peer
+
+log = structlog.get_logger("fleetgate.mqtt")
 
 _LENGTH_BYTES = 4
 
@@ -69,13 +74,22 @@ async def serve_stream(engine: Engine, reader: ReaderAdapter, writer: WriterAdap
             written.cancel()
             transport.written.clear()
             await writer.drain()
-    except ConnectionError:
-        pass  # the other side is gone: the end of the connection, not a fault
+    except Exception as error:  # noqa: BLE001 - supervision point: an adapter is somebody else's, and ends one connection
+        _lost(connection, error)
     finally:
         reading.cancel()
         await asyncio.wait([reading])
         connection.connection_lost(None)
-        await writer.close()
+        try:
+            await writer.close()
+        except Exception as error:  # noqa: BLE001 - supervision point: as above
+            _lost(connection, error)
+
+
+def _lost(connection: Connection, error: Exception) -> None:
+    """An adapter raised: the other side is gone, or the adapter fails."""
+    if not isinstance(error, OSError | EOFError):
+        log.error("adapter failed", peer=str(connection.peer), error=repr(error), exc_info=error)
 
 
 async def _read(reader: ReaderAdapter, transport: _AdapterTransport, connection: Connection) -> None:
@@ -83,7 +97,10 @@ async def _read(reader: ReaderAdapter, transport: _AdapterTransport, connection:
         await transport.may_read()
         try:
             data = await _packet(reader, connection.engine.limits.packet_bytes)
-        except (NoDataError, ConnectionError, asyncio.IncompleteReadError):
+        except NoDataError:
+            return
+        except Exception as error:  # noqa: BLE001 - supervision point: as above
+            _lost(connection, error)
             return
         if not data:
             return
@@ -93,13 +110,42 @@ async def _read(reader: ReaderAdapter, transport: _AdapterTransport, connection:
 async def _packet(reader: ReaderAdapter, most: int) -> bytes:
     """One packet; of one that is larger than `most`, or no packet, its header. Empty at the end.
 
-    amqtt's readers give exactly as many bytes as they are asked for: there is no asking for what has come.
+    amqtt's readers wait for as many bytes as they are asked for: there is no asking for what has come. Those of others
+    may give fewer, and any kind of bytes.
     """
-    header = await reader.read(1)
+    header = bytes(await reader.read(1))
     while header and len(header) <= _LENGTH_BYTES:
-        last = await reader.read(1)
+        last = bytes(await reader.read(1))
         header += last
         if not last or not last[0] & 0x80:
             break
     length = sum((byte & 0x7F) << (7 * position) for position, byte in enumerate(header[1:]))
-    return header + (await reader.read(length) if 0 < length <= most else b"")
+    parts, left = [header], length if length <= most else 0
+    while left > 0 and (part := bytes(await reader.read(left))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+class WebSocketReader(ReaderAdapter):
+    """Reads a connection of the websockets library as a stream: packets begin and end anywhere in its messages."""
+
+    def __init__(self, websocket: Any) -> None:
+        self._websocket = websocket
+        self._data = bytearray()
+
+    async def read(self, n: int = -1) -> bytes:
+        """So many bytes, fewer only at the end; of -1, all until there."""
+        with suppress(ConnectionClosed):
+            while n < 0 or len(self._data) < n:
+                message = await self._websocket.recv()
+                if isinstance(message, str):
+                    raise ConnectionError("a text frame")  # [MQTT-6.0.0-1]
+                self._data += message
+        end = len(self._data) if n < 0 else n
+        found = bytes(self._data[:end])
+        del self._data[:end]
+        return found
+
+    def feed_eof(self) -> None:
+        """There is nothing to be told."""

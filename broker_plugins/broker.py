@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import structlog
-from amqtt.adapters import ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
+from amqtt.adapters import ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WebSocketsWriter, WriterAdapter
 from amqtt.broker import Broker as AmqttBroker
 from amqtt.contexts import Action, BrokerConfig
 from amqtt.errors import BrokerError, PluginError, PluginLoadError
 from amqtt.events import BrokerEvents, Events
 from amqtt.session import Session as AmqttSession
 
-from broker_plugins.adapters import serve_stream
+from broker_plugins.adapters import WebSocketReader, serve_stream
 from broker_plugins.dispatcher import Dispatcher
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.limits import Limits
@@ -166,8 +166,8 @@ class Broker(AmqttBroker):
         await self.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), listener_name)
 
     async def ws_connected(self, websocket: Any, listener_name: str) -> None:
-        """As external_connected is for streams; WebSocket has a listener of its own here."""
-        raise NotImplementedError("WebSocket connections come by the engine's own listener")
+        """As external_connected, for a connection of the websockets library."""
+        await self.external_connected(WebSocketReader(websocket), WebSocketsWriter(websocket), listener_name)
 
     async def internal_message_broadcast(self, topic: str, data: bytes, qos: int | None = None) -> None:
         """A message of the server's or a plugin's own."""
@@ -227,6 +227,11 @@ class Broker(AmqttBroker):
 
 def _with_ours(config: BrokerConfig | dict[str, Any] | None, services: Services) -> dict[str, Any]:
     given = config if isinstance(config, dict) else {}
+    for key in ("auth", "topic-check", "topic_check"):
+        if given.get(key) or getattr(config, key, None):
+            raise PluginRefusedError(
+                f"{key}: plugins are listed in `plugins` by their dotted path, with their settings"
+            )
     plugins = given.get("plugins") or {}
     if isinstance(config, BrokerConfig):
         plugins = config.plugins or {}

@@ -19,7 +19,7 @@ from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.errors import Denied
 from broker_plugins.engine.hooks import Candidate, Meter, Principal, Rights
 from broker_plugins.packet_view import message_of, packet_of, retained_of
-from broker_plugins.plugin_session import PluginSession, session_of
+from broker_plugins.plugin_session import PluginSession, publisher_of, session_of
 from broker_plugins.presence import PresencePlugin
 from broker_plugins.requests import Requests
 from broker_plugins.services import Services
@@ -207,7 +207,9 @@ def _arguments(event: str, values: dict[str, Any]) -> dict[str, Any]:
     """Arguments of amqtt's hook of the same name."""
     client = values.get("client")
     if event == "retained_message":
-        return {"client_id": None, "retained_message": retained_of(values["message"], cleared=values["cleared"])}
+        message = values["message"]
+        source = publisher_of(values["engine"], message)
+        return {"client_id": None, "retained_message": retained_of(message, source, cleared=values["cleared"])}
     if event in {"packet_received", "packet_sent"}:
         return {"packet": packet_of(values["packet"]), "session": session_of(client) if client is not None else None}
     if not isinstance(client, Connection):

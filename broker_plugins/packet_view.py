@@ -17,7 +17,7 @@ from amqtt.mqtt.suback import SubackPacket
 from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsuback import UnsubackPacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
-from amqtt.session import IncomingApplicationMessage
+from amqtt.session import IncomingApplicationMessage, Session
 
 from broker_plugins.engine.message import Message
 from broker_plugins.engine.packets import (
@@ -92,6 +92,6 @@ def message_of(packet: Publish) -> IncomingApplicationMessage:
     return made
 
 
-def retained_of(message: Message, *, cleared: bool = False) -> RetainedApplicationMessage:
-    """A retained message as amqtt's."""
-    return RetainedApplicationMessage(None, message.topic, b"" if cleared else message.payload, message.qos)
+def retained_of(message: Message, source: Session | None, *, cleared: bool = False) -> RetainedApplicationMessage:
+    """A retained message as amqtt's; `source` is the session of whoever published it, None: the server's own."""
+    return RetainedApplicationMessage(source, message.topic, b"" if cleared else message.payload, message.qos)

@@ -6,6 +6,8 @@ from typing import Any
 from amqtt.session import Session
 
 from broker_plugins.engine.connection import Connection
+from broker_plugins.engine.engine import Engine
+from broker_plugins.engine.message import Message
 
 
 class _State:
@@ -67,6 +69,14 @@ def session_of(connection: Connection) -> PluginSession:
     if not isinstance(found, PluginSession):
         found = connection.plugin_session = _made(connection)
     return found
+
+
+def publisher_of(engine: Engine, message: Message) -> PluginSession | None:
+    """The session that a message came from, with a connection or not any more; None: it is the server's own."""
+    if not message.sender:
+        return None
+    connection = engine.connections.get(message.sender)
+    return PluginSession(message.sender, connected=False) if connection is None else session_of(connection)
 
 
 def _made(connection: Connection) -> PluginSession:

@@ -9,7 +9,7 @@ from amqtt.session import Session as AmqttSession
 from broker_plugins.engine.engine import Engine
 from broker_plugins.engine.message import Message
 from broker_plugins.packet_view import retained_of
-from broker_plugins.plugin_session import PluginSession, session_of
+from broker_plugins.plugin_session import PluginSession, publisher_of, session_of
 
 
 class SessionsView(MutableMapping[str, tuple[AmqttSession, Any]]):
@@ -83,10 +83,12 @@ class RetainedView(MutableMapping[str, RetainedApplicationMessage]):
         self._engine = engine
 
     def __getitem__(self, topic: str) -> RetainedApplicationMessage:
-        return retained_of(self._engine.retained.by_topic[topic])
+        message = self._engine.retained.by_topic[topic]
+        return retained_of(message, publisher_of(self._engine, message))
 
     def __setitem__(self, topic: str, value: RetainedApplicationMessage) -> None:
-        self._engine.retain(Message(topic, bytes(value.data), value.qos or 0, retain=True))
+        sender = (value.source_session.client_id or "") if value.source_session is not None else ""
+        self._engine.retain(Message(topic, bytes(value.data), value.qos or 0, retain=True, sender=sender))
 
     def __delitem__(self, topic: str) -> None:
         if topic not in self._engine.retained.by_topic:

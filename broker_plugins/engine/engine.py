@@ -293,7 +293,7 @@ class Engine:
         if cleared is not None:
             self.store.unretained(topic)
             if self.hooks.sees("retained_message"):
-                self.hooks.fire("retained_message", message=cleared, cleared=True)
+                self.hooks.fire("retained_message", engine=self, message=cleared, cleared=True)
 
     def trace(self, show: Trace, account: str | None) -> None:
         """Show the packets of an account's connections, or of all, until `untrace`."""
@@ -340,7 +340,7 @@ class Engine:
             return
         self.store.retained(message)
         if self.hooks.sees("retained_message"):
-            self.hooks.fire("retained_message", message=message, cleared=False)
+            self.hooks.fire("retained_message", engine=self, message=message, cleared=False)
 
     def _leave_will(self, principal: Principal, session: Session | None, will: Will) -> None:
         properties = dict(will.properties)

@@ -12,6 +12,7 @@ class Recorder(BasePlugin[Any]):
     """Writes down what it is told, in order."""
 
     seen: ClassVar[list[tuple[str, Any]]] = []
+    retained_by: ClassVar[list[str]] = []
 
     async def on_broker_pre_start(self) -> None:
         self.seen.append(("pre_start", None))
@@ -45,6 +46,8 @@ class Recorder(BasePlugin[Any]):
         self.seen.append(("broadcast", (client_id, message.topic)))
 
     async def on_broker_retained_message(self, *, client_id: str | None, retained_message: Any) -> None:
+        if retained_message.source_session is not None:
+            self.retained_by.append(retained_message.source_session.client_id)
         self.seen.append(("retained", (retained_message.topic, bytes(retained_message.data))))
 
     async def close(self) -> None:
