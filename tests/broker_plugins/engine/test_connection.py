@@ -26,7 +26,7 @@ from broker_plugins.engine.packets import (
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.wheel import TICK_SECONDS
 from tests.broker_plugins.engine.client import BOTH, Served, served, will
-from tests.broker_plugins.engine.wire_cases import BAD, Bad
+from tests.broker_plugins.engine.wire_cases import BAD, OPENINGS, Bad
 from tests.waiting import until
 
 
@@ -87,6 +87,37 @@ async def test_bad_packets_end_their_connection_and_nothing_else(catalogue: Serv
             client.drop()
         await sentinel.silent()
     catalogue.check_account()
+
+
+async def test_openings(catalogue: Served):
+    """What a connection begins with: each is answered as the standard says, and no more of it is taken."""
+    wrong = {}
+    for case in OPENINGS:
+        async with await catalogue.open("a") as client:
+            await client.send(case.data)
+            async with asyncio.timeout(10):
+                got = await client.reader.read()
+        if got.partition(b"\xe0")[0] != case.answers:
+            wrong[case.name] = got.hex(" ")
+        await until(lambda: not catalogue.engine.all)
+    assert not wrong
+    await catalogue.engine.settled()
+    assert catalogue.core.ledger.totals.received == 1, "of all of them, one was let in and published"
+    catalogue.check_account()
+
+
+async def test_a_client_that_takes_over_its_own_connection(catalogue: Served):
+    """A session that ends with its connection ends then, its will is published at once, whatever its delay, and the new
+    connection begins anew.
+    """
+    left = will("devices/b/events/gone", retain=True, will_delay_interval=60)
+    async with await catalogue.client("b", will=left) as first, await catalogue.open("b") as second:
+        await first.subscribe("devices/b/commands/#", 1)
+        answer = await second.connect("b", clean=False)
+        assert (answer.reason, answer.session_present) == (0, False)
+        assert (await first.closed()).reason == Reason.SESSION_TAKEN_OVER
+        assert catalogue.engine.sessions.by_client_id["b"].subscriptions == {}
+        await until(lambda: "devices/b/events/gone" in catalogue.engine.retained.by_topic)
 
 
 @pytest.fixture

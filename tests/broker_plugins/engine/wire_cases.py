@@ -47,6 +47,16 @@ class Bad(NamedTuple):
     clause: str
 
 
+class Opening(NamedTuple):
+    """Everything that device a sends on a new connection, in one write, and everything that it gets; then it is closed,
+    by whom ever.
+    """
+
+    name: str
+    data: bytes
+    answers: bytes
+
+
 def framed(first: int, *parts: bytes | str) -> bytes:
     """A packet of these parts (text: hex), with its remaining length, in one or two bytes."""
     body = b"".join(bytes.fromhex(part) if isinstance(part, str) else part for part in parts)
@@ -311,3 +321,47 @@ BAD = (
     Bad("disconnect 5, reason", V5, framed(0xE0, "01"), _P, "3.14.2.1"),
     Bad("auth 5, reason", V5, framed(0xF0, "01"), _P, "3.15.2.1"),
 )
+
+_BYE = framed(0xE0)
+_ID = "0001 61"
+_LET_IN = framed(0x10, C311, "02 003c", _ID)
+_LET_IN_5 = framed(0x10, C5, "02 003c 00", _ID)
+_CONNACK = framed(0x20, "0000")
+_CONNACK_5 = framed(0x20, "00 00 08 27 00030d40 22 0020")
+_TELEMETRY = "0013" + b"devices/a/telemetry".hex()
+
+
+def _refused(reason: str) -> bytes:
+    return framed(0x20, "00", reason, "00")
+
+
+OPENINGS = (
+    Opening(
+        "everything behind CONNECT, before CONNACK",
+        _LET_IN + framed(0x82, "0001 0001 62 00") + framed(0x32, _TELEMETRY, "0002", b"{}") + framed(0xC0) + _BYE,
+        _CONNACK + framed(0x90, "0001 80") + framed(0xD0),  # PUBACK waits for the disk, and the client is gone
+    ),
+    Opening(
+        "packets behind a CONNECT that is refused",
+        framed(0x10, C311, "02 003c 0001 62") + framed(0x32, _TELEMETRY, "0002", b"{}") + framed(0xC0),
+        framed(0x20, "0005"),
+    ),
+    Opening("3.1 by its name", framed(0x10, b"\0\6MQIsdp", "03 02 003c", _ID), framed(0x20, "0001")),
+    Opening("3.1 by its level", framed(0x10, MQTT, "03 02 003c", _ID), framed(0x20, "0001")),
+    Opening("a bridge that tries its own level first", framed(0x10, MQTT, "84 02 003c", _ID), framed(0x20, "0001")),
+    Opening("3.1.1 in the name of 3.1", framed(0x10, b"\0\6MQIsdp", "04 02 003c", _ID), framed(0x20, "0001")),
+    Opening("another protocol", framed(0x10, b"\0\4MQTS", "04 02 003c", _ID), b""),
+    Opening("CONNECT of 3.1.1 with properties", framed(0x10, C311, "02 003c 00", _ID), b""),
+    Opening("CONNECT of 5 without properties", framed(0x10, C5, "02 003c", _ID), _refused("81")),
+    Opening("a property twice", framed(0x10, C5, "02 003c 06 21 0001 21 0001", _ID), _refused("82")),
+    Opening("a property of CONNACK", framed(0x10, C5, "02 003c 02 24 01", _ID), _refused("81")),
+    Opening("a will property before the client id", framed(0x10, C5, "06 003c 05 18 00000001", _ID), _refused("81")),
+    Opening("a will on a wildcard", framed(0x10, C5, "06 003c 00", _ID, "00 0001 23 0000"), _refused("90")),
+    Opening("a reserved flag", framed(0x10, C5, "03 003c 00", _ID), _refused("81")),
+    Opening("no packets larger than 12", framed(0x10, C5, "02 003c 05 27 0000000c", _ID), _refused("95")),
+    Opening("AUTH for CONNECT", framed(0xF0), b""),
+    Opening("CONNECT twice", _LET_IN + _LET_IN + framed(0xC0), _CONNACK),
+    Opening("AUTH behind CONNECT", _LET_IN_5 + framed(0xF0) + framed(0xC0), _CONNACK_5),
+    Opening("DISCONNECT behind CONNECT", _LET_IN_5 + _BYE + framed(0xC0), _CONNACK_5),
+)
+"""Situations that users of brokers report. Of a DISCONNECT that MQTT 5 gets at the end, the test sees to itself."""
