@@ -202,6 +202,8 @@ class MqttSource:
             except (aiomqtt.MqttError, OSError) as error:
                 log.warning("source disconnected", source=self.name, error=str(error))
                 self._health.fail(error, self._clock(), known=True)
+            except Exception as error:  # noqa: BLE001 - supervision point: `fail` logs it with its traceback
+                self._health.fail(error, self._clock(), known=False)
             attempt = 0 if self.connected else attempt + 1
             self.connected = False
             self._client = None

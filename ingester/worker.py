@@ -31,12 +31,23 @@ def main(requests: BinaryIO, answers: BinaryIO) -> NoReturn:
             answer = True, getattr(import_module(module), name)(*arguments)
         except Exception as error:  # noqa: BLE001 - supervision point: it is raised in the process that asked
             answer = False, error
-        data = pickle.dumps(answer)
+        data = _pickled(answer)
         try:
             answers.write(LENGTH.pack(len(data)) + data)
             answers.flush()
         except BrokenPipeError:
             os._exit(0)  # whoever asked was killed; there is nobody to tell
+
+
+def _pickled(answer: tuple[bool, Any]) -> bytes:
+    """The answer for the other process; an error that can't be taken there as it is, in words."""
+    try:
+        data = pickle.dumps(answer)
+        if not answer[0]:
+            pickle.loads(data)
+    except Exception:  # noqa: BLE001 - errors of libraries may need anything to be made again
+        return pickle.dumps((False, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
+    return data
 
 
 def _listen(requests: BinaryIO, asked: SimpleQueue[bytes]) -> None:

@@ -216,7 +216,7 @@ class Lifecycle:
             if known.enabled and _is_due(known, self._expires_by()):
                 try:
                     found = await self.run(known.name)
-                except _FAILED as error:
+                except Exception as error:  # noqa: BLE001 - it is raised when the others have run
                     log.warning("rule not run, again later", rule=known.name, error=str(error))
                     failed = failed or error
                 else:

@@ -30,7 +30,13 @@ log = structlog.get_logger("fleetgate.datasets")
 _LOOK_SECONDS = 1
 _AGAIN_US = 60_000_000
 """After a delivery that failed."""
-_FAILED = (QuestionError, StoreError, *FAILURES, OSError)
+
+
+class DatasetsError(Exception):
+    """Some datasets could not be made or brought: the message names them, and why."""
+
+
+_FAILED = (DatasetsError, *FAILURES, OSError)
 
 
 class Datasets:
@@ -186,7 +192,9 @@ class Datasets:
         return min(begin - 1, until), max(end, dataset.watermark, until)
 
     async def _run_all(self) -> None:
-        """Ask and bring what is due. Raises what the first of those that failed did, when all had their turn."""
+        """Ask and bring what is due. Raises what went wrong when all had their turn, and DatasetsError as long as there
+        is one that could not be made or brought when it was tried last.
+        """
         failed: Exception | None = None
         for dataset in self.all():
             if dataset.due(self._clock()):
@@ -194,13 +202,18 @@ class Datasets:
                     await self.run(dataset.name)
                 except NotFoundError:
                     pass  # deleted meanwhile
-                except _FAILED as error:
+                except (QuestionError, StoreError) as error:  # its problem, from now on
                     log.error("dataset not made", dataset=dataset.name, error=str(error))
+                except Exception as error:  # noqa: BLE001 - it is raised when the others were made
                     failed = failed or error
         if self._undelivered:
             await self.deliver()
         if failed is not None:
             raise failed
+        problems = [f"{dataset.name}: {dataset.problem}" for dataset in self.all() if dataset.problem]
+        problems += [f"{name}: a result is not delivered" for name in self._again if name in self._found]
+        if problems:
+            raise DatasetsError("; ".join(problems))
 
     async def _note(self, dataset: Dataset, version: Version | None = None) -> None:
         """Keep how far it came, with its result, in one transaction; results beyond `keep` go."""

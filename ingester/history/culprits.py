@@ -1,5 +1,6 @@
 """Messages that stop the work on all of them: found and put into quarantine, so that the rest goes on."""
 
+import errno
 import sqlite3
 from collections.abc import Awaitable, Callable
 
@@ -23,14 +24,21 @@ the work raises.
 """
 
 _JOURNAL = "ingester.history.journal"
-OUTSIDE = (StoreUnavailable, StoreTooNew, OSError, sqlite3.Error, ImportError, DamagedError)
+_OUTSIDE = (StoreUnavailable, StoreTooNew, OSError, sqlite3.Error, ImportError, DamagedError)
 """A disk that is full, a database that is away, a program that is being replaced: no message can be blamed."""
+_NAMES = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
+"""Errors of the system that a name which somebody chose may be the reason of."""
 _LOST = (WorkerLostError, MemoryError)
 """May be the fault of the machine, or of a message: that shows when it happens again and again."""
 _LOSSES = 3
 _AT_ONCE = 50
 """Messages that are set aside before the work is done again as a whole."""
 _DETAIL_LETTERS = 300
+
+
+def is_outside(error: Exception) -> bool:
+    """Whether no message, and no file, can be blamed."""
+    return isinstance(error, _OUTSIDE) and getattr(error, "errno", None) not in _NAMES
 
 
 class Losses:
@@ -46,7 +54,7 @@ class Losses:
         if isinstance(error, _LOST):
             self._count += 1
             return self._count >= _LOSSES
-        return not isinstance(error, OUTSIDE)
+        return not is_outside(error)
 
     def forget(self) -> None:
         """The work was done."""
@@ -62,6 +70,8 @@ class Culprits:
         self._journal = journal
         self._catalogue = catalogue
         self._losses = Losses()
+        self._doubts = 0
+        """Times in a row that all was well when it was looked at."""
         self._most: int | None = None
         self.set_aside = 0
         """Messages that were set aside in this run."""
@@ -73,6 +83,7 @@ class Culprits:
     def went_well(self) -> None:
         """The work was done."""
         self._losses.forget()
+        self._doubts = 0
         if self._most is not None:
             self._most *= 2
 
@@ -87,7 +98,7 @@ class Culprits:
         if not self._losses.of_the_data(error):
             raise error
         work = await job()
-        found = await self._find(work, trial)
+        found = await self._find(work, trial, error)
         try:
             await trial(SOUND, None)
         except Exception as other:
@@ -98,7 +109,7 @@ class Culprits:
             if (why := await self._why(trial, culprit.part, culprit.row[0])) is not None:
                 await self._set_aside(culprit, why, elsewhere)
 
-    async def _find(self, work: Job, trial: Trial) -> list[int | None]:
+    async def _find(self, work: Job, trial: Trial, error: Exception) -> list[int | None]:
         """Positions of messages that fail; None: all of the first row."""
 
         async def fails(start: int, stop: int) -> bool:
@@ -106,7 +117,10 @@ class Culprits:
 
         count: int = await self._worker.call(f"{_JOURNAL}:count_messages", work)
         if not count or not await fails(0, count):
-            return []  # by now it can be done
+            self._doubts += 1
+            if self._doubts > 1:
+                raise error  # each trial goes well, and the work does not
+            return []
         found: list[int | None] = list(await indigestible(count, fails, _AT_ONCE))
         if not found:
             if work.most <= 1:
@@ -121,11 +135,11 @@ class Culprits:
         for _ in range(2 if part[1] - part[0] == 1 else 1):
             try:
                 await trial(part, row)
-            except OUTSIDE:
-                raise
             except _LOST as error:
                 why = f"the process that works on it ends: {error}"
-            except Exception as error:  # noqa: BLE001 - whatever a message does to it is why
+            except Exception as error:
+                if is_outside(error):
+                    raise
                 return f"{type(error).__name__}: {error}".splitlines()[0][:_DETAIL_LETTERS]
             else:
                 return None

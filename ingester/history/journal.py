@@ -29,7 +29,10 @@ _DAMAGED = ("damaged",)
 def journal_readings(journal: Path, above: int, rules: Rules) -> list[Reading]:
     """Readings of all journal rows with ids above this, in the order of receipt."""
     rows, _ = rows_of_job(Job(journal, journal.parent, "", above, _ALL, _ALL, most_bytes=_ALL))
-    return readings_of_rows(rows, rules)[0]
+    try:
+        return readings_of_rows(rows, rules)[0]
+    except ValueError:  # a row that can't be taken apart, until it is set aside
+        return readings_of_rows([row for row in rows if _is_whole(row)], rules)[0]
 
 
 def rows_of_job(job: Job) -> tuple[list[JournalRow], int]:

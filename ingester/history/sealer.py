@@ -13,7 +13,7 @@ import structlog
 from ingester.bisection import indigestible
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
-from ingester.history.culprits import OUTSIDE, Culprits, Losses
+from ingester.history.culprits import Culprits, Losses, is_outside
 from ingester.history.model import MIXED, TRIAL, DamagedError, Job, Merge, RollupFile, Sealed, SealedFile
 from ingester.history.rules import Rules
 from ingester.history.store import TieredStore
@@ -248,9 +248,9 @@ class Sealer:
         async def fails(start: int, stop: int) -> bool:
             try:
                 await merge(group[start:stop])
-            except OUTSIDE:
-                raise
-            except Exception:  # noqa: BLE001 - whatever a file does to it
+            except Exception as error:
+                if is_outside(error):
+                    raise
                 return True
             return False
 

@@ -150,6 +150,24 @@ async def test_by_itself(datasets, analyst, clock):
     assert len(await datasets.versions("bad")) == 1
 
 
+async def test_one_that_fails_is_seen_until_it_is_made(datasets, analyst, clock):
+    """Its failure is one of background work, named with the dataset, between its turns too; others are made."""
+    health = datasets._every.health
+    await datasets.put("bad", Definition(sql="x"))
+    analyst.wrong = QuestionError("no such column")
+    for _ in range(3):
+        await datasets._every.once()
+        clock.now += SECOND
+    assert (health.failures, health.error) == (3, "bad: no such column")
+    analyst.wrong = OSError("disk full")
+    clock.now += HOUR
+    await datasets._every.once()
+    assert (health.failures, health.error) == (4, "disk full")
+    analyst.wrong = None
+    await datasets._every.once()
+    assert health.failures == 0
+
+
 async def test_brought_to_a_folder_and_to_a_webhook(datasets, clock, tmp_path, analyst):
     """Tried again until it is taken, in order; who takes it can tell which it is."""
     taken, status = [], [500]

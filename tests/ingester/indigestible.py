@@ -22,6 +22,15 @@ def seal_or_raise(job: Job) -> Sealed:
     return seal.seal(job)
 
 
+def seal_or_try(job: Job) -> Sealed:
+    """Every trial goes well, and the work itself never; a name with `long` in it is too long for the disk."""
+    if any(b"long" in payload for payload in _payloads(job)):
+        raise OSError(36, "File name too long")
+    if job.part is None and (job.folder.parent / "broken").exists():
+        raise TypeError("all but trials")
+    return seal.seal(job)
+
+
 def seal_or_die(job: Job) -> Sealed:
     """The process ends with such a message, and with any as long as the machine has no memory."""
     dead = any(b"poison" in payload for payload in _payloads(job))
