@@ -58,8 +58,11 @@ class SourceConfig:
     @property
     def name(self) -> str:
         """The address without user name or password, for logs and labels."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"
+        try:
+            parts = urlsplit(self.url)
+            return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"
+        except ValueError:  # such as a port that is no number: `client` refuses it
+            return f"{self.url.partition('://')[0][:20]}://?"
 
     def client(self, queue_type: "type[asyncio.Queue[aiomqtt.Message]]") -> aiomqtt.Client:
         """A client that is not connected yet. Raises SourceError with the setting that can't be."""

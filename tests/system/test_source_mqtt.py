@@ -240,6 +240,7 @@ async def test_a_shared_subscription(mosquitto):
         {"url": "http://x"},
         {"url": "mqtt://"},
         {"url": "mqtt://x:y"},
+        {"url": "mqtt://[x"},
         {"version": "4"},
         {"url": "mqtts://x", "ca": Path("/nowhere")},
     ],
