@@ -179,10 +179,10 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
     async with AsyncExitStack() as stack:
         stack.enter_context(StateLock(state))
         authority = await asyncio.to_thread(make_authority, settings, state, clock)
-        clocks = await stack.enter_async_context(_timekeeping(settings, state, clock))
+        background, metrics = Background(), CollectorRegistry()
+        clocks = await stack.enter_async_context(_timekeeping(settings, state, clock, background))
         wall = clocks.wall
         database = registry_database(settings.registry.url.get_secret_value(), state.fleet_db)
-        background, metrics = Background(), CollectorRegistry()
         registry = await stack.enter_async_context(Registry(database, wall, background=background))
         audit = await stack.enter_async_context(AuditLog(registry.database, authority, wall))
         await _note_restored(state, audit)
@@ -367,8 +367,9 @@ async def _know(streams: Streams, journal: SqliteStore) -> None:
     journal.purged.append(purged)
 
 
-def _timekeeping(settings: Settings, state: StateFolder, clock: Clock) -> Timekeeping:
-    return Timekeeping(state, wall=clock, confirm_us=int(settings.clock.confirm_hours * 3.6e9))
+def _timekeeping(settings: Settings, state: StateFolder, clock: Clock, background: Background) -> Timekeeping:
+    confirm_us = int(settings.clock.confirm_hours * 3.6e9)
+    return Timekeeping(state, wall=clock, confirm_us=confirm_us, background=background)
 
 
 def seals(settings: Settings) -> bool:

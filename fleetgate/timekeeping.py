@@ -137,7 +137,7 @@ class Timekeeping(Collector):
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("what was known of the clock can't be read", path=str(self._path), error=str(error))
             return None
-        return found if isinstance(found, dict) else None
+        return found or None
 
     def _save(self) -> None:
         write_private(self._path, json.dumps(self._ages.document()).encode() + b"\n")

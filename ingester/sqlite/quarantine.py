@@ -21,7 +21,10 @@ SELECT reason, sum(messages), sum(size), coalesce(max(oldest), 0), sum(expired) 
     UNION ALL SELECT reason, 0, 0, NULL, messages FROM quarantine_expired
 ) GROUP BY reason ORDER BY reason
 """
-_OLD = "id IN (SELECT id FROM quarantine WHERE received < ? OR received <= ? ORDER BY id LIMIT ?) AND received < ?"
+_OLD = (
+    "id IN (SELECT id FROM quarantine WHERE (received < ? OR received <= ?){spared} ORDER BY id LIMIT ?)"
+    " AND received < ?"
+)
 _SURPLUS = """
 id IN (
     SELECT id FROM (
@@ -59,7 +62,7 @@ def expire(cutoff: int, limit: int, now: int, spans: Sequence[Span]) -> list[Sta
 
     What seems to be received after `now` is passed over, and `spans` of times of receipt are spared.
     """
-    return _counted(_OLD + outside("received", spans), (cutoff, now, limit, cutoff))
+    return _counted(_OLD.format(spared=outside("received", spans)), (cutoff, now, limit, cutoff))
 
 
 def outside(column: str, spans: Iterable[Span]) -> str:

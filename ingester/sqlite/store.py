@@ -69,9 +69,10 @@ _LEAVE = (
 )
 _EXPIRE = (
     "DELETE FROM journal WHERE id IN"
-    " (SELECT id FROM journal WHERE received_last < ? OR received_last <= ? ORDER BY id LIMIT ?) AND received_last < ?"
+    " (SELECT id FROM journal WHERE (received_last < ? OR received_last <= ?){spared} ORDER BY id LIMIT ?)"
+    " AND received_last < ?"
 )
-"""Of the first rows; those that were stamped by a clock that was ahead do not keep it from the others."""
+"""Of the first rows; those that were stamped by a clock that was wrong do not keep it from the others."""
 _FORGET_SEGMENTS = (
     "DELETE FROM segments WHERE until < (SELECT min(id) FROM journal) AND id < (SELECT max(id) FROM segments)"
 )
@@ -306,7 +307,7 @@ class SqliteStore:
         What was received in `spans` is spared: see ingester.ages.
         """
         now = self._clock()
-        sql = _EXPIRE + quarantine.outside("received_last", spans)
+        sql = _EXPIRE.format(spared=quarantine.outside("received_last", spans))
         gone = await self.apply(
             [(sql, (cutoff, now, limit, cutoff)), *quarantine.expire(cutoff, limit, now, spans)],
         )

@@ -12,7 +12,7 @@ from fleet.errors import ConflictError, NotFoundError, StaleError
 from fleet.identity import Kind
 from fleet.lifecycle import service
 from fleet.lifecycle.model import Rule, Telemetry, Then, from_object, read_rule, source_of
-from fleet.lifecycle.service import Lifecycle
+from fleet.lifecycle.service import Lifecycle, _is_due
 from fleet.presence import Presence
 from fleet.registry import CertificateStatus, Groups, Inventory, Registry, State, Types
 from fleet.registry.query import QueryError
@@ -32,9 +32,14 @@ class World:
         self.now = 1_795_392_000_000_000
         self.erased: list[str] = []
         self.unavailable = False
+        self.behind = 0
 
     def clock(self) -> int:
         return self.now
+
+    def sure(self) -> int:
+        """What things expire by."""
+        return self.now - self.behind
 
     async def settled(self) -> None:
         pass
@@ -66,7 +71,9 @@ def opened(tmp_path, world):
             Groups(registry, world.clock) as groups,
             Presence(registry, ledger, clock=world.clock),
             Devices(registry, log, world, clock=world.clock) as devices,
-            Lifecycle(registry, Inventory(registry, types, groups), log, devices, world.clock) as lifecycle,
+            Lifecycle(
+                registry, Inventory(registry, types, groups), log, devices, world.clock, expires_by=world.sure
+            ) as lifecycle,
         ):
             world.registry, world.ledger, world.audit, world.devices = registry, ledger, log, devices
             yield lifecycle
@@ -249,3 +256,19 @@ async def test_who_was_dealt_with_does_not_count(opened, world):
         await world.registry.set_state(Kind.DEVICE, "a", State.SUSPENDED)
         found = await lifecycle.run("r")
         assert (list(found.devices), found.problem) == (["b", "c"], "")
+
+
+async def test_rules_go_by_a_time_that_is_sure(opened, world):
+    """A clock that is ten years ahead suspends nobody; a rule that ran later than now, as it was ahead, is due."""
+    async with opened() as lifecycle:
+        await fill(world)
+        await lifecycle.put("gone", Rule(GONE, Then.SUSPEND, every=3600))
+        world.behind = 3650 * DAY_US
+        world.now += 3650 * DAY_US
+        assert list((await lifecycle.try_out("gone")).devices) == []
+        await lifecycle.enable("gone", enabled=True)
+        assert list((await lifecycle.run("gone")).devices) == []
+        ran = lifecycle.get("gone")
+        assert ran.ran == world.now - 3650 * DAY_US
+        for ago, due in ((0, False), (3599, False), (3600, True), (-1, True)):
+            assert _is_due(ran, ran.ran + ago * 1_000_000) is due

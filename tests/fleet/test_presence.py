@@ -270,3 +270,25 @@ def test_topics_of_the_server():
     assert presence_topic("pump-1") == "devices/pump-1/events/presence"
     assert is_servers("$SYS/x")
     assert not is_servers("devices/pump-1/events/other")
+
+
+async def test_nobody_is_late_because_the_wall_clock_was_set(opened, now):
+    """An hour back, ten years ahead, and right again: who sends is on time, and who does not is late in time."""
+    async with opened() as world, Types(world.registry.database) as types, Groups(world.registry) as groups:
+        inventory = Inventory(world.registry, types, groups)
+        await types.put(DeviceType("pump", messages_per_minute=1))
+        for name in ("a", "b"):
+            await inventory.update(name, lambda _known: Details(type="pump"))
+            world.registry.connected(name)
+        await until(lambda: all(world.registry.get(Kind.DEVICE, name).state == "active" for name in "ab"))
+        supervision = Supervision(world.registry, types, world.presence, Expected(), clock=lambda: now[0], seconds=1000)
+        await supervision.look_up()
+        quiet = 0
+        for off in (0, -3600, 0, 10 * 365 * 86_400, 10 * 365 * 86_400, 0, 0):
+            for _ in range(3):
+                now[0] += 20 * SECOND
+                quiet += 20
+                world.ledger.received("a", 1, 1, now[0] + off * SECOND)
+                await supervision.judge()
+                assert supervision.condition("a") is Condition.ON_TIME, off
+                assert supervision.condition("b") is Expected().condition(1, quiet * SECOND)

@@ -234,3 +234,22 @@ async def test_a_suspension_is_in_the_audit_log(tmp_path):
         assert (said["actor"], said["action"], said["via"]) == ("rule:quota", "device.disable", "rule")
         assert (said["before"], said["after"]) == ({"state": "registered"}, {"state": "suspended"})
         assert said["facts"] == {"quota": "more than 1 messages per minute"}
+
+
+async def test_a_day_goes_on_when_the_clock_is_set_back(tmp_path):
+    """What was used is neither lost nor used twice; and a clock that is ahead makes no usage old."""
+    now, low, ledger = [20_800 * DAY_US], [20_800 * DAY_US], Ledger()
+    async with Registry(tmp_path / "fleet.db") as registry:
+        await registry.add(Kind.DEVICE, "a")
+        async with Usage(registry.database, ledger, lambda: now[0], expires_by=lambda: low[0]) as usage:
+            usage.today("a")
+            for day, messages in ((20_800, 1), (24_450, 2), (20_800, 3)):
+                now[0] = day * DAY_US
+                assert usage.today("a")[0] == (0 if messages < 3 else 1)
+                for _ in range(messages):
+                    ledger.received("a", 1, 10, now[0])
+                assert usage.today("a")[0] == (messages if messages < 3 else 4)
+                await usage.write()
+            assert usage.today("a") == (4, 40)
+        async with Usage(registry.database, Ledger(), lambda: now[0], expires_by=lambda: low[0]) as usage:
+            assert await usage.of("a", 2) == [(20_800, 4, 40)]

@@ -290,3 +290,27 @@ async def test_since_when_a_source_holds_messages():
     assert source.held_since == 5
     pipeline.taken = True
     await until(lambda: source.held_since is None)
+
+
+async def test_a_clock_that_is_set_back_leaves_nothing_out(database, analyst, tmp_path, clock):
+    """The next result begins where times of receipt began again, and reaches as far as they had come: once."""
+    last_set, folder = [(T, 0)], tmp_path / "made"
+    async with Datasets(database, analyst, folder, clock.settled, clock, last_set=lambda: last_set[0]) as made:
+        await made.put("d", Definition(sql="one"))
+        await made.run("d")
+        watermark = made.get("d").watermark
+        clock.now += HOUR
+        last_set[0] = (clock.now - 3 * HOUR, clock.now)
+        clock.now -= 2 * HOUR
+        await made.run("d")
+        assert analyst.windows[-1] == (T + 5 - 2 * HOUR - 1, T + 5 + HOUR)
+        clock.now += HOUR
+        await made.run("d")
+        assert analyst.windows[-1] == (T + 5 - HOUR - SECOND, T + 5 - SECOND)
+    clock.now -= 5 * HOUR
+    async with Datasets(database, analyst, tmp_path / "made", clock.settled, clock) as made:
+        began = clock.now
+        clock.now += HOUR
+        await made.run("d")
+        assert analyst.windows[-1] == (began - 1, T + 5 - SECOND)
+    assert watermark == T + 5 - SECOND

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ingester.ages import Era
 from ingester.batch import Batch, copy_digest
 from ingester.decode import Limits, scan_batch
 from ingester.errors import QueryError, StoreUnavailable
@@ -214,6 +215,39 @@ async def test_rules_of_streams(tmp_path: Path):
         assert await store.expire_by_rules(T + DAY) == 2
         assert {file.stream for file in store.catalogue.files} == {"raw/1", "other"}
         assert await store.expire(T + DAY, 100) == 2
+
+
+def received(stream: str, at: int, number: int, day: int = 0) -> Batch:
+    """One message, received a day or more after T."""
+    made = Batch()
+    made.append("a", stream, at + day * DAY, b'{"n": %d}' % number)
+    assert scan_batch(made, Limits()) == []
+    return made
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_what_was_received_while_the_clock_was_wrong(tmp_path: Path, sealed: bool):
+    """While it was behind: it is as young as it is. While it was ahead: it stays, and keeps nothing else from going."""
+    eras, now = [Era(T, T + DAY, 100 * DAY)], T + 110 * DAY
+    rules = Rules((Rule("ruled", keep_days=5),), keep_rollups_days={"minute": 5})
+    store = TieredStore(tmp_path, lambda: rules, lambda: eras, lambda: now)
+    async with store, Sealer(store, Policy(), lambda: rules, lambda: now) as sealer:
+        await store.write(received("s", T, 0, 3650), [])
+        for stream in ("s", "ruled"):
+            await store.write(received(stream, T, 1), [])
+            await store.write(received(stream, T, 2, 2), [])
+            await store.write(received(stream, T, 3, 109), [])
+        if sealed:
+            await sealer.seal()
+        for keep, left in ((12, [1, 3, 0]), (9, [3, 0])):
+            while await store.expire(now - keep * DAY, 1):
+                pass
+            assert sorted(await numbers(store, Selection("a", "s"))) == sorted(left), keep
+        if sealed:
+            assert await store.expire_by_rules(T + 104 * DAY) > 0
+            assert sorted(await numbers(store, Selection("a", "ruled"))) == [1, 3]
+            await store.expire_by_rules(now)
+            assert await numbers(store, Selection("a", "ruled")) == [3]
 
 
 async def test_a_device_that_is_purged(tmp_path: Path):
