@@ -15,6 +15,7 @@ import aiomqtt
 import structlog
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ingester.batch import Batch, Quarantined
 from ingester.clock import Clock, now_us
@@ -63,6 +64,13 @@ class SourceConfig:
             return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme)}"
         except ValueError:  # such as a port that is no number: `client` refuses it
             return f"{self.url.partition('://')[0][:20]}://?"
+
+    def subscription(self, topic: str) -> tuple[str, Any]:
+        """A filter with QoS 1, and in MQTT 5 without what we publish there ourselves: that is nobody's telemetry."""
+        if self.version != "5":
+            return topic, 1
+        shared = topic.startswith("$share/")  # no local would be a protocol error [MQTT-3.8.3-4]
+        return topic, SubscribeOptions(qos=1, noLocal=not shared)
 
     def client(self, queue_type: "type[asyncio.Queue[aiomqtt.Message]]") -> aiomqtt.Client:
         """A client that is not connected yet. Raises SourceError with the setting that can't be."""
@@ -229,7 +237,7 @@ class MqttSource:
         # aiomqtt has no switch for this and acknowledges on receipt; paho, which it wraps, has: tests/contracts.
         client._client.manual_ack_set(True)  # noqa: SLF001
         async with client:
-            codes = await client.subscribe([(topic, 1) for topic in self._config.topics])
+            codes = await client.subscribe([self._config.subscription(topic) for topic in self._config.topics])
             refused = [topic for topic, code in zip(self._config.topics, codes, strict=True) if _code(code) >= 0x80]
             if refused:
                 raise aiomqtt.MqttError(f"the broker refuses the subscription {', '.join(refused)}")

@@ -231,6 +231,17 @@ def test_a_birth_that_is_missing(host: Host, given: dict):
         assert not host.asked
 
 
+def test_a_type_that_the_birth_does_not_know(host: Host):
+    """Data may say it; where nothing does, only a negative integer would be misread."""
+    host.read("NBIRTH/n", {"name": "a", "alias": 1, "datatype": 0}, {"name": "b", "alias": 2})
+    assert host.fields("NDATA/n", {"alias": 1, "datatype": 3, "int_value": 2**32 - 6}) == {"a": -6}
+    assert host.fields("NDATA/n", {"alias": 1, "int_value": 2**31 - 1}, {"alias": 2, "bytes_value": b"x"}) == {
+        "a": 2**31 - 1, "b": "eA==",
+    }  # fmt: skip
+    assert host.refused("NDATA/n", {"alias": 1, "int_value": 2**32 - 6}) == "codec"
+    assert host.asked == []
+
+
 def test_what_needs_no_birth_is_read_and_the_birth_asked_for(host: Host):
     """Names with types, values that are the same in every type; and not again once the births are there."""
     typed = {"name": "a", "datatype": 3, "int_value": 2**32 - 6}

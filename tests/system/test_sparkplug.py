@@ -120,3 +120,5 @@ async def test_births_of_a_node_of_another_broker(mosquitto: Mosquitto, tmp_path
             await asyncio.to_thread(wait_until, lambda: ("pump", 2**32 - 8, []) in temperatures(gate, "edge"))
             assert ("", -8, []) in temperatures(gate, "edge")
             await until(lambda: node.births == 3)  # it may have been born while nobody listened
+            kinds = {row["fields"]["message"] for row in gate.json("query", "edge", "--from", "-1h")}
+            assert kinds == {"NBIRTH", "DBIRTH", "NDATA", "DDATA"}
