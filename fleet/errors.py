@@ -54,5 +54,9 @@ class RegistryUnavailableError(FleetError):
     """The database of the registry can't be reached or can't write now: nothing was changed, ask again later."""
 
 
+class UnstorableError(RegistryUnavailableError):
+    """The registry's database can't hold a value of what is asked for: trying again does not help."""
+
+
 class StaleError(ConflictError):
     """What is to be changed was changed by somebody else meanwhile."""

@@ -11,10 +11,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from fleet.errors import RegistryUnavailableError, StateError, StateInUseError
+from fleet.errors import RegistryUnavailableError, StateError, StateInUseError, UnstorableError
 from fleet.registry.query.statement import CONDITION, CONNECTED, LAST_DATA, LAST_SEEN
 from fleet.registry.schema import READING, facts, migrate, transactional
 
+_DATA = "22"
+"""Class of what SQL calls a data exception."""
 FAILURES = (RegistryUnavailableError, StateInUseError, SQLAlchemyError)
 """What writing in the background may fail with, to be tried again later."""
 
@@ -144,6 +146,8 @@ class Database:
             if theirs or isinstance(error, (IntegrityError, ProgrammingError, DataError)):
                 raise
             detail = str(getattr(error, "orig", None) or error).partition("\n")[0]
+            if str(getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith(_DATA):
+                raise UnstorableError(f"the registry, {self}, can't hold a value of this: {detail}") from error
             raise RegistryUnavailableError(f"the registry, {self}: {detail or type(error).__name__}") from error
 
     @property

@@ -50,6 +50,7 @@ from fleetgate.http.access import PREFIX, Access, Permissions, check_known
 from fleetgate.http.idempotency import Idempotency
 from fleetgate.http.openapi import document
 from fleetgate.http.refused import Refused
+from fleetgate.http.texts import check_texts
 from fleetgate.times import iso
 from ingester.periodic import Health
 
@@ -95,7 +96,8 @@ def create_api(core: Core) -> FastAPI:
     refused = Refused()
     core.metrics.register(refused)
     app.add_middleware(Access, core=core, refused=refused)  # around it: who calls is known then
-    permitted = [Depends(Permissions(core)), Depends(HTTPBearer(auto_error=False))]  # the second one: for OpenAPI
+    # The last one: for OpenAPI.
+    permitted = [Depends(check_texts), Depends(Permissions(core)), Depends(HTTPBearer(auto_error=False))]
     for feature in _FEATURES:
         routes = feature.router(core)
         check_known(routes)

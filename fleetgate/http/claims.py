@@ -23,8 +23,8 @@ class NewClaim(BaseModel):
     name: NewName
     template: str = Field(max_length=128)
     csr: str = Field(max_length=PEM_BYTES, description="signing request, PEM")
-    max_uses: int | None = Field(None, ge=1, description="devices that may be made with it")
-    per_hour: int | None = Field(None, ge=1, description="requests in an hour")
+    max_uses: int | None = Field(None, ge=1, lt=2**63, description="devices that may be made with it")
+    per_hour: int | None = Field(None, ge=1, lt=2**63, description="requests in an hour")
     days: float | None = Field(None, gt=0, le=36_500, description="days from now on that it counts")
 
 

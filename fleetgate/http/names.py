@@ -36,8 +36,11 @@ def _not_a_bool(value: object) -> object:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_not_a_bool)]
-"""A whole number, as JSON Schema has it: 1.0 is one, true is none."""
+_LEAST, _MOST = -(2**63), 2**63 - 1
+Whole = Annotated[int, BeforeValidator(_not_a_bool), Field(ge=_LEAST, le=_MOST)]
+"""A whole number of 64 bits, as JSON Schema has it: 1.0 is one, true is none."""
+Id = Annotated[int, Field(ge=0, le=_MOST)]
+"""A number that the database has given."""
 Name = Annotated[str, Path(max_length=128)]
 NewName = Annotated[str, Field(json_schema_extra=looks_like(NAME_PATTERN))]
 

@@ -22,6 +22,7 @@ from fleet.errors import (
     RegistryUnavailableError,
     StaleError,
     StateInUseError,
+    UnstorableError,
 )
 from fleet.hook import HookError
 from fleet.policy.compiled import UndecidedError
@@ -50,6 +51,7 @@ _KNOWN: dict[type[Exception], tuple[int, str]] = {
     QueryError: (422, "invalid_query"),
     StoreError: (503, "store"),
     RegistryUnavailableError: (503, "registry"),
+    UnstorableError: (422, "invalid"),
     StateInUseError: (503, "registry_taken_over"),
     TlsReloadError: (409, "tls_files"),
     StreamError: (422, "invalid_stream"),

@@ -10,7 +10,7 @@ from fleet.errors import NotFoundError
 from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.binary import decode_base64
-from fleetgate.http.names import Whole
+from fleetgate.http.names import Id, Whole
 from fleetgate.times import iso
 from ingester.batch import Quarantined
 from ingester.quarantine import replay
@@ -52,7 +52,7 @@ def router(core: Core) -> APIRouter:
 
     @routes.get("", summary="List quarantined messages, oldest first")
     async def listed(
-        after: int = 0, limit: Annotated[int, Query(ge=1, le=200)] = 200, reason: str | None = None
+        after: Id = 0, limit: Annotated[int, Query(ge=1, le=200)] = 200, reason: str | None = None
     ) -> list[dict[str, Any]]:
         return [_view(item) for item in await core.store.quarantined(after, limit, reason=reason)]
 
@@ -70,7 +70,7 @@ def router(core: Core) -> APIRouter:
         ]
 
     @routes.get("/{entry:int}", summary="Show one, with its payload")
-    async def show(entry: int) -> dict[str, Any]:
+    async def show(entry: Id) -> dict[str, Any]:
         found = await core.store.quarantined(ids=[entry])
         if not found:
             raise NotFoundError(f"no message {entry} in quarantine")
