@@ -1,19 +1,19 @@
 """The state folder."""
 
+import os
+
 import pytest
 
 from fleet.errors import StateError, StateInUseError
+from fleet.files import write_private, write_public
 from fleet.state import StateFolder, StateLock
 
 
 def test_one_owner_at_a_time(tmp_path):
     """The second is told who the first is; afterwards the folder is free again."""
     state = StateFolder(tmp_path / "state")
-    with StateLock(state):
-        import os
-
-        with pytest.raises(StateInUseError, match=str(os.getpid())), StateLock(state):
-            pass
+    with StateLock(state), pytest.raises(StateInUseError, match=str(os.getpid())), StateLock(state):
+        pass
     with StateLock(state):
         pass
 
@@ -48,3 +48,20 @@ def test_a_folder_that_cannot_be(tmp_path):
         StateFolder(tmp_path / "file" / "state").make()
     with pytest.raises(StateError, match=r"admin\.token"):
         StateFolder(tmp_path).token()
+
+
+@pytest.mark.parametrize("write", [write_private, write_public])
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path, write):
+    """Where a file is to go may be a pipe or a device: it is still there afterwards, and has got all of it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write(pipe, b"secret")
+        assert os.read(reading, 100) == b"secret"
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
+    write(tmp_path / "file", b"one")
+    write(tmp_path / "file", b"two")
+    assert (tmp_path / "file").read_bytes() == b"two"

@@ -138,6 +138,26 @@ async def test_an_outage_sets_nothing_aside(tmp_path: Path, outage: str):
         assert len(await store.quarantined()) == 1
 
 
+class AlsoElsewhere(TieredStore):
+    """What may be sealed is in another store, which is asked for it."""
+
+    @property
+    def has_elsewhere(self) -> bool:
+        return True
+
+
+async def test_what_another_store_has_only_leaves_the_journal(tmp_path: Path):
+    """A copy in quarantine would make it double there when it is replayed."""
+    async with (
+        AlsoElsewhere(tmp_path) as store,
+        Sealer(store, clock=lambda: T + DAY, function=f"{HERE}:seal_or_raise") as sealer,
+    ):
+        await store.write(batch("a", [*plain(2), b'{"n": 2, "poison": 1}']), [])
+        assert await sealer.seal() == 2
+        assert (await store.quarantined(), sealer.culprits.set_aside) == ([], 1)
+        assert await numbers(store, "a") == [0, 1]
+
+
 async def test_work_that_fails_where_trials_do_not(tmp_path: Path):
     """It is not done again for ever: the error is raised, and nothing is set aside. A name is no outage of the disk."""
     async with opened(tmp_path, "seal_or_try") as (store, sealer):
