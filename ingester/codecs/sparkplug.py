@@ -135,7 +135,7 @@ class _Sparkplug:
     def _birth(self, message: "_Message") -> list[Parsed]:
         """Take a birth, but for metrics that can't be read."""
         levels, depth, scope = message.levels, message.context.limits.max_depth, Scope()
-        known, own = message.node.births.get(levels.unit), message.node.scope("") if levels.unit else scope
+        own = message.node.scope("") if levels.unit else scope
         readings, bad = _Readings(message), _BadMetrics(message)
         for position, metric in enumerate(message.found.metrics):
             try:
@@ -146,7 +146,7 @@ class _Sparkplug:
         if scope.count + message.others() > self._aliases:
             self.unread(message.context)
             raise DecodeError("size", f"more than {self._aliases} metrics of one node")
-        if message.in_effect(known):
+        if message.in_effect:
             message.node.doubtful &= levels.kind != "NBIRTH"
             self._births.born(message.origin, levels.unit, Birth.of(message.context.received, scope, message.death))
         if message.gap or "" not in message.node.births:
@@ -186,10 +186,11 @@ class _Sparkplug:
         """End a birth, or that of a node with those of its devices; a death of another session ends none."""
         if message.gap:
             self._want(message)
-        found = self._read(message)
-        if message.live and not message.late_death:
-            self._births.died(message.origin, message.levels.unit)
-        return found
+        try:
+            return self._read(message)
+        finally:
+            if message.live and not message.late_death:
+                self._births.died(message.origin, message.levels.unit)
 
     def _data(self, message: "_Message") -> list[Parsed]:
         levels = message.levels
@@ -272,14 +273,17 @@ class _Message:
         numbers = {self.death, birth.death if birth is not None else None} - {None}
         return self.levels.kind == "NDEATH" and len(numbers) > 1
 
-    def in_effect(self, known: Birth | None) -> bool:
-        """Whether a birth takes the place of the one that is known; of two, the one that was received later does.
+    @property
+    def in_effect(self) -> bool:
+        """Whether a birth takes the place of those that are known; of two, the one that was received later does.
 
         A message without a number is a part of one, where it is read again.
         """
         if not self.context.replayed or self.context.trial:
             return self.live
-        return self.numbered and (known is None or known.received < self.context.received)
+        births = self.node.births.items()
+        ended = [birth for unit, birth in births if self.levels.kind == "NBIRTH" or unit == self.levels.unit]
+        return self.numbered and all(birth.received < self.context.received for birth in ended)
 
     def others(self) -> int:
         """Metrics in other births of the node that stay in effect."""

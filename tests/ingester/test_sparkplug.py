@@ -367,6 +367,9 @@ def test_deaths(host: Host):
     assert host.read("NDEATH/n", trial=True)[0][2] == ("death",)
     assert host.fields("NDATA/n", {"alias": 1, "int_value": 1}) == {"a": 1}
     assert host.read("NDEATH/n")[0][2] == ("death",)
+    host.read("NBIRTH/n", born)
+    assert host.refused("NDEATH/n", {"alias": 9, "int_value": 1}) == "alias"
+    assert host.refused("NDATA/n", {"alias": 1, "int_value": 1}) == "alias"
 
 
 @pytest.mark.parametrize("where", ["NBIRTH/n", "DBIRTH/n/u"])
