@@ -209,7 +209,8 @@ def _arguments(event: str, values: dict[str, Any]) -> dict[str, Any]:
     if event == "retained_message":
         message = values["message"]
         source = publisher_of(values["engine"], message)
-        return {"client_id": None, "retained_message": retained_of(message, source, cleared=values["cleared"])}
+        retained = retained_of(message, source, cleared=values["cleared"])
+        return {"client_id": values.get("client_id"), "retained_message": retained}
     if event in {"packet_received", "packet_sent"}:
         return {"packet": packet_of(values["packet"]), "session": session_of(client) if client is not None else None}
     if not isinstance(client, Connection):

@@ -4,6 +4,7 @@ from typing import Any
 
 from amqtt.broker import RetainedApplicationMessage
 from amqtt.mqtt.connack import ConnackPacket
+from amqtt.mqtt.connect import ConnectPacket, ConnectPayload, ConnectVariableHeader
 from amqtt.mqtt.disconnect import DisconnectPacket
 from amqtt.mqtt.packet import MQTTFixedHeader
 from amqtt.mqtt.pingreq import PingReqPacket
@@ -24,6 +25,7 @@ from broker_plugins.engine.packets import (
     V311,
     Ack,
     Connack,
+    Connect,
     Disconnect,
     Kind,
     Packet,
@@ -35,6 +37,7 @@ from broker_plugins.engine.packets import (
     Unsuback,
     Unsubscribe,
     encode,
+    frame,
 )
 
 _ACKS: dict[Kind, Any] = {
@@ -49,7 +52,8 @@ def packet_of(packet: Packet) -> Any:
     """As one of amqtt's packets; those know 3.1.1 only, so properties are left out, and failures are 0x80."""
     made = _made(packet)
     header: MQTTFixedHeader = made.fixed_header
-    header.remaining_length = len(encode(packet, V311)) - 2
+    if (found := frame(encode(packet, V311))) is not None:
+        header.remaining_length = found[2] - found[1]
     return made
 
 
@@ -57,6 +61,8 @@ def _made(packet: Packet) -> Any:  # noqa: C901, PLR0911 - a table of packets
     match packet:
         case Publish():
             return _publish(packet)
+        case Connect():
+            return _connect(packet)
         case Ack(kind, packet_id):
             return _ACKS[kind].build(packet_id)
         case Subscribe(packet_id, subscriptions):
@@ -83,6 +89,18 @@ def _publish(packet: Publish) -> PublishPacket:
     return PublishPacket.build(
         packet.topic, packet.payload, packet.packet_id or None, packet.dup, packet.qos, packet.retain
     )
+
+
+def _connect(packet: Connect) -> ConnectPacket:
+    """Without the password: loggers write down what they see, and auth plugins find it on the session."""
+    header, will = ConnectVariableHeader(keep_alive=packet.keep_alive, proto_level=packet.version), packet.will
+    header.clean_session_flag = packet.clean_start
+    header.username_flag, header.password_flag = packet.username is not None, packet.password is not None
+    payload = ConnectPayload(packet.client_id, username=packet.username)
+    if will is not None:
+        header.will_flag, header.will_qos, header.will_retain_flag = True, will.qos, will.retain
+        payload.will_topic, payload.will_message = will.topic, will.payload
+    return ConnectPacket(None, header, payload)
 
 
 def message_of(packet: Publish) -> IncomingApplicationMessage:

@@ -50,6 +50,8 @@ async def connect(connection: "Connection", packet: Connect) -> None:
     await called_back(partial(engine.store.when_written, since=before))  # a session that is announced survives
     if connection.ended or connection.session is None:
         return
+    if engine.hooks.sees("packet_received"):  # live views are not shown a CONNECT: it has a password
+        engine.hooks.fire("packet_received", client=connection, packet=packet)
     connection.send_packet(Connack(present, Reason.SUCCESS, properties))
     engine.connected(connection)
     asked = packet.properties.get("receive_maximum", _FULL_WINDOW)

@@ -259,7 +259,14 @@ class Engine:
         for session, delivery in self.sessions.router.route(message) if deliveries is None else deliveries:
             self.sessions.offer(session, delivery)
             count += 1
+            if session.outlet is None and session.queue and session.queue[-1][1] is delivery:
+                self._waits(session.client_id, message)
         return count
+
+    def _waits(self, client_id: str, message: Message) -> None:
+        """A message was kept for a client that is not connected."""
+        if self.hooks.sees("retained_message"):
+            self.hooks.fire("retained_message", engine=self, message=message, cleared=False, client_id=client_id)
 
     async def agreed(self, message: Message, found: Deliveries | None = None) -> Deliveries:
         """The deliveries of a message that every plugin agrees to; of those `found`, where that was done already."""

@@ -10,10 +10,23 @@ from amqtt.broker import BrokerContext, RetainedApplicationMessage
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 
 from broker_plugins.broker import Broker
-from broker_plugins.engine.packets import V311, Connack, Connect, Disconnect, Publish, decode, encode, frame
+from broker_plugins.engine.packets import (
+    V311,
+    Ack,
+    Connack,
+    Connect,
+    Disconnect,
+    Kind,
+    Publish,
+    Unsuback,
+    Unsubscribe,
+    decode,
+    encode,
+    frame,
+)
 from broker_plugins.errors import PluginRefusedError
-from tests.broker_plugins.engine.client import Served, served
-from tests.contracts.third_party import Recorder
+from tests.broker_plugins.engine.client import Served, served, will
+from tests.contracts.third_party import Packets, Recorder
 from tests.waiting import until
 
 ANYBODY = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -24,7 +37,8 @@ RECORDER = "tests.contracts.third_party.Recorder"
 async def gate(tmp_path):
     Recorder.seen.clear()
     Recorder.retained_by.clear()
-    plugins = {ANYBODY: {"allow_anonymous": True}, RECORDER: {}}
+    Packets.seen.clear()
+    plugins = {ANYBODY: {"allow_anonymous": True}, RECORDER: {}, "tests.contracts.third_party.Packets": {}}
     async with served(tmp_path / "gate", plain_bind="127.0.0.1:0", plugins=plugins, flapping_connects=0) as made:
         yield made
 
@@ -129,7 +143,9 @@ async def test_a_websocket_of_somebody_elses_listener(gate: Served):
 
 
 async def test_who_published_a_retained_message(gate: Served):
-    """A plugin and BrokerContext see the publisher's session, connected or not; the server's own have none."""
+    """Plugins and BrokerContext see the publisher's session, connected or not; the server's own have none. What is kept
+    for a client that is away is told with its client id.
+    """
     context = BrokerContext(gate.core.broker)
     async with await gate.client("x", V311, "mqtt") as client:
         await client.publish("kept", b"1", retain=True)
@@ -138,11 +154,43 @@ async def test_who_published_a_retained_message(gate: Served):
     assert context.retained_messages["kept"].source_session.client_id == "x"
     await until(lambda: ("retained", ("kept", b"1")) in Recorder.seen)
     assert Recorder.retained_by == ["x"]
+    async with await gate.client("away", V311, "mqtt", clean=False) as away:
+        await away.subscribe("own", 1)
+    await until(lambda: not gate.engine.all)
+    await context.broadcast_message("own", b"2", 1)
+    await until(lambda: ("waits", ("away", "own")) in Recorder.seen)
     await context.retain_message("own", b"2")
     assert context.retained_messages["own"].source_session is None
     again = context.retained_messages["kept"]
     context.retained_messages["copied"] = RetainedApplicationMessage(again.source_session, "copied", bytearray(b"3"))
     assert context.retained_messages["copied"].source_session.client_id == "x"
+
+
+async def test_every_packet_of_a_client(gate: Served):
+    """Plugins see all of them as amqtt's packets, from CONNECT on, and no password."""
+    async with await gate.client(
+        "x", V311, "mqtt", username="u", password=b"secret", will=will("w", b"gone", 1), keep_alive=9
+    ) as client:
+        await client.subscribe("a/#", 1)
+        await client.send(Publish("a/b", b"p" * 200, 1, packet_id=2))
+        assert {type(await client.receive()) for _ in range(2)} == {Ack, Publish}
+        await client.send(Ack(Kind.PUBACK, 1), Unsubscribe(3, ["a/#"]))
+        await client.expect(Unsuback)
+        await client.silent()
+        await client.send(Disconnect())
+        await client.closed()
+    await until(lambda: Packets.seen[-1][2].__class__.__name__ == "DisconnectPacket")
+    assert {client_id for _, client_id, _ in Packets.seen} == {"x"}
+    seen = [f"{direction} {type(packet).__name__.removesuffix('Packet')}" for direction, _, packet in Packets.seen]
+    assert seen[:4] == ["in Connect", "out Connack", "in Subscribe", "out Suback"]
+    assert sorted(seen[4:8]) == ["in Puback", "in Publish", "out Puback", "out Publish"]
+    assert seen[8:] == ["in Unsubscribe", "out Unsuback", "in PingReq", "out PingResp", "in Disconnect"]
+    connect = Packets.seen[0][2]
+    assert (connect.client_id, connect.username, connect.password, connect.keep_alive) == ("x", "u", None, 9)
+    assert (connect.will_topic, connect.will_message, connect.will_qos, connect.will_flag) == ("w", b"gone", 1, True)
+    lengths = [packet.fixed_header.remaining_length for _, _, packet in Packets.seen]
+    assert lengths[0] == len(connect.to_bytes()) - 2 + len("secret") + 2
+    assert 207 in lengths, "of the PUBLISH: more than one byte of length"
 
 
 FORMS = {

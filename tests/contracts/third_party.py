@@ -48,10 +48,25 @@ class Recorder(BasePlugin[Any]):
     async def on_broker_retained_message(self, *, client_id: str | None, retained_message: Any) -> None:
         if retained_message.source_session is not None:
             self.retained_by.append(retained_message.source_session.client_id)
+        if client_id is not None:
+            self.seen.append(("waits", (client_id, retained_message.topic)))
+            return
         self.seen.append(("retained", (retained_message.topic, bytes(retained_message.data))))
 
     async def close(self) -> None:
         self.seen.append(("close", None))
+
+
+class Packets(BasePlugin[Any]):
+    """Writes down the packets of clients, in both directions."""
+
+    seen: ClassVar[list[tuple[str, str, Any]]] = []
+
+    async def on_mqtt_packet_received(self, *, packet: Any, session: Session | None = None) -> None:
+        self.seen.append(("in", session.client_id, packet))
+
+    async def on_mqtt_packet_sent(self, *, packet: Any, session: Session | None = None) -> None:
+        self.seen.append(("out", session.client_id, packet))
 
 
 class Failing(BasePlugin[Any]):

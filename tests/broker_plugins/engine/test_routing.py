@@ -16,7 +16,7 @@ from broker_plugins.engine.schedule import Schedule
 from broker_plugins.engine.session import Granted, QueueLimits, Session
 from broker_plugins.engine.topics import check_levels, expires_at, seconds_left, why_invalid
 from broker_plugins.engine.trie import FilterTrie, TopicTrie
-from broker_plugins.engine.wheel import Wheel, ticks
+from broker_plugins.engine.wheel import Wheel, at_least, ticks
 from broker_plugins.engine.wills import Wills
 from fleet.policy.rights import Rights, matches
 
@@ -268,6 +268,7 @@ def test_the_wheel_turns():
     assert far.looked == [1500]
     assert ticks(0) == 1
     assert ticks(1.0) == 4
+    assert [at_least(seconds) for seconds in (0, 0.25, 0.26, 1.5)] == [0, 2, 3, 7]
 
 
 def test_message_expiry():
