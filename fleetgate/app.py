@@ -112,7 +112,13 @@ async def serving(
         if settings.http.https_bind:
             found = {**found, "https": await stack.enter_async_context(serving_devices(core))}
         await stack.enter_async_context(
-            SysTopics(core.broker.engine, __version__, settings.mqtt.sys_seconds, background=core.background)
+            SysTopics(
+                core.broker.engine,
+                __version__,
+                settings.mqtt.sys_seconds,
+                core.clocks.elapsed,
+                core.background,
+            )
         )
         mqtts = {"mqtts": found.pop("mqtts")} if "mqtts" in found else {}
         at = {"http": http.address} if http.address is not None else {}

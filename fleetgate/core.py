@@ -225,7 +225,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         inventory = Inventory(registry, types, groups)
         authorities, tls = await _tls(stack, settings, state, authority, registry.database, wall, background)
         judge = Judge(tls.verify, partial(authorities.rules, otherwise=naming), tls.check, clock)
-        issuer = make_issuer(settings, authority, judge)
+        issuer = make_issuer(settings, authority, judge, clocks.expires_by)
         provisioning = await _provisioning(stack, registry, inventory, groups, issuer, authorities, wall)
         decisions = await stack.enter_async_context(_decisions(settings.decisions, registry, clocks, background))
         policies = await stack.enter_async_context(
@@ -334,7 +334,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             tls,
             limits,
             metrics,
-            Exposition(metrics, series),
+            Exposition(metrics, series, clocks.expires_by),
             sources,
             operations,
             changes,
@@ -549,14 +549,14 @@ def history_rules(streams: StreamDefinitions, settings: Settings) -> HistoryRule
     return rules_of((kept.definition for kept in streams.all()), settings.history)
 
 
-def make_issuer(settings: Settings, authority: Authority, judge: Judge) -> Issuer:
+def make_issuer(settings: Settings, authority: Authority, judge: Judge, sure: Clock | None = None) -> Issuer:
     """Who makes certificates of clients."""
     hook = settings.authority.hook
     if not hook:
-        return BuiltInIssuer(authority)
+        return BuiltInIssuer(authority, sure)
     if not hook.startswith(HOOKS):
         raise SettingsError(f"authority.hook: {hook[:80]!r} is neither a URL nor python:module:function")
-    return HookIssuer(hook, authority, judge.identity, settings.authority.device_days)
+    return HookIssuer(hook, authority, judge.identity, settings.authority.device_days, sure)
 
 
 def make_authority(settings: Settings, state: StateFolder, clock: Clock = now_us) -> Authority:

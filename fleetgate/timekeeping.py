@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -142,6 +143,15 @@ class Timekeeping(Collector):
     def _save(self) -> None:
         write_private(self._path, json.dumps(self._ages.document()).encode() + b"\n")
         self._saved = self._steady()
+
+
+def unconfirmed(state: StateFolder) -> timedelta:
+    """How far the wall clock was ahead of what things expire by, when the program that has this state looked last."""
+    try:
+        steps = json.loads(state.clock_file.read_text())["steps"]
+        return timedelta(microseconds=sum(max(0, ahead) for ahead, *_ in steps))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return timedelta()
 
 
 def _written(state: StateFolder) -> int | None:

@@ -171,8 +171,13 @@ class Authority:
             write_public(path, b"%d\n" % number)
         return number
 
-    def issue(self, kind: Kind, name: str, request: x509.CertificateSigningRequest) -> Issued:
-        """Make a client certificate for a name, with the request's key; nothing else of the request is taken over."""
+    def issue(
+        self, kind: Kind, name: str, request: x509.CertificateSigningRequest, since: datetime | None = None
+    ) -> Issued:
+        """Make a client certificate for a name, with the request's key; nothing else of the request is taken over.
+
+        It is valid from `since` on, where that is earlier than now.
+        """
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id(kind, name, self._trust_domain))]
         if self._source is Source.SAN_DNS:
             names.append(x509.DNSName(name))
@@ -182,6 +187,7 @@ class Authority:
             timedelta(days=self._device_days),
             ExtendedKeyUsageOID.CLIENT_AUTH,
             names,
+            since,
         )
 
     @property
@@ -273,12 +279,14 @@ class Authority:
         lifetime: timedelta,
         usage: x509.ObjectIdentifier,
         names: list[x509.GeneralName],
+        since: datetime | None = None,
     ) -> Issued:
         now, issuing = self._now(), self._issuing
+        begin = now if since is None else min(since, now)
         if now >= issuing[1].not_valid_after_utc:
             end = issuing[1].not_valid_after_utc.date()
             raise StateError(f"{self._folder}: the authority's certificate ended on {end}, and could not be renewed")
-        certificate = client_or_server(name, public_key, issuing, (now, now + lifetime), usage, names)
+        certificate = client_or_server(name, public_key, issuing, (begin, now + lifetime), usage, names)
         above = [] if issuing[1] == self.root else [issuing[1]]
         return Issued(certificate, pem_of((certificate, *above)))
 

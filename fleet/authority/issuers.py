@@ -11,15 +11,19 @@ from fleet.certificates import from_pem
 from fleet.errors import InvalidCertificateError
 from fleet.hook import ask
 from fleet.identity import Identity, IdentityError, Kind
+from ingester.clock import Clock, moment
 
 JudgeChain = Callable[[Sequence[x509.Certificate]], Identity]
 
 
 class BuiltInIssuer:
-    """The authority of the state folder, in a thread."""
+    """The authority of the state folder, in a thread. `sure` is the time without steps of the clock that may be wrong:
+    certificates are valid from then on, and so as well when the clock is set right.
+    """
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, sure: Clock | None = None) -> None:
         self._authority = authority
+        self._sure = sure
 
     @property
     def ca_pem(self) -> bytes:
@@ -28,7 +32,8 @@ class BuiltInIssuer:
 
     async def issue(self, kind: Kind, name: str, request: x509.CertificateSigningRequest) -> Sequence[x509.Certificate]:
         """A certificate for a name with the request's key, and those above it."""
-        made = await asyncio.to_thread(self._authority.issue, kind, name, request)
+        since = None if self._sure is None else moment(self._sure())
+        made = await asyncio.to_thread(self._authority.issue, kind, name, request, since)
         return [made.certificate, *self._authority.chain]
 
 
@@ -38,9 +43,9 @@ class HookIssuer:
     certificates would be, and raises IdentityError when nobody.
     """
 
-    def __init__(self, hook: str, built_in: Authority, judge: JudgeChain, days: int) -> None:
+    def __init__(self, hook: str, built_in: Authority, judge: JudgeChain, days: int, sure: Clock | None = None) -> None:
         self._hook = hook
-        self._built_in = BuiltInIssuer(built_in)
+        self._built_in = BuiltInIssuer(built_in, sure)
         self._judge = judge
         self._days = days
 

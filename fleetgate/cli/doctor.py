@@ -17,6 +17,7 @@ import typer
 from fleet.authority import read_certificate
 from fleet.errors import InvalidCertificateError
 from fleet.registry.moving import moved_to
+from fleet.state import StateFolder
 from fleetgate.addresses import parse_bind
 from fleetgate.cli.output import print_json, print_table
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, target
@@ -24,6 +25,7 @@ from fleetgate.errors import ArgumentError
 from fleetgate.history import available
 from fleetgate.postgres import reachable
 from fleetgate.renewal import WARN
+from fleetgate.timekeeping import unconfirmed
 from ingester.clock import clock_problem, is_believed, moment, now_us
 from ingester.errors import StoreError
 
@@ -69,7 +71,7 @@ def _findings(on: Target) -> Iterator[Finding]:
     if "http" in server:
         yield from _background(server["http"])
     yield from _set_aside(on.state.telemetry / "journal.db")
-    yield _clock()
+    yield _clock(on.state)
     yield from _certificates(on.state.pki)
     yield _disk(on.state.path)
     yield _files()
@@ -146,11 +148,15 @@ def _port(scheme: str, bind: str, served: str | None) -> Finding:
     return Finding(check, "ok", f"{bind} is free")
 
 
-def _clock() -> Finding:
+def _clock(state: StateFolder) -> Finding:
     now = now_us()
     if not is_believed(now):
         return Finding("clock", "error", f"{clock_problem(now)}: no certificate is made, and none can be judged")
-    return Finding("clock", "ok", moment(now).isoformat(timespec="seconds"))
+    said = moment(now).isoformat(timespec="seconds")
+    ahead = unconfirmed(state)
+    if ahead >= timedelta(days=1):
+        return Finding("clock", "warning", f"{said}: it was set ahead by {ahead}, and nothing expires by it yet")
+    return Finding("clock", "ok", said)
 
 
 def _certificates(pki: Path) -> Iterator[Finding]:

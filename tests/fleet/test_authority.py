@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from fleet.authority import Authority, read_certificate, read_request, signing_request
+from fleet.authority.issuers import BuiltInIssuer
 from fleet.errors import ClockError, InvalidCertificateError, StateError
 from fleet.identity import Kind, Rules, Source, identify
 from ingester.clock import BELIEVED_FROM_US, moment
@@ -258,6 +259,25 @@ def test_a_clock_that_is_not_believed(tmp_path):
     clock.at = START
     assert authority.renew(NAMES) == []
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+async def test_a_certificate_made_while_the_clock_was_ahead(tmp_path, need):
+    """It is valid as well when the clock is set right, with what is then renewed above it."""
+    need("openssl")
+    clock = ManualClock()
+    authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
+    authority.ensure_server(NAMES)
+    clock.at += 11 * 365 * DAY_US
+    authority.renew(NAMES)
+    issuer = BuiltInIssuer(authority, lambda: START)
+    made = (await issuer.issue(Kind.DEVICE, "a", read_request(signing_request("a")[1])))[0]
+    clock.at = START
+    assert authority.renew(NAMES) == ["issuing", "server"]
+    assert valid(made, clock)
+    for name, one in (("leaf", made), ("issuing", authority.certificate)):
+        (tmp_path / f"{name}.pem").write_bytes(pem(one))
+    paths = ["-CAfile", tmp_path / "ca.pem", "-untrusted", tmp_path / "issuing.pem", tmp_path / "leaf.pem"]
+    subprocess.run(["openssl", "verify", "-attime", str(START // 1_000_000), *paths], check=True)
 
 
 def test_a_root_whose_key_is_elsewhere(tmp_path):

@@ -244,6 +244,10 @@ async def test_the_time_alone_changes_rights(tmp_path):
         now[0] = rights.until(now[0])
         await until(lambda: ["a"] in fleet.told)
         assert not fleet.policies.rights(A, None).may_publish("x")
+        fleet.told.clear()
+        now[0] -= 3_600_000_000
+        await until(lambda: None in fleet.told, what="all are told that the clock was set back")
+        assert fleet.policies.rights(A, None).may_publish("x")
 
 
 async def test_changes_at_once_are_made_one_after_the_other(fleet: World):

@@ -188,6 +188,9 @@ async def test_a_claim_has_limits(fleet: World):
     await fleet.refused("claim_rate", "s2", claim="slow")
     fleet.now[0] += 3_600_000_001
     await fleet.ask("s2", claim="slow")
+    fleet.now[0] -= 2 * 3_600_000_001  # what was noted while the clock was ahead is not of the last hour
+    await fleet.ask("s3", claim="slow")
+    fleet.now[0] += 2 * 3_600_000_001
     await fleet.refused("claim_expired", claim="short")
     assert fleet.provisioning.claims.get("few").uses == 2
     await fleet.provisioning.delete_claim("few")

@@ -2,13 +2,14 @@
 
 import json
 import os
+from datetime import timedelta
 
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from fleet.state import StateFolder
-from fleetgate.timekeeping import Timekeeping, since_boot_us, this_boot
+from fleetgate.timekeeping import Timekeeping, since_boot_us, this_boot, unconfirmed
 from ingester.clock import BELIEVED_FROM_US
 from tests.waiting import until
 
@@ -51,6 +52,7 @@ async def test_a_step_is_noticed_while_it_runs_and_over_a_restart(state):
         with capture_logs() as lines:
             machine.off += YEAR
             await until(lambda: registry.get_sample_value(name) == YEAR / 1e6)
+            assert unconfirmed(state) == timedelta(days=365)
             machine.at += HOUR
             await until(lambda: clocks.last_set() == (START + YEAR, START))
         assert clocks.expires_by() == clocks.elapsed() == START + HOUR
@@ -89,6 +91,7 @@ async def test_a_file_that_can_not_be_read(state, damage: str):
     state.clock_file.write_text(damage)
     state.fleet_db.write_text("")
     os.utime(state.fleet_db, (START / 1e6 - 3600, START / 1e6 - 3600))
+    assert unconfirmed(state) == timedelta()
     machine.off += YEAR
     async with machine.open(state) as clocks:
         assert clocks.expires_by() == START - HOUR
