@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -16,38 +17,18 @@ TARGETS = {
     ),
     "journal.db": (
         "import sys; from pathlib import Path; from ingester.sqlite.schema import migrate; migrate(Path(sys.argv[1]))",
-        [
-            {"journal", "series", "quarantine", "sqlite_sequence"},
-            {"journal", "series", "quarantine", "sqlite_sequence", "found", "segments"},
-            {"journal", "series", "quarantine", "sqlite_sequence", "found", "segments", "quarantine_expired"},
-            {
-                "journal",
-                "series",
-                "quarantine",
-                "sqlite_sequence",
-                "found",
-                "segments",
-                "quarantine_expired",
-                "rollup_files",
-                "sealed_files",
-                "sealed",
-                "remembered",
-            },
-            {
-                "journal",
-                "series",
-                "quarantine",
-                "sqlite_sequence",
-                "found",
-                "segments",
-                "quarantine_expired",
-                "rollup_files",
-                "sealed_files",
-                "sealed",
-                "remembered",
-                "births",
-            },
-        ],
+        list(
+            accumulate(
+                (
+                    {"journal", "series", "quarantine", "sqlite_sequence"},
+                    {"found", "segments"},
+                    {"quarantine_expired"},
+                    {"rollup_files", "sealed_files", "sealed", "remembered"},
+                    {"births"},
+                ),
+                set.union,
+            )
+        ),
     ),
 }
 
