@@ -106,6 +106,7 @@ async def serving(
                 core.streams.streams,
                 core.clocks.wall,
                 background=core.background,
+                seen=core.seen,
             )
             core.sources.append(await stack.enter_async_context(source))
         found = await stack.enter_async_context(serving_mqtt(core)) if mqtt else {}
@@ -204,4 +205,5 @@ def _source(source: SourceSettings) -> SourceConfig:
         path(source.certificate),
         path(source.key),
         source.password.get_secret_value() or None,
+        source.retained,
     )

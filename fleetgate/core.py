@@ -86,9 +86,11 @@ from ingester.metrics import BackgroundCollector, Exposition, IngestCollector
 from ingester.observer import Observer
 from ingester.periodic import Background
 from ingester.pipeline import Bounds, Pipeline
+from ingester.seen import SeenTopics
 from ingester.source_mqtt import MqttSource
 from ingester.sqlite import SqliteStore
 from ingester.sqlite.births import KeptBirths
+from ingester.sqlite.seen import KeptSeenTopics
 from ingester.streams import Streams
 from ingester.streams.known import KnownStreams, StreamBounds
 from ingester.tail import Tail
@@ -145,6 +147,7 @@ class Core:
     metrics: CollectorRegistry
     exposition: Exposition
     sources: list[MqttSource]
+    seen: SeenTopics
     operations: Operations
     changes: Changes
     top: Top
@@ -336,6 +339,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             metrics,
             Exposition(metrics, series, clocks.expires_by),
             sources,
+            await stack.enter_async_context(KeptSeenTopics(SeenTopics(), store.journal)),
             operations,
             changes,
             Top(ledger, registry),

@@ -311,6 +311,10 @@ class SourceSettings(_Section):
     certificate: str = Field("", description="PEM file with our client certificate")
     key: str = Field("", description="PEM file with its key")
     password: SecretStr = Field(SecretStr(""), description="password of the user named in the url")
+    retained: Literal["once", "ignore", "store"] = Field(
+        "once",
+        description="messages that the broker retains: stored once until they change, ignored, or stored at each start",
+    )
 
 
 class StreamSettings(_Section):

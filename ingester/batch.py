@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol, TypeVar
 
+from ingester.seen import Seen
 from ingester.topics import native_topic
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class Batch:
     for none. A producer names in `runs` the messages that are not plain JSON, in order; the pipeline fills `decoded`
     with their readings (see Decoded), which stays empty where all are plain, and `parts` with those parts of its
     messages that go to quarantine by themselves. A producer whose topics are not those of `native_topic` says them in
-    `topics`, else that stays empty.
+    `topics`, else that stays empty; what the commit is to keep of them is in `seen`, which stands apart as acks do.
     `times` and `ends` are where the message's earliest and latest reading are found: the device's time where that is
     plausible, else the time of receipt. All times are microseconds since 1970-01-01 UTC.
     """
@@ -98,6 +99,7 @@ class Batch:
     decoded: list[bytes | None] = field(default_factory=list)
     parts: list["Quarantined"] = field(default_factory=list)
     topics: list[str] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -130,13 +132,14 @@ class Batch:
         self.connections += other.connections
         self.packet_ids += other.packet_ids
         self.acks += other.acks
+        self.seen += other.seen
 
     def size_bytes(self) -> int:
         """Bytes of payload."""
         return sum(map(len, self.payloads))
 
     def slice(self, start: int, stop: int) -> "Batch":
-        """Decoded messages start to stop, without acks: those stand for the whole."""
+        """Decoded messages start to stop, without acks: those stand for the whole. `seen` goes with the first one."""
         return Batch(
             self.devices[start:stop],
             self.streams[start:stop],
@@ -148,6 +151,7 @@ class Batch:
             self.packet_ids[start:stop],
             decoded=self.decoded[start:stop],
             topics=self.topics[start:stop],
+            seen=[] if start else self.seen,
         )
 
     def without(self, indices: set[int]) -> "Batch":
@@ -169,6 +173,7 @@ class Batch:
             self.acks,
             decoded=kept(self.decoded),
             topics=kept(self.topics),
+            seen=self.seen,
         )
 
 

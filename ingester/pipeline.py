@@ -260,7 +260,7 @@ class Pipeline:
                 raise  # what goes to quarantine is made storable: a fault of ours
             if len(batch) == 1:
                 rejected = _quarantined(batch, Bad(0, "store", str(error)))
-                return await self._write(Batch(), [*quarantined, rejected])
+                return await self._write(Batch(seen=batch.seen), [*quarantined, rejected])
             middle = len(batch) // 2
             left, left_out = await self._write(batch.slice(0, middle), quarantined)
             right, right_out = await self._write(batch.slice(middle, len(batch)), [])

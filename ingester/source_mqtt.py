@@ -23,6 +23,7 @@ from ingester.errors import SourceError
 from ingester.ledger import OTHER, Ledger
 from ingester.periodic import Background
 from ingester.pipeline import Pipeline
+from ingester.seen import SeenTopics, content_digest, topic_digest
 from ingester.streams import Destination, Streams
 from ingester.topics import NATIVE_FILTERS, NATIVE_TEMPLATES, topic_map
 
@@ -35,6 +36,7 @@ _CANCEL_SECONDS = 1
 _DRAIN_SECONDS = 1.5
 _NOTHING = "fleetgate/nothing"
 """A filter nobody subscribes to."""
+RETAINED = ("once", "ignore", "store")
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
@@ -55,6 +57,9 @@ class SourceConfig:
     certificate: Path | None = None
     key: Path | None = None
     password: str | None = field(default=None, repr=False)
+    retained: str = "once"
+    """What becomes of messages that the broker retains and sends to whoever subscribes: `store` them each time, `once`
+    as long as they do not change, or `ignore` them."""
 
     @property
     def name(self) -> str:
@@ -70,7 +75,9 @@ class SourceConfig:
         if self.version != "5":
             return topic, 1
         shared = topic.startswith("$share/")  # no local would be a protocol error [MQTT-3.8.3-4]
-        return topic, SubscribeOptions(qos=1, noLocal=not shared)
+        ignored = self.retained == "ignore" and not shared
+        sent = SubscribeOptions.RETAIN_DO_NOT_SEND if ignored else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+        return topic, SubscribeOptions(qos=1, noLocal=not shared, retainHandling=sent)
 
     def client(self, queue_type: "type[asyncio.Queue[aiomqtt.Message]]") -> aiomqtt.Client:
         """A client that is not connected yet. Raises SourceError with the setting that can't be."""
@@ -83,6 +90,8 @@ class SourceConfig:
             raise SourceError("source url: must be mqtt://host[:port] or mqtts://host[:port]") from None
         if self.version not in {"5", "3.1.1"}:
             raise SourceError(f"source version {self.version!r}: must be 5 or 3.1.1")
+        if self.retained not in RETAINED:
+            raise SourceError(f"source retained {self.retained!r}: must be {', '.join(RETAINED)}")
         five = self.version == "5"
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.SessionExpiryInterval = _SESSION_SECONDS
@@ -126,7 +135,9 @@ class MqttSource:
         streams: Streams | None = None,
         clock: Clock = now_us,
         background: Background | None = None,
+        seen: SeenTopics | None = None,
     ) -> None:
+        self._seen = seen if seen is not None else SeenTopics()
         self._streams = streams or Streams()
         self._config = config
         self._pipeline = pipeline
@@ -316,27 +327,67 @@ class MqttSource:
             del gathered.messages[:taken]
         return True
 
-    def _offer_run(self, messages: "list[tuple[aiomqtt.Client, aiomqtt.Message, int]]") -> int:
-        """Offer the longest run of messages whose topics are alike in being understood or not; how many were taken."""
-        batch = Batch()
-        to_ack: list[Callable[[], Any]] = []
+    def _offer_run(self, messages: "list[_Received]") -> int:
+        """Offer the longest run of messages that are taken alike: stored, known, or not understood; how many were."""
+        run = _Run(Batch())
         for client, message, received in messages[:_OFFER]:
-            found = self._destination(message)
-            if found is None:
-                if len(batch):
+            if self._is_known(message, run):
+                if run.acks:
                     break
-                acks = Batch(acks=[partial(self._acknowledge, 1, [_ack(client, message)])])
+                return self._leave_out(messages)
+            found = self._destination(message)
+            if found is None and run.acks:
+                break
+            self._note(message, run)
+            run.acks.append(_ack(client, message))
+            if found is None:
                 item = Quarantined(
                     received, "", "", "topic", "no device in this topic", message.payload, message.topic.value
                 )
-                return 1 if self._pipeline.offer_unmapped(item, acks) else 0
+                return self._offered(run, partial(self._pipeline.offer_unmapped, item, run.batch))
             found = self._streams.admitted(found, message.topic.value)
-            batch.append(found.device, found.stream, received, message.payload, found.reader)
-            batch.topics.append(message.topic.value)
-            to_ack.append(_ack(client, message))
-        count = len(batch)
-        batch.acks.append(partial(self._acknowledge, count, to_ack))
-        return count if self._pipeline.offer(batch) else 0
+            run.batch.append(found.device, found.stream, received, message.payload, found.reader)
+            run.batch.topics.append(message.topic.value)
+        return self._offered(run, partial(self._pipeline.offer, run.batch))
+
+    def _offered(self, run: "_Run", offer: Callable[[], bool]) -> int:
+        count = len(run.acks)
+        run.batch.acks.append(partial(self._acknowledge, count, run.acks))
+        run.batch.seen = written = self._seen.to_write(self.name, run.again, run.live)
+        if not offer():
+            return 0
+        self._seen.taken(self.name, run.again, run.live, written)
+        return count
+
+    def _is_known(self, message: aiomqtt.Message, run: "_Run | None" = None) -> bool:
+        """Whether a message is left out: its broker retained it, and it came already, or none of them is wanted."""
+        if not message.retain or self._config.retained == "store":
+            return False
+        if self._config.retained == "ignore":
+            return True
+        topic = topic_digest(message.topic.value)
+        last = run.last(topic) if run is not None else None
+        return (last or self._seen.last(self.name, topic)) == content_digest(message.payload)
+
+    def _note(self, message: aiomqtt.Message, run: "_Run") -> None:
+        if self._config.retained == "once":
+            topic, content = topic_digest(message.topic.value), content_digest(message.payload)
+            (run.again if message.retain else run.live)[topic] = content
+            (run.live if message.retain else run.again).pop(topic, None)
+
+    def _leave_out(self, messages: "list[_Received]") -> int:
+        """Acknowledge those that are left out, as soon as all that came before them is committed."""
+        acks: list[Callable[[], Any]] = []
+        for client, message, _received in messages[:_OFFER]:
+            if not self._is_known(message):
+                break
+            if self._config.retained == "once":
+                self._ledger.duplicate(self._device(message))
+            else:
+                self._ledger.dropped(self._device(message), "retained")
+            acks.append(_ack(client, message))
+        self._pipeline.when_settled(partial(self._acknowledge, len(acks), acks))
+        return len(acks)
 
     def _acknowledge(self, count: int, acks: list[Callable[[], Any]]) -> None:
         self._outstanding -= count
@@ -346,13 +397,28 @@ class MqttSource:
 
 
 _OFFER = 1000
+_Received = tuple[aiomqtt.Client, aiomqtt.Message, int]
+"""A message, the client it came from, and when."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Messages that are offered together, and what came last by their topics: of retained ones, and of others."""
+
+    batch: Batch
+    acks: list[Callable[[], Any]] = field(default_factory=list)
+    again: dict[bytes, bytes] = field(default_factory=dict)
+    live: dict[bytes, bytes] = field(default_factory=dict)
+
+    def last(self, topic: bytes) -> bytes | None:
+        return self.again.get(topic) or self.live.get(topic)
 
 
 class _Gathered:
     """Messages that came in one turn of the loop, with the client they came from and when."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[aiomqtt.Client, aiomqtt.Message, int]] = []
+        self.messages: list[_Received] = []
 
 
 def _code(reason: Any) -> int:

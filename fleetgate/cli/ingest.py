@@ -31,6 +31,10 @@ def ingest(
     certificate: Annotated[Path | None, typer.Option(help="Our client certificate (PEM).")] = None,
     key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     password_file: Annotated[Path | None, typer.Option(help="File with the password of the user in the URL.")] = None,
+    retained: Annotated[
+        str,
+        typer.Option(help="Messages that the broker retains: once (until they change), ignore, or store each time."),
+    ] = "once",
     state: StateOption = None,
     config: ConfigOption = None,
     http_bind: HttpBind = None,
@@ -48,5 +52,6 @@ def ingest(
         certificate,
         key,
         password_file.read_text().strip() if password_file is not None else None,
+        retained,
     )
     serve_target(on, mqtt=False, sources=(source,))

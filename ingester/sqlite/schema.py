@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ingester.errors import StoreTooNew, StoreUnavailable
 
-VERSION = 7
+VERSION = 8
 _MIGRATIONS = {
     1: """
     -- A row holds the messages of one device and stream out of one batch, payloads joined. found_* and received_* bound
@@ -147,6 +147,15 @@ _MIGRATIONS = {
         PRIMARY KEY (source, device, grp, node, unit)
     ) WITHOUT ROWID;
     CREATE INDEX births_device ON births (device);
+    """,
+    8: """
+    -- Digests of what came last by the topics of sources: see ingester.seen.
+    CREATE TABLE seen_topics (
+        source TEXT NOT NULL,
+        topic BLOB NOT NULL,
+        content BLOB NOT NULL,
+        PRIMARY KEY (source, topic)
+    ) WITHOUT ROWID;
     """,
 }
 

@@ -20,6 +20,7 @@ from ingester.batch import Batch, Quarantined
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreError, StoreRejected, StoreUnavailable
 from ingester.merge import in_order
+from ingester.seen import Seen
 from ingester.sqlite import quarantine
 from ingester.sqlite.quarantine import Statement
 from ingester.sqlite.remembered import unpack_entries
@@ -527,10 +528,19 @@ def _write(
             del rows[:whole]
     if quarantined:
         connection.executemany(quarantine.INSERT, quarantine.rows(quarantined, first[1]))
+    for seen in batch.seen:
+        connection.execute(*seen_statement(seen))
     if forget:
         connection.executemany("DELETE FROM quarantine WHERE id = ?", [(entry,) for entry in forget])
     progress.committing = True
     connection.commit()
+
+
+def seen_statement(seen: Seen) -> Statement:
+    """Keep, or forget, what came last by a topic."""
+    if seen.content is None:
+        return "DELETE FROM seen_topics WHERE source = ? AND topic = ?", seen[:2]
+    return "INSERT OR REPLACE INTO seen_topics VALUES (?, ?, ?)", tuple(seen)
 
 
 def _index(connection: sqlite3.Connection) -> None:

@@ -1,6 +1,7 @@
 """Telemetry out of a real Mosquitto: mapped, stored, acknowledged after the commit, over every interruption."""
 
 import asyncio
+import signal
 import socket
 import subprocess
 import time
@@ -13,6 +14,7 @@ from ingester.errors import SourceError, StoreUnavailable
 from ingester.ledger import Ledger
 from ingester.memory import MemoryStore
 from ingester.pipeline import Bounds, Pipeline
+from ingester.seen import SeenTopics
 from ingester.source_mqtt import MqttSource, SourceConfig
 from ingester.store import Selection
 from ingester.streams import Streams
@@ -288,3 +290,101 @@ async def test_a_source_in_the_settings_feeds_a_running_server(mosquitto, tmp_pa
         await publish(mosquitto, [("devices/native/telemetry/a/b", b'{"v": 1}')])
         await asyncio.to_thread(gate.wait_for, "fleetgate_messages_stored_total", 1)
         assert gate.json("query", "native")[0]["stream"] == "a/b"
+
+
+async def retain(broker: Mosquitto, topic: str, payload: bytes) -> None:
+    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+        await client.publish(topic, payload, qos=1, retain=True)
+
+
+@pytest.mark.parametrize(("retained", "version"), [("once", "5"), ("once", "3.1.1"), ("store", "5")])
+async def test_what_is_retained_and_comes_again(mosquitto, retained: str, version: str):
+    """At each start the broker sends it: stored once until it changes, also what came live, and what can't be read."""
+    settings = config(mosquitto, retained=retained, version=version, topics=("plant/#", "plant/p1/+"))
+    store, seen = MemoryStore(), SeenTopics()
+    await retain(mosquitto, "plant/p1/a", b'{"v": 1}')
+    await retain(mosquitto, "plant/nobody", b"1")
+
+    async def read(*, live: bytes = b"") -> Ledger:
+        ledger, before = Ledger(), len(store.messages)
+        async with (
+            Pipeline(store, ledger) as pipeline,
+            MqttSource(settings, pipeline, ledger, seen=seen) as source,
+        ):
+            await until(lambda: source.connected)
+            if live:
+                await retain(mosquitto, "plant/p2/b", live)
+                await publish(mosquitto, [("plant/p2/b", live), ("plant/p3/x", b"{}")])
+            else:
+                await publish(mosquitto, [("plant/p3/x", b"{}")])
+            await until(lambda: "p3" in store.messages.devices[before:] and ledger.totals.in_flight == 0)
+        return ledger
+
+    first, second, third = await read(), await read(live=b'{"v": 5}'), await read()
+    await retain(mosquitto, "plant/p2/b", b'{"v": 6}')
+    await read()
+    stored = [
+        (device, payload)
+        for device, payload in zip(store.messages.devices, store.messages.payloads, strict=True)
+        if device != "p3"
+    ]
+    if retained == "once":
+        assert stored == [
+            ("p1", b'{"v": 1}'), ("p2", b'{"v": 5}'), ("p2", b'{"v": 5}'), ("p2", b'{"v": 6}'),
+        ]  # fmt: skip
+        assert len(await store.quarantined()) == 1
+        assert (first.totals.duplicate, third.totals.duplicate) == (1, 4)
+        assert second.totals.received == second.totals.stored + second.totals.duplicate
+    else:
+        assert len(stored) > 6
+        assert first.totals.duplicate == 0
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+async def test_what_is_retained_is_ignored(mosquitto, version: str):
+    """Where the source says so; what comes while it reads is stored, retained or not."""
+    settings = config(mosquitto, retained="ignore", version=version)
+    store, ledger = MemoryStore(), Ledger()
+    await retain(mosquitto, "plant/p1/a", b'{"v": 1}')
+    async with Pipeline(store, ledger) as pipeline, MqttSource(settings, pipeline, ledger) as source:
+        await until(lambda: source.connected)
+        await retain(mosquitto, "plant/p1/a", b'{"v": 2}')
+        await until(lambda: ledger.totals.stored == 1 and ledger.totals.in_flight == 0)
+    assert store.messages.payloads == [b'{"v": 2}']
+    assert ledger.totals.dropped_by == ({} if version == "5" else {"retained": 1})
+    with pytest.raises(SourceError, match="retained 'never': must be once"):
+        config(mosquitto, retained="never").client(asyncio.Queue)
+
+
+async def test_what_is_retained_comes_again_after_a_lost_connection(mosquitto):
+    """A source that connects again is sent it again, and stores it no second time."""
+    store, ledger = MemoryStore(), Ledger()
+    await retain(mosquitto, "plant/p1/a", b'{"v": 1}')
+    async with Pipeline(store, ledger) as pipeline, MqttSource(config(mosquitto), pipeline, ledger) as source:
+        await until(lambda: ledger.totals.stored == 1)
+        mosquitto.stop()
+        await until(lambda: not source.connected)
+        mosquitto.start()
+        await until(lambda: source.connected and ledger.totals.duplicate == 1)
+    assert store.messages.payloads == [b'{"v": 1}']
+
+
+def test_what_is_retained_is_known_after_a_restart(mosquitto, tmp_path):
+    """The program remembers it on disk, in the transaction that stores it: a kill changes nothing."""
+
+    async def fill() -> None:
+        await retain(mosquitto, "plant/p1/a", b'{"v": 1}')
+
+    asyncio.run(fill())
+    command = (
+        "ingest", "--from", f"mqtt://127.0.0.1:{mosquitto.port}", "--topic", "plant/#",
+        "--map", "plant/{device}/{stream}",
+    )  # fmt: skip
+    folder = tmp_path / "gate"
+    for kind in ("stored", "duplicate", "duplicate"):
+        with Gate(folder, command=command) as gate:
+            wait_until(lambda: gate.total(f"fleetgate_messages_{kind}_total") == 1)  # noqa: B023 - waited for here
+            gate.stop(signal.SIGKILL if kind == "stored" else signal.SIGTERM)
+    with Gate(folder, command=(*command, "--retained", "store")) as gate:
+        gate.wait_for("fleetgate_messages_stored_total", 1)
+        assert len(gate.json("query", "p1")) == 2
