@@ -17,6 +17,7 @@ from broker_plugins.engine.admission import Admission
 from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.handshakes import why_failed
 from broker_plugins.engine.hooks import Hooks, Peer
+from ingester.ratelimit import LineLimit
 
 log = structlog.get_logger("fleetgate.mqtt")
 
@@ -72,6 +73,7 @@ class Listener:
         self._sweep: asyncio.TimerHandle | None = None
         self._handshakes: dict[asyncio.Task[None], _Begun] = {}
         """The oldest first."""
+        self._complaints = LineLimit(1_000_000)
         self._looks = 0
         """Times that all handshakes were found taken: they come late while the loop is busy, and so does the end of
         anybody's patience.
@@ -119,8 +121,7 @@ class Listener:
     def _accept(self, listening: socket.socket) -> None:
         """Take those who wait, some at a time."""
         if heap.is_short():
-            log.error("not accepting", listener=self.scheme, error="hardly any address space is left")
-            self._pause(_PAUSE_SECONDS)
+            self._cannot_accept("hardly any address space is left")
             return
         for _ in range(_ACCEPTS):
             if pause := self._wait_seconds():
@@ -132,10 +133,16 @@ class Listener:
                 return
             except OSError as error:
                 # Out of file descriptors or memory: those who are connected go on, new ones wait in the backlog.
-                log.error("not accepting", listener=self.scheme, error=str(error))
-                self._pause(_PAUSE_SECONDS)
+                self._cannot_accept(str(error))
                 return
             self._admit(accepted, address)
+
+    def _cannot_accept(self, error: str) -> None:
+        """Wait for a while; it is logged once a second."""
+        held = self._complaints.held_back(error, int(time.monotonic() * 1e6))
+        if held is not None:
+            log.error("not accepting", listener=self.scheme, error=error, times=1 + held)
+        self._pause(_PAUSE_SECONDS)
 
     def _admit(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
         peer = Peer(address[0], address[1], self.scheme)

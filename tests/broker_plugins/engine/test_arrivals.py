@@ -5,7 +5,6 @@ import asyncio
 import ctypes
 import itertools
 import random
-import shutil
 import ssl
 import subprocess
 from collections import Counter
@@ -13,15 +12,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 import websockets
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from broker_plugins.connections import Connects
+from broker_plugins.engine.admission import Admission
 from broker_plugins.engine.arrivals import Arrival
+from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.hooks import Peer
+from broker_plugins.engine.listener import Listener
 from broker_plugins.engine.packets import V5, V311, Connect, encode
 from broker_plugins.engine.reasons import Reason
 from fleet.authority import read_request, signing_request
@@ -29,6 +30,7 @@ from fleet.identity import Kind as Who
 from ingester.ledger import Ledger
 from tests.broker_plugins.engine.client import Served, served, will
 from tests.fleet.pki import NOW, altered, key, key_pem, name
+from tests.programs import need
 from tests.waiting import until
 
 ANYBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
@@ -270,7 +272,7 @@ class Ways:
 WAYS = sorted(way for way in vars(Ways) if not way.startswith("_") and way != "websocket")
 
 
-async def test_a_thousand_ways_to_end(tmp_path):
+async def test_every_way_to_end(tmp_path):
     """Every way has the outcome that names it, alone and among others at once; the sum is what arrived."""
     binds = dict.fromkeys(("wss_bind", "plain_bind", "https_bind"), "127.0.0.1:0")
     limits = {"flapping_connects": 0, "connect_seconds": 1, "max_connect_bytes": 50_000}
@@ -313,30 +315,37 @@ ODD: dict[str, tuple[tuple[tuple[str, bytes], ...], tuple[tuple[bytes, bytes], .
 }
 
 
+def odd(ca: x509.Certificate, ca_key: Any, case: str, folder: Path) -> tuple[Path, Path]:
+    """Files of the certificate of this case, in DER form, and its key."""
+    extensions, changes, _ = ODD[case]
+    private = key()
+    builder = x509.CertificateBuilder(ca.subject, name("odd-one"), private.public_key(), 5)
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(datetime(2030, 1, 1))  # noqa: DTZ001
+    for oid, value in extensions:
+        made = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+        builder = builder.add_extension(made, critical=False)
+    files = (folder / "odd.der", folder / "odd.key")
+    files[0].write_bytes(altered(builder.sign(ca_key, hashes.SHA256()), ca_key, *changes))
+    files[1].write_bytes(key_pem(private))
+    return files
+
+
+def authority_of(gate: Served) -> tuple[x509.Certificate, Any]:
+    """The root's certificate and key."""
+    pki = gate.core.state.pki
+    ca = x509.load_pem_x509_certificate(gate.core.authority.ca_pem)
+    return ca, load_pem_private_key((pki / "ca-key.pem").read_bytes(), None)
+
+
 async def test_certificates_that_no_parser_likes(tmp_path):
     """A malformed extension, name or date of one client: an outcome with its reason, at once, and nothing of it is left
     in OpenSSL's queue of errors, where the next read of another connection would find it.
     """
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl")
     async with served(tmp_path / "gate", flapping_connects=0, handshake_seconds=30) as gate:
-        ca = x509.load_pem_x509_certificate(gate.core.authority.ca_pem)
-        ca_key = load_pem_private_key((gate.core.state.pki / "ca-key.pem").read_bytes(), None)
         wrong = {}
-        for case, (extensions, changes, expected) in ODD.items():
-            private = key()
-            builder = x509.CertificateBuilder(ca.subject, name("odd-one"), private.public_key(), 5)
-            builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(datetime(2030, 1, 1))  # noqa: DTZ001
-            for oid, value in extensions:
-                made = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
-                builder = builder.add_extension(made, critical=False)
-            der = altered(builder.sign(ca_key, hashes.SHA256()), ca_key, *changes)
-            files = [tmp_path / "odd.der", tmp_path / "odd.key"]
-            files[0].write_bytes(der)
-            files[1].write_bytes(key_pem(private))
+        for case, (_, _, expected) in ODD.items():
             before = outcomes(gate)
-            await said_hello(gate, openssl, *files)
+            await said_hello(gate.addresses["mqtts"], *odd(*authority_of(gate), case, tmp_path))
             await settled(gate)
             found = list((outcomes(gate) - before).elements())
             if found != [expected]:
@@ -345,9 +354,34 @@ async def test_certificates_that_no_parser_likes(tmp_path):
         assert not wrong, wrong
 
 
-async def said_hello(gate: Served, openssl: str, certificate: Path, private: Path) -> None:
+async def test_a_handshake_that_never_ends_by_itself(tmp_path):
+    """With a context whose certificates the transport decodes: a decoding that fails is noticed and has its outcome."""
+    async with served(tmp_path / "gate") as gate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(gate.core.state.pki / "server.pem", gate.core.state.pki / "server-key.pem")
+        context.load_verify_locations(cadata=gate.core.authority.ca_pem.decode())
+        context.verify_mode = ssl.CERT_REQUIRED
+        told = Told()
+        listener = Listener(
+            "mqtts",
+            ("127.0.0.1", 0),
+            told,
+            Admission(100, 100, 0, 100),
+            protocol=lambda arrival: Connection(gate.engine, arrival),
+            context=lambda: context,
+            handshake_seconds=30,
+        )
+        async with listener:
+            await said_hello(listener.address, *odd(*authority_of(gate), "san not UTF-8", tmp_path))
+            await until(lambda: len(told.seen) == 2)
+            assert told.seen[1][2] == "unreadable_certificate"
+            assert listener._admission.open == 0
+
+
+async def said_hello(address: tuple[str, int], certificate: Path, private: Path) -> None:
     """A client that does not look at its own certificate connects."""
-    command = [openssl, "s_client", "-quiet", "-connect", "{}:{}".format(*gate.addresses["mqtts"])]
+    need("openssl")
+    command = ["openssl", "s_client", "-quiet", "-connect", "{}:{}".format(*address)]
     command += ["-cert", str(certificate), "-certform", "DER", "-key", str(private)]
     process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     await process.communicate(encode(Connect(V5, "odd"), V5))
