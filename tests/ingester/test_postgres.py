@@ -698,6 +698,23 @@ async def test_a_damaged_file_is_copied_as_far_as_it_reads(tmp_path, url, postgr
     assert postgres.ask(ALL, url) == [(5, 5)]
 
 
+async def test_a_file_that_the_database_refuses_stops_no_other(tmp_path, url, postgres):
+    """It is listed with those that are damaged, nothing of it is there, and it is copied once it can be."""
+    await seal_each(tmp_path, 3)
+    async with TieredStore(tmp_path) as store:
+        async with PostgresStore(tmp_path / "other", url) as other, Mover(other) as mover:
+            await other.write(batch(1000, device="x"), [])
+            await mover.move()
+        postgres.ask("ALTER TABLE fleetgate.telemetry ADD CONSTRAINT small CHECK ((fields ->> 'n')::int <> 7)", url)
+        found = await migrate(store, url)
+        assert len(found.damaged) == 1
+        assert "small" in found.damaged[0].detail
+        assert found.files == 2
+        postgres.ask("ALTER TABLE fleetgate.telemetry DROP CONSTRAINT small", url)
+        found = await migrate(store, url)
+        assert (found.files, found.before, found.damaged) == (1, 2, [])
+
+
 async def test_what_does_not_arrive_as_it_was_sent(tmp_path, url, postgres, monkeypatch):
     """Is not taken: here the database reckons another digest."""
     await seal_each(tmp_path, 1)
