@@ -132,6 +132,8 @@ class EdgeNode:
 
     births: dict[str, Birth] = field(default_factory=dict)
     sequence: int | None = None
+    size_bytes: int = 0
+    """Of its births, as they are kept."""
     doubtful: bool = False
     """Whether it may have been born again while nobody listened."""
 
@@ -199,11 +201,11 @@ class Births:
         """A birth of a device, or ("") of the node itself: that ends all others of the node. Raises DecodeError."""
         node = self.hear(origin)
         self.died(origin, unit)
-        if _size([node]) + len(birth.kept) > (most := self._most_bytes // _NODE_SHARE):
+        if node.size_bytes + len(birth.kept) > (most := self._most_bytes // _NODE_SHARE):
             raise DecodeError("size", f"births of one node that take more than {most} bytes")
         self._set(node, origin, unit, birth)
         nodes = self._owners[origin[:2]]
-        while _size(nodes.values()) > self._most_bytes // _SHARE:
+        while sum(one.size_bytes for one in nodes.values()) > self._most_bytes // _SHARE:
             self._forget(Origin(*origin[:2], *next(iter(nodes))))
         self._shrink()
 
@@ -222,10 +224,11 @@ class Births:
 
     def _set(self, node: EdgeNode, origin: Origin, unit: str, birth: Birth | None) -> None:
         before = node.births.pop(unit, None)
-        self.size_bytes -= len(before.kept) if before is not None else 0
+        grown = (len(birth.kept) if birth is not None else 0) - (len(before.kept) if before is not None else 0)
+        node.size_bytes += grown
+        self.size_bytes += grown
         if birth is not None:
             node.births[unit] = birth
-            self.size_bytes += len(birth.kept)
         self.changes[origin, unit] = birth
 
     def _forget(self, origin: Origin) -> None:
@@ -244,7 +247,3 @@ class Births:
 
 
 _NOTHING: Mapping[tuple[str, str], EdgeNode] = {}
-
-
-def _size(nodes: Iterable[EdgeNode]) -> int:
-    return sum(len(birth.kept) for node in nodes for birth in node.births.values())

@@ -31,6 +31,8 @@ _REBIRTH = "Node Control/Rebirth"
 _BOOLEAN = 11
 _NESTED = frozenset({dict, list})
 _PLAIN = frozenset({int, bool, str, type(None)})
+_TOPIC_LENGTH = 1000
+"""Names of nodes and devices are remembered."""
 _SEVERAL = "?"
 """No source's name: nothing is known from there."""
 
@@ -92,6 +94,8 @@ class _Sparkplug:
         levels = Levels.of(context.topic)
         if not payload:
             raise DecodeError("empty", "no payload")
+        if len(context.topic) > _TOPIC_LENGTH:
+            raise DecodeError("codec", f"a topic of {len(context.topic)} characters, the limit is {_TOPIC_LENGTH}")
         if levels.kind == _STATE:
             return _state(payload, context)
         try:

@@ -397,6 +397,12 @@ def test_metrics_of_a_node_are_bounded():
     assert host.refused("DBIRTH/n/b", {"name": "m"}, {"name": "k"}) == "size"
 
 
+def test_names_of_nodes_are_bounded(host: Host):
+    """They are remembered: nothing of a longer topic is."""
+    assert host.refused(f"NBIRTH/{'n' * 1000}", {"name": "m"}) == "codec"
+    assert host.births.count == 0
+
+
 def test_templates_end_somewhere(host: Host):
     """As deep as the limit allows, in births and in data."""
     inner = template({"name": "v", "int_value": 1})
