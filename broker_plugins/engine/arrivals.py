@@ -36,7 +36,9 @@ class Arrival:
 
     def left(self) -> None:
         """The socket is gone; `gone` is called, once."""
-        self.refused("aborted", "the client closed the connection before it was let in")
         gone, self._gone = self._gone, None
-        if gone is not None:
-            gone()
+        try:
+            self.refused("aborted", "the client closed the connection before it was let in")
+        finally:
+            if gone is not None:
+                gone()

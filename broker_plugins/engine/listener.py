@@ -162,8 +162,10 @@ class Listener:
             begun = self._handshakes.pop(ended)
             if not arrival.served:
                 accepted.close()
-                arrival.refused(*self._why(ended, begun))
-                arrival.left()
+                try:
+                    arrival.refused(*self._why(ended, begun))
+                finally:
+                    arrival.left()
 
         task.add_done_callback(done)
 

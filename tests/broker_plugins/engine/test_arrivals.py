@@ -17,10 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from broker_plugins.connections import Connects
+from broker_plugins.connections import REASONS, Connects
 from broker_plugins.engine.admission import Admission
 from broker_plugins.engine.arrivals import Arrival
 from broker_plugins.engine.connection import Connection
+from broker_plugins.engine.handshakes import _BY_VERIFY_CODE
 from broker_plugins.engine.hooks import Peer
 from broker_plugins.engine.listener import Listener
 from broker_plugins.engine.packets import V5, V311, Connect, encode
@@ -69,6 +70,11 @@ def test_the_first_outcome_stands():
     told = Told()
     Arrival(told, peer).left()
     assert told.seen == ["arrived", aborted]
+
+
+def test_every_reason_of_a_handshake_is_counted():
+    """OpenSSL's answers and ours are label values of the counter."""
+    assert {*_BY_VERIFY_CODE.values(), "chain", "tls", "timeout", "no_certificate"} <= set(REASONS)
 
 
 def counts(connects: Connects) -> dict[str, float]:
