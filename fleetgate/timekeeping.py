@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from fleet.files import write_private
 from fleet.state import StateFolder
 from ingester.ages import CONFIRM_US, Ages, Era, Reading
-from ingester.clock import BelievedClock, Clock, clock_problem, is_believed, now_us
+from ingester.clock import Clock, believed, clock_problem, is_believed, now_us
 from ingester.periodic import Background, Every
 
 log = structlog.get_logger("fleetgate")
@@ -60,8 +60,8 @@ class Timekeeping(Collector):
         self._boot = boot()
         self._confirm_us = confirm_us
         self._saved = 0
-        self.wall = BelievedClock(wall)
-        """For what is stored with its time."""
+        self.wall = believed(self._even, wall)
+        """For what is stored with its time: it goes on evenly while the wall clock is not believed."""
         document, written = self._read(), None
         if document is None:
             written = _written(state)
@@ -71,7 +71,7 @@ class Timekeeping(Collector):
     async def __aenter__(self) -> Self:
         if (ahead := self._ages.unconfirmed_us) >= _SAID_US:
             self._say(ahead)
-        self._save()
+        self._try_save()
         await self._every.__aenter__()
         return self
 
@@ -80,7 +80,7 @@ class Timekeeping(Collector):
     ) -> None:
         await self._every.__aexit__(kind, error, trace)
         self._ages.look(self._now())
-        self._save()
+        self._try_save()
 
     def problem(self) -> str | None:
         """Why the clock is not believed; None: it is."""
@@ -111,6 +111,9 @@ class Timekeeping(Collector):
             self._ages.unconfirmed_us / 1e6,
         )
 
+    def _even(self) -> int:
+        return self._ages.even(self._steady())
+
     async def _look(self) -> None:
         now = self._now()
         step = self._ages.look(now)
@@ -139,6 +142,13 @@ class Timekeeping(Collector):
             log.error("what was known of the clock can't be read", path=str(self._path), error=str(error))
             return None
         return found or None
+
+    def _try_save(self) -> None:
+        """A full disk neither keeps the program from starting nor from stopping."""
+        try:
+            self._save()
+        except OSError as error:
+            log.error("what is known of the clock can't be written", path=str(self._path), error=str(error))
 
     def _save(self) -> None:
         write_private(self._path, json.dumps(self._ages.document()).encode() + b"\n")

@@ -118,6 +118,10 @@ class Ages:
         unconfirmed = sum(step.ahead for step in self._steps if step.ahead > 0)
         return self._last.wall + max(0, steady - self._last.steady) - unconfirmed
 
+    def even(self, steady: int) -> int:
+        """Now, as the wall clock would say had it not been set since the last look; never before it is believed."""
+        return max(BELIEVED_FROM_US, self._last.wall + max(0, steady - self._last.steady))
+
     def elapsed(self, steady: int) -> int:
         """Now, by a clock that goes on evenly over all runs."""
         return self._elapsed + max(0, steady - self._last.steady)

@@ -98,6 +98,18 @@ async def test_a_file_that_can_not_be_read(state, damage: str):
     assert json.loads(state.clock_file.read_text())["last"][0] == START + YEAR
 
 
+async def test_a_file_that_can_not_be_written(state):
+    """It keeps nobody from starting and stopping."""
+    machine = Machine()
+    state.clock_file.mkdir()
+    with capture_logs() as lines:
+        async with machine.open(state) as clocks:
+            assert clocks.expires_by() == START
+    assert [line["event"] for line in lines if line["log_level"] == "error"][1:] == [
+        "what is known of the clock can't be written"
+    ] * 2
+
+
 def test_this_machine():
     """It has a steady clock, and a name for this start of it."""
     assert 0 < since_boot_us() <= since_boot_us() < BELIEVED_FROM_US

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingester.ages import CONFIRM_US, Ages, Era, Reading, is_old, spared
+from ingester.clock import BELIEVED_FROM_US
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
@@ -147,6 +148,8 @@ def test_a_clock_that_is_not_believed_goes_on_evenly():
     assert machine.behind == 0
     assert machine.set(0) == 0
     assert machine.ages.elapsed(machine.steady) == before + HOUR
+    assert machine.ages.even(machine.steady) == machine.true
+    assert Machine(-START, written=5).ages.even(0) == BELIEVED_FROM_US
     assert machine.ages.eras == []
 
 
