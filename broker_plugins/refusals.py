@@ -20,7 +20,7 @@ class Refusals:
         self._limit = LineLimit(_INTERVAL_US)
 
     def refused(self, what: str, device: str, reason: str, detail: str, topic: str = "", peer: str = "") -> None:
-        """`what` is connect, publish, subscribe or message; `device` the name as far as it is known."""
+        """`what` is connect, connection, request, publish, subscribe or message; `device` the name, if known."""
         now = self._clock()
         self._tail.refused(now, device, topic, what, reason, detail)
         held = self._limit.held_back((what, device or peer.rpartition(":")[0], reason), now)

@@ -3,7 +3,7 @@
 Clauses are those of 5.0 where both versions say the same; [3.1.1: ...] where only the older one says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -189,6 +189,9 @@ Packet = (
     | Auth
 )
 
+_MOST_FILTERS = 2000
+"""Of a SUBSCRIBE or UNSUBSCRIBE: each takes its time, and all connections wait for that."""
+
 _EXPLANATIONS = frozenset({"reason_string", "user_property"})
 """Properties that a server leaves out where they make a packet too large; of a PUBLISH they are its message's."""
 
@@ -357,6 +360,7 @@ def _decode_subscribe(reader: Reader, _first: int, version: int) -> Subscribe:
         if subscription.no_local and topic_filter.startswith("$share/"):
             raise ProtocolError("no local on a shared subscription")  # [MQTT-3.8.3-4]
         subscriptions.append(subscription)
+        _check_count(subscriptions)
     if not subscriptions:
         raise ProtocolError("SUBSCRIBE without a filter")  # [MQTT-3.8.3-2]
     return Subscribe(packet_id, subscriptions, properties)
@@ -382,6 +386,7 @@ def _decode_unsubscribe(reader: Reader, _first: int, version: int) -> Unsubscrib
     topic_filters = []
     while reader.left:
         topic_filters.append(reader.text("topic filter"))
+        _check_count(topic_filters)
     if not topic_filters:
         raise ProtocolError("UNSUBSCRIBE without a filter")  # [MQTT-3.10.3-2]
     return Unsubscribe(packet_id, topic_filters, properties)
@@ -412,6 +417,11 @@ def _decode_auth(reader: Reader, _first: int, _version: int) -> Auth:
     reason = reader.byte("reason")
     _check_reason(Kind.AUTH, reason)
     return Auth(reason, read_properties(reader, "auth") if reader.left else {})
+
+
+def _check_count(filters: Sized) -> None:
+    if len(filters) > _MOST_FILTERS:
+        raise ProtocolError(f"more than {_MOST_FILTERS} filters", Reason.QUOTA_EXCEEDED)
 
 
 def _packet_id(reader: Reader) -> int:

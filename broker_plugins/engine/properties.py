@@ -14,6 +14,9 @@ subscription_identifier a list of integers; the others are int, str or bytes."""
 
 WILL = "will"
 
+_MOST = 1000
+"""Properties of a packet: each takes its time, and all connections wait for that."""
+
 
 class _Type(NamedTuple):
     read: Callable[[Reader, str], Any]
@@ -100,7 +103,11 @@ def read_properties(reader: Reader, packet: str) -> Properties:
     length = reader.varint("property length")
     inner = Reader(reader.take(length, "properties"))
     found: Properties = {}
+    count = 0
     while inner.left:
+        count += 1
+        if count > _MOST:
+            raise ProtocolError(f"more than {_MOST} properties", Reason.QUOTA_EXCEEDED)
         code = inner.varint("property identifier")
         entry = _BY_CODE.get(code)
         if entry is None or packet not in entry.packets:

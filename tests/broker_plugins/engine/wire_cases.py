@@ -167,6 +167,12 @@ GOOD = (
         framed(0x30, "0001 61 0e 26 0001 6b 0001 76 26 0001 6b 0001 76"),
         Publish("a", properties={"user_property": [("k", "v"), ("k", "v")]}),
     ),
+    Good(
+        "publish 5, 1000 properties",
+        V5,
+        framed(0x30, "0001 61 8827", "26 0000 0000" * 1000),
+        Publish("a", properties={"user_property": [("", "")] * 1000}),
+    ),
     Good("puback", V311, framed(0x40, "0001"), Ack(Kind.PUBACK, 1)),
     Good("puback 5", V5, framed(0x40, "0001"), Ack(Kind.PUBACK, 1)),
     Good("puback 5 with a reason", V5, framed(0x40, "0001 87"), Ack(Kind.PUBACK, 1, 0x87)),
@@ -319,6 +325,16 @@ BAD = (
     Bad("unsuback 5, reason", V5, framed(0xB0, "0001 00 01"), _P, "3.11.3"),
     Bad("unsuback 3.1.1 with reasons", V311, framed(0xB0, "0001 00"), _M, "3.1.1: 3.11.3"),
     Bad("disconnect 5, reason", V5, framed(0xE0, "01"), _P, "3.14.2.1"),
+    Bad(
+        "connect 5, 1001 properties",
+        V5,
+        framed(0x10, C5, "02 0000 8d27", "26 0000 0000" * 1001, "0001 61"),
+        _P,
+        "2.2.2",
+    ),
+    Bad("publish 5, 1001 properties", V5, framed(0x30, "0001 61 8d27", "26 0000 0000" * 1001), _P, "2.2.2"),
+    Bad("subscribe, 2001 filters", V311, framed(0x82, "0001", "0001 61 00" * 2001), _P, "3.8.3"),
+    Bad("unsubscribe, 2001 filters", V311, framed(0xA2, "0001", "0001 61" * 2001), _P, "3.10.3"),
     Bad("auth 5, reason", V5, framed(0xF0, "01"), _P, "3.15.2.1"),
 )
 
