@@ -10,7 +10,7 @@ from fleet.provisioning.model import Mode
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_json, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 _COLUMNS = ("name", "subject", "mode", "template", "identity", "not_after")
 
@@ -50,7 +50,7 @@ def _set(
 ) -> None:
     """Let its certificates count, or change how."""
     body = {"certificate": certificate.read_text(), "mode": mode, **given_only(template=template, identity=identity)}
-    found = run(call(target(context, state, config), "PUT", f"/authorities/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("authorities", name), json=body))
     if as_json:
         print_json(found)
     else:

@@ -9,7 +9,7 @@ import typer
 from fleet.authority import signing_request
 from fleet.files import write_private, write_public
 from fleetgate.cli.output import print_json, print_list, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("fingerprint", "status", "not_before", "not_after", "serial")
@@ -43,7 +43,7 @@ def _list(
     as_json: JsonOption = False,
 ) -> None:
     """List the certificates of a device, the oldest first."""
-    found = run(call(target(context, state, config), "GET", f"/{_plural(application)}/{name}"))["certificates"]
+    found = run(call(target(context, state, config), "GET", at(_plural(application), name)))["certificates"]
     print_list(_COLUMNS, found, as_json=as_json)
 
 
@@ -80,7 +80,7 @@ def _add(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is none
     on = target(context, state, config)
-    path = f"/{_plural(application)}/{name}/certificates"
+    path = at(_plural(application), name, "certificates")
     added = run(call(on, "POST", path, json={**body, "active": not pending}))
     if out is not None and key is not None:
         write_public(out / "ca.pem", added["ca"].encode())
@@ -104,7 +104,7 @@ def _register_action(commands: typer.Typer, action: str, summary: str) -> None:
         as_json: JsonOption = False,
     ) -> None:
         wanted = fingerprint.replace(":", "").lower()
-        found = run(call(target(context, state, config), "POST", f"/certificates/{wanted}/{action}"))
+        found = run(call(target(context, state, config), "POST", at("certificates", wanted, action)))
         if as_json:
             print_json(found)
         else:

@@ -10,7 +10,7 @@ from fleet.files import write_private, write_public
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_json, print_list, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 _COLUMNS = ("name", "state", "template", "uses", "max_uses", "per_hour", "expires")
 _USES = ("at", "outcome", "device", "code", "detail", "address")
@@ -81,7 +81,7 @@ def _revoke(
     as_json: JsonOption = False,
 ) -> None:
     """Refuse it for good; its connections end. Devices that came by it stay."""
-    found = run(call(target(context, state, config), "POST", f"/claims/{name}/revoke"))
+    found = run(call(target(context, state, config), "POST", at("claims", name, "revoke")))
     if as_json:
         print_json(found)
     else:

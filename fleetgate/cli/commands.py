@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fleetgate.cli.output import print_done, print_list, print_one
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 Name = Annotated[str, typer.Argument(help="Its name.")]
 
@@ -35,7 +35,7 @@ def add_show(commands: typer.Typer, path: str, summary: str = "Show one.") -> No
         *,
         as_json: JsonOption = False,
     ) -> None:
-        print_one(run(call(target(context, state, config), "GET", f"{path}/{name}")), as_json=as_json)
+        print_one(run(call(target(context, state, config), "GET", f"{path}{at(name)}")), as_json=as_json)
 
     commands.command("show", help=summary)(show)
 
@@ -51,7 +51,7 @@ def add_delete(commands: typer.Typer, path: str, what: str, summary: str) -> Non
         *,
         as_json: JsonOption = False,
     ) -> None:
-        found = run(call(target(context, state, config), "DELETE", f"{path}/{name}"))
+        found = run(call(target(context, state, config), "DELETE", f"{path}{at(name)}"))
         print_done(found, f"deleted {what} {name}", as_json=as_json)
 
     commands.command("delete", help=summary)(delete)
@@ -68,7 +68,7 @@ def add_action(commands: typer.Typer, path: str, action: str, summary: str) -> N
         *,
         as_json: JsonOption = False,
     ) -> None:
-        found = run(call(target(context, state, config), "POST", f"{path}/{name}/{action}"))
+        found = run(call(target(context, state, config), "POST", f"{path}{at(name, action)}"))
         print_done(found, f"{name}: {action}d", as_json=as_json)
 
     commands.command(action, help=summary)(act)

@@ -10,7 +10,7 @@ from fleet.documents import parsed
 from fleetgate.cli.commands import Name, add_delete, add_list, add_show
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, print_list, progress_console, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.datasets import Definition
 from fleetgate.errors import ArgumentError
 
@@ -56,7 +56,7 @@ def _set(
         body.update(found)
 
     read_document(document, check)
-    found = run(call(target(context, state, config), "PUT", f"/datasets/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("datasets", name), json=body))
     if as_json:
         print_json(found)
     else:
@@ -73,7 +73,7 @@ def _run(
 ) -> None:
     """Ask now, whatever the schedule says."""
     with progress_console.status("asking"):
-        found = run(call(target(context, state, config), "POST", f"/datasets/{name}/run", timeout=None))
+        found = run(call(target(context, state, config), "POST", at("datasets", name, "run"), timeout=None))
     if as_json:
         print_json(found)
     else:
@@ -89,7 +89,9 @@ def _results(
     as_json: JsonOption = False,
 ) -> None:
     """List the results that are kept, the oldest first."""
-    print_list(_RESULTS, run(call(target(context, state, config), "GET", f"/datasets/{name}/results")), as_json=as_json)
+    print_list(
+        _RESULTS, run(call(target(context, state, config), "GET", at("datasets", name, "results"))), as_json=as_json
+    )
 
 
 def _get(
@@ -107,4 +109,4 @@ def _get(
 async def _fetched(on: Target, name: str, number: int | None) -> bytes:
     params = {} if number is None else {"number": number}
     async with api(on) as owner:
-        return await owner.fetch("GET", f"/datasets/{name}/result", params=params, timeout=None)
+        return await owner.fetch("GET", at("datasets", name, "result"), params=params, timeout=None)

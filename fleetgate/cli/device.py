@@ -31,7 +31,7 @@ from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.device_labels import make_labels
 from fleetgate.cli.device_presence import show_presence, show_timeline
 from fleetgate.cli.output import print_done, print_json, print_table, progress_console, say
-from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
+from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.errors import ArgumentError
 from fleetgate.snippets import SNIPPETS, Facts
 
@@ -94,7 +94,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
         as_json: JsonOption = False,
     ) -> None:
         """Show one with its certificates."""
-        _print_one(run(call(target(context, state, config), "GET", f"/{plural}/{name}")), as_json=as_json)
+        _print_one(run(call(target(context, state, config), "GET", at(plural, name))), as_json=as_json)
 
     for action, summary in (
         ("disable", "Refuse its connections until it is enabled."),
@@ -114,7 +114,7 @@ def _register_common(commands: typer.Typer, plural: str) -> None:
     ) -> None:
         """Revoke its certificates for good."""
         params = {"forget": forget}
-        found = run(call(target(context, state, config), "POST", f"/{plural}/{name}/revoke", params=params))
+        found = run(call(target(context, state, config), "POST", at(plural, name, "revoke"), params=params))
         print_done(found, f"{name}: revoked", as_json=as_json)
 
 
@@ -144,7 +144,7 @@ def _retire_application(
 
 
 def _retire(on: Target, plural: str, name: str, params: dict[str, Any], *, as_json: bool) -> None:
-    found = run(call(on, "POST", f"/{plural}/{name}/retire", params=params, timeout=None))
+    found = run(call(on, "POST", at(plural, name, "retire"), params=params, timeout=None))
     print_done(found, f"{name}: retired", as_json=as_json)
 
 
@@ -160,7 +160,7 @@ def _delete_device(
     """Take it out of the fleet. Its certificate stays refused; its telemetry stays, unless --purge."""
     on = target(context, state, config)
     with progress_console.status(f"deleting {name}"):
-        found = run(call(on, "DELETE", f"/devices/{name}", params={"purge": purge}, timeout=None))
+        found = run(call(on, "DELETE", at("devices", name), params={"purge": purge}, timeout=None))
     if as_json:
         print_json(found)
     else:
@@ -176,7 +176,7 @@ def _delete_application(
     as_json: JsonOption = False,
 ) -> None:
     """Take it out of the fleet. Its certificate stays refused; what it published for devices stays theirs."""
-    found = run(call(target(context, state, config), "DELETE", f"/applications/{name}"))
+    found = run(call(target(context, state, config), "DELETE", at("applications", name)))
     print_done(found, f"deleted {name}", as_json=as_json)
 
 
@@ -277,7 +277,7 @@ def _set_device(
     change = change_of(attributes, without, tags, no_tags=no_tags, **texts)
     headers = {} if if_version is None else {"If-Match": f'"{if_version}"'}
     on = target(context, state, config)
-    found = run(call(on, "PATCH", f"/devices/{name}", json=change, headers=headers))
+    found = run(call(on, "PATCH", at("devices", name), json=change, headers=headers))
     if as_json:
         print_json(found)
     else:

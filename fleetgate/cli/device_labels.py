@@ -9,7 +9,7 @@ import typer
 
 from fleet.files import write_public
 from fleetgate.cli.output import print_json, say
-from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, api, run, target
+from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, api, at, run, target
 from fleetgate.errors import ArgumentError
 from fleetgate.labels import SHEETS, Label, SheetName, draw
 
@@ -79,7 +79,7 @@ async def _devices(owner: Api, query: str) -> AsyncIterator[dict[str, Any]]:
 
 async def _enrolled(owner: Api, enrolment: str) -> AsyncIterator[dict[str, Any]]:
     after = ""
-    while page := await owner.call("GET", f"/enrolment-lists/{enrolment}", params={"after": after, "limit": _PAGE}):
+    while page := await owner.call("GET", at("enrolment-lists", enrolment), params={"after": after, "limit": _PAGE}):
         for entry in page:
             yield {**entry, "name": entry["value"]}
         after = page[-1]["value"]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fleetgate.cli.output import print_list, print_one
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 _COLUMNS = ("number", "time", "event", "epoch", "details")
 
@@ -21,7 +21,7 @@ def show_presence(
     as_json: JsonOption = False,
 ) -> None:
     """Show whether it is there, since when and from where, and whether it sends as is expected."""
-    found = run(call(target(context, state, config), "GET", f"/devices/{name}/presence"))
+    found = run(call(target(context, state, config), "GET", at("devices", name, "presence")))
     if not as_json:
         connection = found.pop("connection")
         found |= connection or {}
@@ -38,5 +38,5 @@ def show_timeline(
     as_json: JsonOption = False,
 ) -> None:
     """List what happened to it, the oldest first."""
-    found = run(call(target(context, state, config), "GET", f"/devices/{name}/timeline", params={"limit": limit}))
+    found = run(call(target(context, state, config), "GET", at("devices", name, "timeline"), params={"limit": limit}))
     print_list(_COLUMNS, found[::-1], as_json=as_json)

@@ -9,7 +9,7 @@ import typer
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_json, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("name", "required", "messages_per_minute", "description", "version")
@@ -52,7 +52,7 @@ def _set(
         telemetry=None if telemetry is None else _schema(telemetry),
         messages_per_minute=messages_per_minute,
     )
-    found = run(call(target(context, state, config), "PUT", f"/types/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("types", name), json=body))
     if as_json:
         print_json(found)
     else:

@@ -11,7 +11,7 @@ import typer
 from fleet.provisioning.model import ListKind
 from fleetgate.cli.commands import add_delete, add_list
 from fleetgate.cli.output import print_json, print_list, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("name", "kind", "entries", "come")
@@ -49,7 +49,7 @@ def _show(
         async with api(target(context, state, config)) as owner:
             while True:
                 params = {"after": found[-1]["value"] if found else "", "limit": _PAGE}
-                page = await owner.call("GET", f"/enrolment-lists/{name}", params=params)
+                page = await owner.call("GET", at("enrolment-lists", name), params=params)
                 found += page
                 if len(page) < _PAGE:
                     return found
@@ -81,7 +81,7 @@ def _set(
     except UnicodeDecodeError:
         raise ArgumentError(f"{file}: not UTF-8") from None
     body = {"kind": kind, "entries": list(_entries(text, str(file)))}
-    found = run(call(target(context, state, config), "PUT", f"/enrolment-lists/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("enrolment-lists", name), json=body))
     if as_json:
         print_json(found)
     else:

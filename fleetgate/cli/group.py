@@ -7,7 +7,7 @@ import typer
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_json, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 _COLUMNS = ("name", "parent", "query", "description", "version")
 
@@ -42,7 +42,7 @@ def _set(
 ) -> None:
     """Make a group, or set it anew: static, or with --query dynamic."""
     body = given_only(query=query, parent=parent, description=description)
-    _tell(run(call(target(context, state, config), "PUT", f"/groups/{name}", json=body)), as_json=as_json)
+    _tell(run(call(target(context, state, config), "PUT", at("groups", name), json=body)), as_json=as_json)
 
 
 def _add(
@@ -56,7 +56,7 @@ def _add(
 ) -> None:
     """Put devices into a static group."""
     body = {"devices": devices}
-    _tell(run(call(target(context, state, config), "POST", f"/groups/{name}/devices", json=body)), as_json=as_json)
+    _tell(run(call(target(context, state, config), "POST", at("groups", name, "devices"), json=body)), as_json=as_json)
 
 
 def _remove(
@@ -69,7 +69,7 @@ def _remove(
     as_json: JsonOption = False,
 ) -> None:
     """Take devices out of a static group."""
-    on, path = target(context, state, config), f"/groups/{name}/devices/remove"
+    on, path = target(context, state, config), at("groups", name, "devices", "remove")
     _tell(run(call(on, "POST", path, json={"devices": devices})), as_json=as_json)
 
 

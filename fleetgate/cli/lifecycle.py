@@ -9,7 +9,7 @@ from fleet.lifecycle.model import read_rule
 from fleetgate.cli.commands import add_action, add_delete, add_list, add_show
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 _COLUMNS = ("name", "version", "enabled", "tried", "ran", "problem", "document")
 
@@ -40,7 +40,7 @@ def _set(
 ) -> None:
     """Make one, or change it: JSON or YAML. It does nothing until it ran dry and is enabled."""
     body = {"document": read_document(document, read_rule)}
-    found = run(call(target(context, state, config), "PUT", f"/lifecycle-rules/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("lifecycle-rules", name), json=body))
     if as_json:
         print_json(found)
     else:
@@ -57,7 +57,7 @@ def _run(
     as_json: JsonOption = False,
 ) -> None:
     """Do now what an enabled one says, or with --dry-run say what it would do."""
-    path = f"/lifecycle-rules/{name}/{'dry-run' if dry_run else 'run'}"
+    path = at("lifecycle-rules", name, "dry-run" if dry_run else "run")
     found = run(call(target(context, state, config), "POST", path, timeout=None))
     if as_json:
         print_json(found)

@@ -2,12 +2,11 @@
 
 import base64
 from typing import Annotated
-from urllib.parse import quote
 
 import typer
 
 from fleetgate.cli.output import Format, Rows, print_done, print_json, print_one, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 
 _COLUMNS = ("client_id", "name", "address", "listener", "version", "connected", "messages_in", "messages_out")
 
@@ -70,7 +69,7 @@ def _show(
     json: JsonOption = False,
 ) -> None:
     """Show one."""
-    found = run(call(target(context, state, config), "GET", f"/connections/{quote(client_id, safe='')}"))
+    found = run(call(target(context, state, config), "GET", at("connections", client_id)))
     print_one(found, as_json=json)
 
 
@@ -83,5 +82,5 @@ def _close(
     json: JsonOption = False,
 ) -> None:
     """End one; the client may connect again."""
-    found = run(call(target(context, state, config), "DELETE", f"/connections/{quote(client_id, safe='')}"))
+    found = run(call(target(context, state, config), "DELETE", at("connections", client_id)))
     print_done(found, f"closed {client_id}", as_json=json)

@@ -6,7 +6,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fleetgate.cli.output import progress_console
-from fleetgate.cli.target import Api, CommandError
+from fleetgate.cli.target import Api, CommandError, at
 
 _POLL_SECONDS = 0.1
 
@@ -22,7 +22,7 @@ async def finished(owner: Api, operation: dict[str, Any], bars: Progress, bar: T
     while operation["state"] == "running":
         bars.update(bar, completed=operation["done"], total=operation["total"])
         await asyncio.sleep(_POLL_SECONDS)
-        operation = await owner.call("GET", f"/operations/{operation['id']}")
+        operation = await owner.call("GET", at("operations", operation["id"]))
     if operation["state"] == "failed":
         raise CommandError(operation["problem"])
     result: dict[str, Any] = operation["result"]

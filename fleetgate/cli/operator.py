@@ -12,7 +12,7 @@ from fleet.operators.model import Role
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_done, print_json, print_list, print_one, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("name", "role", "groups", "sites", "disabled", "password", "external", "tokens", "description")
@@ -66,7 +66,7 @@ def _set(
     body = given_only(
         role=role.value, groups=groups or [], sites=sites or [], description=description, disabled=disabled
     )
-    found = run(call(target(context, state, config), "PUT", f"/operators/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("operators", name), json=body))
     if as_json:
         print_json(found)
     else:
@@ -89,7 +89,7 @@ def _password(
         body["password"] = _secret("New password: ")
         if not body["password"]:
             raise ArgumentError("no password on standard input")
-    found = run(call(target(context, state, config), "PUT", f"/operators/{name}/password", json=body))
+    found = run(call(target(context, state, config), "PUT", at("operators", name, "password"), json=body))
     print_done(found, f"operator {name} has {'no' if none else 'a new'} password", as_json=as_json)
 
 
@@ -102,7 +102,7 @@ def _list_tokens(
     as_json: JsonOption = False,
 ) -> None:
     """List the tokens of an operator."""
-    found = run(call(target(context, state, config), "GET", f"/operators/{name}/tokens"))
+    found = run(call(target(context, state, config), "GET", at("operators", name, "tokens")))
     print_list(_TOKENS, found, as_json=as_json)
 
 
@@ -126,7 +126,7 @@ def _add_token(
     """Make a token for an operator. It is told this once: put it into $FLEETGATE_TOKEN, or an Authorization header."""
     known = given_only(role=role, description=description)
     body = {**known, "days": None if for_ever else days, "groups": groups or [], "sites": sites or []}
-    found = run(call(target(context, state, config), "POST", f"/operators/{name}/tokens", json=body))
+    found = run(call(target(context, state, config), "POST", at("operators", name, "tokens"), json=body))
     if out is not None:
         write_private(out, found.pop("token").encode() + b"\n")
     if as_json:
@@ -151,7 +151,7 @@ def _revoke_token(
     async def revoke() -> dict[str, Any]:
         async with api(target(context, state, config)) as owner:
             name = operator or (await owner.call("GET", "/me"))["name"]
-            revoked: dict[str, Any] = await owner.call("DELETE", f"/operators/{name}/tokens/{token}")
+            revoked: dict[str, Any] = await owner.call("DELETE", at("operators", name, "tokens", token))
             return revoked
 
     found = run(revoke())

@@ -11,7 +11,7 @@ from fleet.policy.text import read_text
 from fleetgate.cli.details import given_only
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_done, print_json, print_list, print_one, say
-from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, call, run, target
+from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, at, call, run, target
 from fleetgate.errors import ArgumentError, SettingsError
 
 _COLUMNS = ("name", "default_version", "versions", "attached", "description")
@@ -65,7 +65,7 @@ def _show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one, with the document that counts, or a version of it."""
-    path = f"/policies/{name}" if version is None else f"/policies/{name}/versions/{version}"
+    path = at("policies", name) if version is None else at("policies", name, "versions", version)
     print_one(run(call(target(context, state, config), "GET", path)), as_json=as_json)
 
 
@@ -86,7 +86,7 @@ def _set(
         **given_only(description=description),
         "default": not no_default,
     }
-    found = run(call(target(context, state, config), "PUT", f"/policies/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("policies", name), json=body))
     if as_json:
         print_json(found)
     else:
@@ -104,7 +104,7 @@ def _default(
 ) -> None:
     """Let another version count."""
     body = {"version": version}
-    found = run(call(target(context, state, config), "POST", f"/policies/{name}/default", json=body))
+    found = run(call(target(context, state, config), "POST", at("policies", name, "default"), json=body))
     if as_json:
         print_json(found)
     else:
@@ -121,7 +121,7 @@ def _delete(
     as_json: JsonOption = False,
 ) -> None:
     """Delete one that is attached to nothing, or a version that does not count."""
-    path = f"/policies/{name}" if version is None else f"/policies/{name}/versions/{version}"
+    path = at("policies", name) if version is None else at("policies", name, "versions", version)
     found = run(call(target(context, state, config), "DELETE", path))
     text = f"deleted policy {name}" if version is None else f"deleted version {version} of policy {name}"
     print_done(found, text, as_json=as_json)
@@ -144,7 +144,7 @@ def _attaching(path: str, text: str) -> Callable[..., None]:
         as_json: JsonOption = False,
     ) -> None:
         body = _body(_given(device, device_type, group, certificate, all_devices=all_devices))
-        found = run(call(target(context, state, config), "POST", f"/policies/{name}/{path}", json=body))
+        found = run(call(target(context, state, config), "POST", f"{at('policies', name)}/{path}", json=body))
         if as_json:
             print_json(found)
         else:
@@ -250,7 +250,7 @@ def _explain_operator(on: Target, operator: str, action: str | None, device: str
     if action is None:
         raise ArgumentError("--operator needs --action, such as device.retire")
     params = given_only(action=action, device=device)
-    found = run(call(on, "GET", f"/operators/{operator}/explanation", params=params))
+    found = run(call(on, "GET", at("operators", operator, "explanation"), params=params))
     if as_json:
         print_json(found)
     else:

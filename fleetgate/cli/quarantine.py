@@ -10,7 +10,7 @@ import typer
 from fleetgate.cli.commands import add_list
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import Format, Rows, print_json, print_one, progress_console, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("id", "received", "device", "stream", "topic", "reason", "detail", "codec", "bytes")
@@ -61,7 +61,7 @@ def _show(
     json: JsonOption = False,
 ) -> None:
     """Show one with its payload, as text and in hexadecimal."""
-    item = run(call(target(context, state, config), "GET", f"/quarantine/{entry}"))
+    item = run(call(target(context, state, config), "GET", at("quarantine", entry)))
     if not json:
         item["payload_hex"] = _dump(item["payload_hex"])
         del item["payload_base64"]

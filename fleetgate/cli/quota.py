@@ -8,7 +8,7 @@ from fleet.quota.model import Over
 from fleetgate.cli.commands import add_list
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import print_done, print_json, print_table, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _COLUMNS = ("device", "type", "messages_per_minute", "bytes_per_minute", "messages_per_day", "bytes_per_day", "over")
@@ -84,7 +84,7 @@ def _usage(
     as_json: JsonOption = False,
 ) -> None:
     """Show how many messages and bytes a device sent, by day (UTC), the latest first."""
-    found = run(call(target(context, state, config), "GET", f"/devices/{device}/usage", params={"days": days}))
+    found = run(call(target(context, state, config), "GET", at("devices", device, "usage"), params={"days": days}))
     if as_json:
         print_json(found)
     else:
@@ -98,8 +98,8 @@ def _path(device: str | None, type_name: str | None, *, all_devices: bool) -> st
     if sum((device is not None, type_name is not None, all_devices)) != 1:
         raise ArgumentError("give exactly one of --device, --type, --all")
     if type_name is not None:
-        return f"/types/{type_name}/quota"
-    return "/quota" if device is None else f"/devices/{device}/quota"
+        return at("types", type_name, "quota")
+    return "/quota" if device is None else at("devices", device, "quota")
 
 
 def _whose(device: str | None, type_name: str | None) -> str:

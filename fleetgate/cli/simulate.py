@@ -14,7 +14,18 @@ from fleetgate.app import serving
 from fleetgate.cli.device import list_all
 from fleetgate.cli.output import print_one, progress_console, say
 from fleetgate.cli.serve import print_ready, with_binds
-from fleetgate.cli.target import Api, CommandError, ConfigOption, JsonOption, StateOption, Target, api, is_served, run
+from fleetgate.cli.target import (
+    Api,
+    CommandError,
+    ConfigOption,
+    JsonOption,
+    StateOption,
+    Target,
+    api,
+    at,
+    is_served,
+    run,
+)
 from fleetgate.cli.target import target as target_of
 from fleetgate.logs import logging_to
 from fleetgate.simulator import Report, SimulatedDevice
@@ -96,7 +107,7 @@ async def _provision(on: Target, owner: Api, count: int, bars: Progress) -> list
     for device in fleet:
         if not (device.name in registered and device.certificate.exists() and device.key.exists()):
             if device.name in registered:
-                await owner.call("DELETE", f"/devices/{device.name}")
+                await owner.call("DELETE", at("devices", device.name))
             await _register(owner, device)
         bars.advance(bar)
     return fleet

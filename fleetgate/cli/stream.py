@@ -12,7 +12,7 @@ from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, print_table, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
 from ingester.streams.definition import new_definition
 
@@ -63,7 +63,7 @@ def _set(
         new_definition(name, body)
 
     read_document(document, check)
-    found = run(call(target(context, state, config), "PUT", f"/streams/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("streams", name), json=body))
     if as_json:
         print_json(found)
     else:

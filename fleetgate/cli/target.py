@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -21,6 +22,7 @@ from fleet.errors import StateInUseError
 from fleet.state import StateFolder
 from fleetgate import __version__
 from fleetgate.core import open_core
+from fleetgate.errors import ArgumentError
 from fleetgate.http.access import CLI_AGENT
 from fleetgate.http.api import create_api
 from fleetgate.http.server import HttpServer
@@ -89,6 +91,17 @@ def target(context: typer.Context, state: Path | None, config: Path | None) -> T
     return Target(StateFolder(folder.expanduser()), load(config or given.config))
 
 
+def at(*parts: object) -> str:
+    """The path of the API with these parts, each of which is one whatever characters it has.
+
+    Raises ArgumentError for a part that can't be one: an empty one, and those that mean another folder.
+    """
+    for part in map(str, parts):
+        if part in {"", ".", ".."}:
+            raise ArgumentError(f"{part!r} is no name")
+    return "".join(f"/{quote(str(part), safe='', errors='replace')}" for part in parts)
+
+
 def run(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine on uvloop."""
     # The loop must not wait long: for a thread that decodes for a query 1 ms (the default is 5), for a collection of
@@ -121,7 +134,7 @@ class Api:
             response = await self._client.request(method, f"/api/v1{path}", **arguments)
         except httpx.TransportError as error:
             raise CommandError(f"{self._client.base_url}: {error or type(error).__name__}") from None
-        if response.is_error:
+        if not response.is_success:
             raise CommandError(_detail(response))
         return response
 

@@ -3,14 +3,13 @@
 import sys
 from contextlib import suppress
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import orjson
 import typer
 
 from fleetgate.cli.details import given_only
 from fleetgate.cli.output import Format, Rows, say
-from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
+from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.errors import ArgumentError
 
 _READING = ("device", "stream", "time", "received", "fields")
@@ -79,7 +78,7 @@ async def _buckets(on: Target, params: dict[str, str], columns: tuple[str, ...],
 
 async def _query(on: Target, device: str, params: dict[str, str], columns: tuple[str, ...], form: Format) -> None:
     async with api(on) as owner:
-        lines = owner.lines(f"/devices/{quote(device, safe='')}/telemetry", params)
+        lines = owner.lines(at("devices", device, "telemetry"), params)
         first = await anext(lines, None)  # an error is known before anything is printed
         with Rows(columns, form) as rows:
             if first is not None:

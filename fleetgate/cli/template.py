@@ -8,7 +8,7 @@ from fleet.provisioning.template import read_template
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.files import File, read_document
 from fleetgate.cli.output import print_json, say
-from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
+from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
 _COLUMNS = ("name", "version", "document")
 
@@ -36,7 +36,7 @@ def _set(
 ) -> None:
     """Make one, or change it: JSON or YAML."""
     body = {"document": read_document(document, read_template)}
-    found = run(call(target(context, state, config), "PUT", f"/templates/{name}", json=body))
+    found = run(call(target(context, state, config), "PUT", at("templates", name), json=body))
     if as_json:
         print_json(found)
     else:

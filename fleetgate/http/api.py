@@ -90,7 +90,14 @@ _FEATURES = (
 
 def create_api(core: Core) -> FastAPI:
     """Build the application around the parts of one program."""
-    app = FastAPI(title="fleetgate", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="fleetgate",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # a name with a slash behind it is another name
+    )
     problems.install(app)
     app.add_middleware(Idempotency, database=core.registry.database, clock=core.clocks.elapsed)
     refused = Refused()

@@ -61,7 +61,9 @@ class CertificateProtocol(H11Protocol):
 
 def create_device_api(core: Core) -> FastAPI:
     """Build the application. Each request is judged by the certificate of its connection, as a CONNECT is."""
-    app = FastAPI(title="fleetgate, for devices", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="fleetgate, for devices", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     problems.install(app)
     _install_refusals(app, core)
 

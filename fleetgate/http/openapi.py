@@ -75,6 +75,9 @@ _PROBLEM_SCHEMA = {
 }
 
 
+_NO_NUL = r"^[^\x00]*$"
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """Make the document."""
     found = app.openapi()
@@ -94,7 +97,30 @@ def document(app: FastAPI) -> dict[str, Any]:
             elif operation["responses"].pop("422", None) is not None:
                 operation["responses"]["default"] = _problem(_DEFAULT, None)
             _illustrate(operation, examples.get(f"{method.upper()} {path}", {}))
+            asked = [parameter["schema"] for parameter in operation.get("parameters", ())]
+            bodies = operation.get("requestBody", {}).get("content", {})
+            _without_nul([*asked, *(bodies[kind]["schema"] for kind in bodies if kind.endswith("json"))], schemas)
     return found
+
+
+def _without_nul(asked: list[Any], schemas: Mapping[str, Any]) -> None:
+    """Texts of requests have no NUL: see http.texts."""
+    seen: set[str] = set()
+    while asked:
+        schema = asked.pop()
+        if reference := schema.get("$ref"):
+            if reference in seen:
+                continue
+            seen.add(reference)
+            schema = schemas[reference.rpartition("/")[2]]
+        if schema.get("type") == "string":
+            if schema.keys().isdisjoint({"pattern", "enum", "const", "format"}):
+                schema["pattern"] = _NO_NUL
+            continue
+        if "oneOf" in schema:
+            continue  # a message: its payload may have it
+        asked += [*schema.get("anyOf", ()), *schema.get("properties", {}).values()]
+        asked += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
 
 
 def _illustrate(operation: dict[str, Any], example: Mapping[str, Any]) -> None:

@@ -71,6 +71,8 @@ CASES = [
     ("GET", "/devices/..%2Fapplications%2Fback", None, 404, "Not Found"),
     ("DELETE", "/devices/back", None, 404, "back"),
     ("DELETE", "/devices/a%20", None, 404, "a "),
+    ("DELETE", "/devices/a/", None, 404, "Not Found"),
+    ("GET", "/devices/", None, 404, "Not Found"),
     ("POST", "/devices/" + "a" * 129 + "/disable", None, 422, "name"),
     ("DELETE", "/devices", None, 405, "Method Not Allowed"),
     ("TRACE", "/devices/a", None, 405, "Method Not Allowed"),

@@ -294,3 +294,21 @@ def test_no_secret_is_anywhere(fleet: Gate):
     assert token not in log + fleet.get("/metrics", token=False) + fleet.errors()
     assert "PRIVATE KEY" not in log
     assert "666" not in [line.get("payload") for line in fleet.log()]
+
+
+def test_a_name_of_a_command_is_one_name(fleet: Gate):
+    """Whatever characters it has: no option of the API, no other path, no traceback; and nothing is deleted."""
+    for name in ("", "..", "other?purge=true", "other#x", "other/", "../devices/other", "other\n"):
+        done = fleet.run("device", "delete", name, check=False)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert fleet.run("group", "show", "a/../../devices/other", check=False).returncode == 1
+    assert fleet.json("device", "show", "other")["name"] == "other"
+
+
+def test_an_application_is_purged_of_nothing(fleet: Gate):
+    """It has no telemetry: there is no such option, and no device of the name loses any."""
+    for command in ("delete", "retire"):
+        assert fleet.run("application", command, "other", "--purge", check=False).returncode != 0
+        assert "no application named 'other'" in fleet.run("application", command, "other", check=False).stderr
+    assert fleet.json("device", "show", "other")["state"] != "retired"
