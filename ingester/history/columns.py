@@ -158,12 +158,12 @@ def _part(names: tuple[str, ...], shape: _Shape, types: Mapping[str, str], *, mi
         if not _all_fit(column, kinds[name], kind):
             for at, value in enumerate(column):
                 if not _fits(value, kind):
-                    more[at] = {**(more[at] or {}), name: value}
+                    _put(more, at, name, value)
                     column[at] = None
         columns[name] = pa.array(column, _TYPES[kind])
     for name, column in values.items():  # those without a column
         for at, value in enumerate(column):
-            more[at] = {**(more[at] or {}), name: value}
+            _put(more, at, name, value)
     if not names:
         more = [row.fields or None for row in rows]
     own = {
@@ -180,6 +180,15 @@ def _part(names: tuple[str, ...], shape: _Shape, types: Mapping[str, str], *, mi
         "payload": pa.array([row.payload for row in rows], pa.binary()),
     }
     return pa.table({**own, **columns, **rest})
+
+
+def _put(more: list[dict[str, Any] | None], at: int, name: str, value: Any) -> None:
+    """One value more for what has no column: in place, as a message may have thousands."""
+    entry = more[at]
+    if entry is None:
+        more[at] = {name: value}
+    else:
+        entry[name] = value
 
 
 def _all_fit(column: Sequence[Any], types: set[type], kind: str) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ingester.history import files
 from ingester.history.columns import OWN, readings_of
-from ingester.history.model import DAY_US, LEVELS, MIXED, Reading, RollupFile, SealedFile, Sum, date_of
+from ingester.history.model import DAY_US, LEVELS, RollupFile, SealedFile, Sum, date_of
 from ingester.store import Selection
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 _NUMBERS = ("integer", "number", "boolean")
 _PLACES = 64
+_READINGS = 100
 
 
 def roll_up(folder: Path, name: str, sealed: Iterable[SealedFile]) -> list[RollupFile]:
@@ -87,13 +88,10 @@ def summed(table: pa.Table, width: int) -> pa.Table:
 def _values(folder: Path, file: SealedFile) -> Iterable[pa.Table]:
     """Rows of SCHEMA for each number in a file, each a stretch of its own."""
     for table in files.read_groups(folder, file.path, file.rows):
-        if file.stream == MIXED:
-            yield _of_readings(readings_of(table, MIXED))
-            continue
         for field, kind in file.fields.items():
             if kind in _NUMBERS:
                 yield _of_column(table, file.stream, field)
-        yield _of_rest(table, file.stream)
+        yield from _of_rest(table, file.stream)
 
 
 def _of_column(table: pa.Table, stream: str, field: str) -> pa.Table:
@@ -111,21 +109,20 @@ def _of_column(table: pa.Table, stream: str, field: str) -> pa.Table:
     )  # fmt: skip
 
 
-def _of_rest(table: pa.Table, stream: str) -> pa.Table:
-    """Numbers that are not in a column of their own."""
-    rest = table.select([name for name in table.column_names if name in OWN])
-    return _of_readings(readings_of(rest.filter(pc.is_valid(rest.column("more"))), stream))
-
-
-def _of_readings(readings: Iterable[Reading]) -> pa.Table:
-    rows = [
-        (reading.device, reading.stream, field, reading.time, 1, *[float(value)] * 4, reading.time)
-        for reading in readings
-        for field, value in reading.fields.items()
-        if isinstance(value, int | float)
-    ]
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
-    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+def _of_rest(table: pa.Table, stream: str) -> Iterator[pa.Table]:
+    """Numbers that are not in a column of their own; of some readings at a time, as each may have thousands."""
+    rest = table.select([name for name in table.column_names if name in OWN and name != "payload"])
+    rest = rest.filter(pc.is_valid(rest.column("more")))
+    for start in range(0, rest.num_rows, _READINGS):
+        rows = [
+            (reading.device, reading.stream, field, reading.time, 1, *[float(value)] * 4, reading.time)
+            for reading in readings_of(rest.slice(start, _READINGS), stream)
+            for field, value in reading.fields.items()
+            if isinstance(value, int | float)
+        ]
+        if rows:
+            columns = zip(zip(*rows, strict=True), SCHEMA, strict=True)
+            yield pa.table([pa.array(column, kind.type) for column, kind in columns], schema=SCHEMA)
 
 
 def _write(folder: Path, level: str, name: str, table: pa.Table) -> list[RollupFile]:
