@@ -64,6 +64,7 @@ def _answer(question: Question) -> Answer:
     bounds = question.bounds
     with duckdb.connect(config={**_CONFIG, "memory_limit": f"{bounds.memory_bytes}B"}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # it would be written into the answer
         build(connection, question)
         connection.execute("SET lock_configuration = true")
         statements = connection.extract_statements(question.sql)

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from fleetgate.analytics.combined import Combined
 from fleetgate.analytics.duplicates import overlapping, resolved
 from fleetgate.analytics.parts import TIME, Part
 from fleetgate.analytics.question import Question
@@ -39,6 +40,8 @@ _VIEWS = 200
 """Streams that one question may mean."""
 _TABLES = 64
 """Streams of the journal that have a table of their own, though the question does not name them."""
+_DATASETS = 64
+"""That are made of files; where there would be more, files of several streams are one."""
 _COLUMNS = 1000
 """Of a stream's view; other fields are in `readings`."""
 _SELECTS = 2000
@@ -82,11 +85,11 @@ def build(connection: "duckdb.DuckDBPyConnection", question: Question) -> None:
 def _streams(connection: "duckdb.DuckDBPyConnection", parts: Sequence[Part], sql: str) -> None:
     """A view for each stream that the question names: there may be thousands."""
     connection.execute("CREATE SCHEMA streams")
-    shared = [part for part in parts if part.stream == MIXED]
+    shared = [part for part in parts if part.stream == MIXED and not part.streams]
     own: dict[str, list[Part]] = {stream: [] for stream in _shared_streams(connection, shared)}
     for part in parts:
-        if part.stream != MIXED:
-            own.setdefault(part.stream, []).append(part)
+        for stream in part.streams or ([part.stream] if part.stream != MIXED else []):
+            own.setdefault(stream, []).append(part)
     views = _views(own, sql)
     types: dict[str, dict[str, set[str]]] = {}
     for view in mentioned(views, sql, _VIEWS):
@@ -132,22 +135,30 @@ def _typed(devices: pa.Table) -> pa.Table:
 
 
 def _files(connection: "duckdb.DuckDBPyConnection", question: Question, doubtful: set[str]) -> Iterator[Part]:
-    """Files with the same columns are one dataset."""
+    """Files of a stream with the same columns are one dataset; where there are many of these, each is of several."""
     groups: dict[tuple[str, bool, tuple[tuple[str, str], ...]], list[SealedFile]] = {}
     for file in question.files:
         key = file.stream, file.path in doubtful, tuple(sorted(file.fields.items()))
         groups.setdefault(key, []).append(file)
+    apart = {stream for stream, *_ in groups} if len(groups) <= _DATASETS else set[str]()
+    combined = Combined(question.folder)
     for number, ((stream, doubt, fields), group) in enumerate(groups.items()):
         name = f"part_{number}"
-        if all(has_column(field) for field, _ in fields):
+        if not all(has_column(field) for field, _ in fields):
+            table, types = _renewed(question.folder, group)
+            connection.register(name, table)
+            yield Part(name, stream, types, doubt)
+        elif stream == MIXED or stream in apart:
             paths = [str(question.folder / file.path) for file in group]
             schema = schema_of(dict(fields), mixed=stream == MIXED)
             connection.register(name, ds.dataset(paths, schema=schema, format="parquet"))
             yield Part(name, stream, dict(fields), doubt)
         else:
-            table, types = _renewed(question.folder, group)
-            connection.register(name, table)
-            yield Part(name, stream, types, doubt)
+            combined.add(stream, dict(fields), group, doubtful=doubt)
+    for number, (part, dataset) in enumerate(combined.parts()):
+        name = f"part_combined_{number}"
+        connection.register(name, dataset)
+        yield part.called(name)
 
 
 def _renewed(folder: Path, group: Iterable[SealedFile]) -> tuple[pa.Table, dict[str, str]]:
@@ -259,7 +270,7 @@ def _types(
     """The types that each field of a stream has somewhere; in shared files only the values say them."""
     types: dict[str, set[str]] = {}
     for part in own:
-        for field, kind in part.fields.items():
+        for field, kind in part.streams.get(stream, part.fields).items():
             types.setdefault(field, set()).add(kind)
     for part in shared:
         fields = f"{part.name}, json_each(more) AS more_ WHERE stream = {quoted_text(stream)}"
@@ -285,9 +296,12 @@ def _stream(stream: str, parts: Iterable[Part], types: Mapping[str, set[str]], s
 
 def _cast(part: Part, field: str, kind: str) -> str:
     """SQL of a field of a part: its column, or what `more` has."""
-    if field in part.fields:
-        return f"CAST({quoted_name(field)} AS {kind})"
-    return f"TRY_CAST(json_extract_string(more, {quoted_pointer(field)}) AS {kind})"
+    column = f"CAST({quoted_name(field)} AS {kind})"
+    other = f"TRY_CAST(json_extract_string(more, {quoted_pointer(field)}) AS {kind})"
+    if field not in part.fields:
+        return other
+    # A column of several streams may be that of another file.
+    return f"coalesce({column}, {other})" if part.streams else column
 
 
 def _wide(kinds: set[str]) -> str:

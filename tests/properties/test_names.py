@@ -29,12 +29,14 @@ from ingester.history.compact import merge
 from ingester.history.files import read_all, read_device, write_table
 from ingester.history.model import Merge, Reading, SealedFile
 from ingester.history.rollup import roll_up
+from ingester.history.rules import Rule, Rules
 from ingester.history.seal import write_partitions
 from ingester.ledger import Ledger
 from ingester.sqlite.schema import migrate
 from tests.names import NAMES, names
 
 T = 1_795_392_000_000_000
+_KEEP = Rules()
 VALUES = st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text(max_size=5)
 
 
@@ -82,8 +84,9 @@ def reading(number: int, device: str, stream: str, fields: dict) -> Reading:
     return Reading(device, stream, T + number, T + number, 0, None, (), fields)
 
 
-def asked(folder: Path, files, sql: str) -> list[tuple]:
-    question = Question(sql, Form.JSON, Bounds(), folder / "journal.db", folder, 0, files, devices={"name": []})
+def asked(folder: Path, files, sql: str, rules: Rules = _KEEP) -> list[tuple]:
+    journal = folder / "journal.db"
+    question = Question(sql, Form.JSON, Bounds(), journal, folder, 0, files, devices={"name": []}, rules=rules)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         build(connection, question)
@@ -151,6 +154,49 @@ def _by_view(folder: Path, found, readings: list[Reading]) -> None:
         numbers = [one.fields.get(field) for one in readings if one.stream == stream]
         expected = [float(value) for value in numbers if isinstance(value, int | float)]
         assert asked(folder, found, f"SELECT max FROM ({sql}) ORDER BY time") == [(value,) for value in expected]
+
+
+@pytest.mark.filterwarnings("ignore:Arrow output on a DB-API result")  # the program asks so, in a process of its own
+def test_files_of_many_streams():
+    """Read together they give what they give apart: fields of one name and several types, some in columns, some not."""
+    streams = [name for name in NAMES if name]
+    names = ["t", "T", "\u00e9", 'a"b', "only"]
+    values = [1, 2.5, "text", True]
+    readings = [
+        reading(2 * at + again, "a", stream, {names[at % 5]: values[at % 4], "t\0": at, "n": at})
+        for at, stream in enumerate(streams)
+        for again in (0, 1)
+    ]
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        migrate(folder / "journal.db")
+        # Each reading twice: in two files, of which one has a field in `more` that the other has in a column.
+        files = [
+            *(
+                file
+                for at in range(0, len(readings), 100)
+                for file in write_partitions(folder, f"f{at}", readings[at:][:100])
+            ),
+            *(
+                file
+                for at in range(0, len(readings), 100)
+                for file in write_partitions(folder, f"g{at}", readings[at:][:100])
+            ),
+        ]
+        assert len(files) > 200
+        found = asked(folder, files, "SELECT epoch_us(time), stream, field, value, text FROM readings")
+        wanted = [(one.time, one.stream, name, *typed(value)) for one in readings for name, value in one.fields.items()]
+        assert sorted(found, key=repr) == sorted(2 * wanted, key=repr)
+        drop = Rules([Rule("*", duplicates="drop")])
+        found = asked(folder, files, "SELECT epoch_us(time), stream, field, value, text FROM readings", drop)
+        assert sorted(found, key=repr) == sorted(wanted, key=repr)
+        for at, stream in enumerate(streams):
+            if stream in {"temp", "TEMP", '"', "\u00df", "readings", "x" * 65_000}:
+                columns = f"epoch_us(time), {quoted_name(names[at % 5])}, n, more"
+                mine = asked(folder, files, f"SELECT {columns} FROM streams.{quoted_name(stream)} ORDER BY 1")
+                assert [row[0] for row in mine] == [one.time for one in readings if one.stream == stream for _ in "12"]
+                assert {row[1:3] for row in mine} == {(values[at % 4], at)}
+                assert {orjson.loads(row[3])["t\0"] for row in mine} == {at}
 
 
 def test_files_of_before_with_columns_that_no_file_has_today():
