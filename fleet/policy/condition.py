@@ -7,8 +7,10 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
+from fleet.numbers import number_of
 from fleet.policy.pattern import Pattern, PolicyError, Template, Variable, is_variable, parse, text_of, variables
 from fleet.registry.details import Value
 from ingester.decode import DecodeError, iso_us
@@ -112,12 +114,13 @@ def _wild_text(value: object, place: str) -> Template:
 
 
 def _number(value: object, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise PolicyError(f"{place}: {value!r} is not a number")
+    found = number_of(value) if isinstance(value, str) else value
     try:
-        return float(value)
-    except (ValueError, OverflowError):
-        raise PolicyError(f"{place}: {value!r} is not a number") from None
+        if isinstance(found, int | float) and not isinstance(found, bool) and isfinite(number := float(found)):
+            return number
+    except OverflowError:
+        pass
+    raise PolicyError(f"{place}: {value!r} is not a number")
 
 
 def _boolean(value: object, place: str) -> bool:

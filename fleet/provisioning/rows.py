@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from fleet.errors import FleetError
+from fleet.numbers import number_of
 from fleet.registry.details import Details, InvalidDetailsError, Value, ValueKind
 from fleet.registry.query.model import ATTRIBUTES
 
@@ -104,8 +105,9 @@ def _header(header: list[str]) -> list[str]:
         elif place not in _COLUMNS - {"attributes"}:
             known = ", ".join(sorted(_COLUMNS - {"attributes"}))
             raise InvalidListError(f"line 1: no column {place[:_SHOWN]!r}: {known} or {ATTRIBUTES}KEY")
-    for place in header:
-        if header.count(place) > 1:
+    meant = [place.partition(":")[0] if place.startswith(ATTRIBUTES) else place for place in header]
+    for place in meant:
+        if meant.count(place) > 1:
             raise InvalidListError(f"line 1: column {place!r} is there twice")
     if "name" not in header:
         raise InvalidListError("line 1: there is no column 'name'")
@@ -126,12 +128,9 @@ def _cells(places: list[str], cells: list[str]) -> dict[str, Any]:
 
 
 def _number(place: str, cell: str) -> Value:
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    raise InvalidDetailsError(f"{place}: {cell[:_SHOWN]!r} is not a number")
+    if (found := number_of(cell)) is None:
+        raise InvalidDetailsError(f"{place}: {cell[:_SHOWN]!r} is not a number")
+    return found
 
 
 def _boolean(place: str, cell: str) -> Value:
@@ -147,12 +146,19 @@ _VALUES: Mapping[ValueKind, Callable[[str, str], Value]] = {
 }
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name twice in one object")
+    return found
+
+
 def _read_json(lines: Iterable[str]) -> Iterator[Row | BadRow]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            found = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             yield BadRow(number, "", f"not JSON: {error}")
             continue

@@ -28,6 +28,8 @@ def attributes_of(given: Iterable[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.removesuffix(":"):
             raise ArgumentError(f"--attribute: {text!r} is neither KEY=TEXT nor KEY:=JSON")
+        if key.removesuffix(":") in found:
+            raise ArgumentError(f"--attribute: {key.removesuffix(':')!r} is there twice")
         if not key.endswith(":"):
             found[key] = value
             continue
@@ -51,6 +53,8 @@ def change_of(
     """What the API takes as a change of a device; nothing where nothing was given. Raises ArgumentError."""
     if no_tags and tags:
         raise ArgumentError("--tag and --no-tags exclude each other")
+    if both := {*(without or [])} & set(attributes_of(attributes or [])):
+        raise ArgumentError(f"--attribute and --without exclude each other: {', '.join(sorted(both))}")
     changed = {**dict.fromkeys(without or []), **attributes_of(attributes or [])}
     return given_only(**texts, tags=[] if no_tags else tags or None, attributes=changed or None)
 

@@ -6,7 +6,6 @@ LAST_DATA(name) -> microseconds or NULL; who opens the database defines them.
 
 import re
 from collections.abc import Callable, Mapping
-from math import isnan
 from operator import eq, ge, gt, le, lt
 from typing import Any
 
@@ -33,6 +32,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from fleet.identity import Kind
+from fleet.numbers import number_of
 from fleet.registry.groups import Group, with_descendants
 from fleet.registry.model import CertificateStatus
 from fleet.registry.query.model import ATTRIBUTES, FIELDS, And, Form, Not, Op, Or, Query, QueryError, Term
@@ -202,8 +202,5 @@ def _among(device: ColumnElement[Any], *conditions: Condition) -> Condition:
 
 
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return None if isnan(number) else number
+    found = number_of(text)
+    return None if found is None else float(found)
