@@ -140,6 +140,18 @@ async def test_what_the_intake_refuses_is_dropped_and_counted(services, store):
     assert (services.ledger.totals.stored, services.ledger.totals.dropped_by) == (4, {"intake_full": 16})
 
 
+async def test_clearing_a_retained_message_is_no_telemetry(services):
+    """In a stock broker too: it is counted as routed. Without RETAIN an empty payload is quarantined."""
+    _broker, _auth, _acl, ingest, _presence = broker(services)
+    for retain in (True, False):
+        message = IncomingApplicationMessage(1, "devices/a/telemetry", 1, b"", retain)
+        await ingest.on_broker_message_received(client_id="a", message=message)
+        await ingest.on_broker_message_broadcast(client_id="a", message=message)
+    ingest._flush()
+    await until(lambda: services.ledger.totals.in_flight == 0)
+    assert (services.ledger.totals.routed, services.ledger.totals.quarantined) == (1, 1)
+
+
 async def test_hooks_survive_what_brokers_hand_them(services):
     """No message, an empty topic, a $ topic: booked or passed over, never raised."""
     _broker, _auth, _acl, ingest, _presence = broker(services)
