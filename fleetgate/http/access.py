@@ -22,6 +22,7 @@ from fleet.registry.query import Query
 from fleetgate.core import Core
 from fleetgate.errors import ForbiddenError
 from fleetgate.http.actions import ACTIONS, Action, Reach
+from fleetgate.http.bodies import is_json
 from fleetgate.http.problems import problem
 from fleetgate.http.refused import Refused
 from fleetgate.http.snapshots import Snapshot, snapshots, taken
@@ -324,7 +325,7 @@ def _text(value: Any) -> str:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    if not request.headers.get("content-type", "").startswith("application/json"):
+    if not is_json(request):
         return {}
     try:
         found = await request.json()

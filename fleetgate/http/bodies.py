@@ -1,6 +1,12 @@
-"""Bodies that are no JSON, as long as they are not too long."""
+"""Bodies: whether one is JSON, and those that are none, as long as they are not too long."""
 
 from fastapi import HTTPException, Request
+
+
+def is_json(request: Request) -> bool:
+    """Whether a body is read as JSON, as the framework does: application/json, and application/...+json."""
+    kind, _, subtype = request.headers.get("content-type", "").partition(";")[0].strip().lower().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
 async def read_body(request: Request, most_bytes: int) -> bytes:

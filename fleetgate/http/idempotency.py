@@ -11,6 +11,7 @@ from sqlalchemy import select
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fleet.operators.model import Caller
 from fleet.registry.database import Database
 from fleet.registry.schema import idempotency
 from fleetgate.http.problems import problem
@@ -65,12 +66,15 @@ class Idempotency:
             return
         self._running.add((caller.name, key))
         try:
-            await self._once(scope, body, send, caller.name, key)
+            await self._once(scope, body, send, caller, key)
         finally:
             self._running.discard((caller.name, key))
 
-    async def _once(self, scope: Scope, body: bytes, send: Send, caller: str, key: str) -> None:
-        asked = b"\n".join([scope["path"].encode(), scope["query_string"], body])
+    async def _once(self, scope: Scope, body: bytes, send: Send, asks: Caller, key: str) -> None:
+        caller = asks.name
+        # What a credential may is part of it: with one that may less the answer is not given out again.
+        rights = repr((asks.role, asks.scopes)).encode()
+        asked = b"\n".join([scope["path"].encode(), scope["query_string"], rights, body])
         request, now = sha256(asked).hexdigest(), self._clock()
         async with self._database.reading() as connection:
             same = idempotency.c.caller == caller, idempotency.c.key == key

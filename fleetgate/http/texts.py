@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request
 
 from fleetgate.errors import ArgumentError
+from fleetgate.http.bodies import is_json
 
 _may_be_bad = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])").search
 """Both stand in JSON as escapes only; most surrogates are one half of a pair, which is well."""
@@ -20,9 +21,7 @@ async def check_texts(request: Request) -> None:
     for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
         if (wrong := _wrong(f"{name}{value}")) is not None:
             raise ArgumentError(f"{name[:64]!r}: {wrong}")
-    if not request.headers.get("content-type", "").startswith("application/json"):
-        return
-    if _may_be_bad(await request.body()):
+    if is_json(request) and _may_be_bad(await request.body()):
         for place, wrong in _found(await request.json()):
             raise ArgumentError(f"{place[:256]!r}: {wrong}")
 

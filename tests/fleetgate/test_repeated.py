@@ -1,12 +1,13 @@
 """Requests that are repeated, and one action on many devices."""
 
 import asyncio
+import json
 
 from sqlalchemy import update
 
 from fleet.authority import signing_request
 from fleet.registry.schema import idempotency
-from tests.fleetgate.test_access import entries, operator
+from tests.fleetgate.test_access import Person, entries, operator
 from tests.fleetgate.test_fleet_api import add
 from tests.fleetgate.test_http import client, core, store
 
@@ -37,6 +38,28 @@ async def test_a_repeated_request_is_done_once(client, core):
         await connection.execute(update(idempotency).values(at=0))
     assert (await client.post("/api/v1/devices", json=body, headers=KEY)).status_code == 409
     assert (await client.post("/api/v1/devices", json=device("p3"), headers=KEY)).status_code == 201
+
+
+async def test_an_answer_is_for_who_may_do_it(client):
+    """With a token of the same operator that may less, what was answered is not given out again."""
+    anna = await operator(client, "anna", "operator")
+    body = device()
+    assert (await anna("POST", "/devices", json=body, headers=KEY)).status_code == 201
+    made = await anna("POST", "/operators/anna/tokens", json={"role": "viewer"})
+    viewer = Person(client, "anna", made.json()["token"])
+    answer = await viewer("POST", "/devices", json=body, headers=KEY)
+    assert (answer.status_code, "csr" in answer.text) == (409, False)
+    assert (await anna("POST", "/devices", json=body, headers=KEY)).headers["idempotency-replayed"] == "true"
+
+
+async def test_what_is_asked_for_is_in_the_log(client):
+    """In whichever form of JSON it came."""
+    for number, kind in enumerate(("application/json; charset=utf-8", "Application/JSON", "application/x+json")):
+        body = json.dumps(device(f"p{number}"))
+        answer = await client.post("/api/v1/devices", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == 201, kind
+        (entry,) = await entries(client, action="device.add", target=f"device:p{number}")
+        assert entry["outcome"] == "done"
 
 
 async def test_what_failed_may_be_tried_again(client):
