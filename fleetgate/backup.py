@@ -24,6 +24,7 @@ from fleetgate.errors import ArgumentError
 from fleetgate.operations import Operation
 from fleetgate.times import iso
 from ingester.clock import now_us
+from ingester.sqlite.opening import read_only
 
 _DATABASES = ("fleet.db", "mqtt.db")
 _JOURNAL = Path("telemetry") / "journal.db"
@@ -121,7 +122,7 @@ def checked_file(text: str) -> Path:
 
 
 def _check_database(path: Path) -> None:
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(read_only(path)) as connection:
         ((found,),) = connection.execute("PRAGMA quick_check(1)")
     if found != "ok":
         raise StateError(f"restore: {path.name}: {found}")
@@ -169,7 +170,7 @@ def _copy_database(source: Path, target: Path) -> None:
     """One moment of it, whoever writes meanwhile."""
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with (
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as there,
+        closing(read_only(source, 30)) as there,
         closing(sqlite3.connect(target)) as here,
     ):
         there.backup(here)
@@ -196,7 +197,7 @@ def _number_apart(journal: Path) -> None:
 
 def _hold(state: Path, journal: Path) -> Sequence[str]:
     """Paths of the files that a journal knows, held on to."""
-    with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(read_only(journal)) as connection:
         paths = [path for (path,) in connection.execute(_FILES)]
     for path in paths:
         held = state / _LINKS / path

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from fleet.errors import RegistryUnavailableError, StateError, StateInUseError, UnstorableError
 from fleet.registry.query.statement import CONDITION, CONNECTED, LAST_DATA, LAST_SEEN
-from fleet.registry.schema import READING, facts, migrate, transactional
+from fleet.registry.schema import READING, facts, file_url, migrate, transactional
 
 _DATA = "22"
 """Class of what SQL calls a data exception."""
@@ -80,7 +80,7 @@ class Database:
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(migrate, self._path)
-        self._engine = create_async_engine(f"sqlite+aiosqlite:///{self._path}")
+        self._engine = create_async_engine(file_url(self._path, "sqlite+aiosqlite"))
         transactional(self._engine.sync_engine)
         event.listen(self._engine.sync_engine, "connect", self._define)
         try:

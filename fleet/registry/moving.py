@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fleet.errors import StateError
-from fleet.registry.schema import facts, metadata, migrate, transactional
+from fleet.registry.schema import facts, file_url, metadata, migrate, transactional
+from ingester.sqlite.opening import read_only
 
 Rows = Mapping[str, Sequence[tuple[Any, ...]]]
 """All rows of each table, in the order of their primary keys."""
@@ -27,7 +27,7 @@ def read_file(path: Path) -> Rows | None:
     if not path.exists():
         return None
     migrate(path)
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(file_url(path))
     transactional(engine)
     try:
         with engine.begin() as connection:
@@ -42,7 +42,7 @@ def mark_moved(path: Path, to: str) -> None:
     """Write into fleet.db, if there is one, that its registry is elsewhere now: it is not used any more."""
     if not path.exists():
         return
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(file_url(path))
     transactional(engine)
     try:
         with engine.begin() as connection:
@@ -54,7 +54,7 @@ def mark_moved(path: Path, to: str) -> None:
 
 def moved_to(path: Path) -> str | None:
     """Where the registry of a fleet.db, as it is, was moved to; None: nowhere."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+    with closing(read_only(path)) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone():
             return None  # of an older version
         found = connection.execute("SELECT value FROM facts WHERE name = 'moved'").fetchone()

@@ -21,7 +21,7 @@ from sqlalchemy import (
     create_engine,
     event,
 )
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleet.errors import StateError
@@ -453,12 +453,17 @@ facts = Table(
 )
 
 
+def file_url(path: Path, driver: str = "sqlite") -> URL:
+    """The URL of a SQLite file, whatever characters its path has."""
+    return URL.create(driver, database=str(path.absolute()))
+
+
 def migrate(path: Path) -> None:
     """Make fleet.db, or bring an older one up to date: all of it in one transaction, or nothing.
 
     Raises StateError for a file of a newer version, or one that can't be opened.
     """
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5})
+    engine = create_engine(file_url(path), connect_args={"timeout": 5})
     transactional(engine)
     try:
         with engine.begin() as connection:
@@ -472,7 +477,8 @@ def migrate(path: Path) -> None:
 def upgrade(connection: Connection, where: str) -> None:
     """Bring tables up to date in the connection's transaction. Raises StateError for those of a newer version."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    folder = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", folder.replace("%", "%%"))  # ConfigParser's interpolation
     _check_version(where, config, connection)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

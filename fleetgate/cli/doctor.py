@@ -28,6 +28,7 @@ from fleetgate.renewal import WARN
 from fleetgate.timekeeping import unconfirmed
 from ingester.clock import clock_problem, is_believed, moment, now_us
 from ingester.errors import StoreError
+from ingester.sqlite.opening import read_only
 
 _FREE_BYTES = 1024**3
 _FAILED_ROUNDS = 3
@@ -211,7 +212,7 @@ def _database(name: str, path: Path) -> Finding:
     if not path.exists():
         return Finding(check, "warning", f"{path} is missing: `fleetgate init` makes it")
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        connection = read_only(path)
         try:
             (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         finally:

@@ -1,6 +1,5 @@
 """Journal rows as readings, read beside the process that writes them. Blocks."""
 
-import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
@@ -9,6 +8,7 @@ from pathlib import Path
 from ingester.batch import copy_digest
 from ingester.history.model import Culprit, Job, Reading
 from ingester.history.rules import Rules
+from ingester.sqlite.opening import read_only
 from ingester.sqlite.remembered import pack_entries
 from ingester.sqlite.rows import (
     COLUMNS,
@@ -37,7 +37,7 @@ def journal_readings(journal: Path, above: int, rules: Rules) -> list[Reading]:
 
 def rows_of_job(job: Job) -> tuple[list[JournalRow], int]:
     """As many rows as a job takes, and the id up to which these are all."""
-    with closing(sqlite3.connect(f"file:{job.journal}?mode=ro", uri=True, timeout=30)) as connection:
+    with closing(read_only(Path(job.journal), 30)) as connection:
         found: list[JournalRow] = []
         count, size, until = 0, 0, job.after
         cursor = connection.execute(

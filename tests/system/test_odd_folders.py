@@ -1,0 +1,48 @@
+"""State folders whose names mean something to URLs, patterns and shells."""
+
+from pathlib import Path
+
+import pytest
+
+from fleet.registry.moving import mark_moved, moved_to, read_file
+from fleet.registry.schema import migrate
+from tests.system.gate import Gate
+
+NAME = "a%20b?c#d é \"q' [x]*{y}&=+%s"
+
+
+def test_a_state_folder_of_any_name(tmp_path, need):
+    """What is stored, sealed, asked, backed up and restored is in it, and nowhere else."""
+    need("mosquitto_pub")
+    folder = tmp_path / NAME
+    with Gate(folder) as gate:
+        gate.add("p1")
+        assert gate.publish("p1", "devices/p1/telemetry", '{"v": 1}').returncode == 0
+        assert "1 messages sealed" in gate.run("store", "seal").stderr
+        assert gate.publish("p1", "devices/p1/telemetry", '{"v": 2}').returncode == 0
+        assert [row["fields"]["v"] for row in gate.json("query", "p1")] == [1, 2]
+        assert gate.json("sql", "SELECT count(*) AS n FROM readings") == [{"n": 2}]
+        doctor = gate.run("doctor", check=False).stdout
+        assert "is missing" not in doctor
+        backup = folder / "b%41.fleetgate"
+        gate.run("backup", str(backup))
+        assert gate.stop() == 0
+    other = Gate(folder / "restored?mode=ro")
+    other.run("restore", str(backup))
+    assert [row["fields"]["v"] for row in other.json("query", "p1")] == [1, 2]
+    assert [device["name"] for device in other.json("device", "list")] == ["p1"]
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("name", [NAME, "file:x?mode=memory", ":memory:", "%2e", "a;b"])
+def test_a_registry_of_any_path(tmp_path, name: str):
+    """Made, read, and marked as moved, where it is said to be."""
+    path = tmp_path / name / "fleet.db"
+    path.parent.mkdir()
+    migrate(path)
+    assert path.is_file()
+    assert read_file(path) is not None
+    assert moved_to(path) is None
+    mark_moved(path, "postgresql://x")
+    assert (read_file(path), moved_to(path)) == (None, "postgresql://x")
+    assert [found.name for found in Path(tmp_path).iterdir()] == [name]
