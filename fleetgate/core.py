@@ -582,6 +582,8 @@ def _passphrase(file: str) -> bytes | None:
         text = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(_PASSPHRASE, "")
     except OSError as error:
         raise SettingsError(f"authority.passphrase_file: {file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"authority.passphrase_file: {file}: not UTF-8") from None
     if file and not text:
         raise SettingsError(f"authority.passphrase_file: {file} is empty")
     return text.encode() or None

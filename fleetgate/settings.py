@@ -410,7 +410,7 @@ def _contents(where: str, file: Path, key: str) -> Any:
     try:
         data = file.read_bytes()
         return base64.b64encode(data).decode() if key == "descriptor" else json.loads(data)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{where}: {file}: {error}") from error
 
 
@@ -421,7 +421,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     if file is not None:
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{file}: {error}") from error
     for name in environment:
         if name.startswith(PREFIX):

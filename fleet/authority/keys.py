@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
+from fleet.certificates import is_der
 from fleet.errors import StateError
 from fleet.files import write_private
 
@@ -22,8 +23,9 @@ def read_key(path: Path, passphrase: bytes | None) -> SigningKey:
     if encrypted and passphrase is None:
         raise StateError(f"{path} is encrypted: set authority.passphrase_file or FLEETGATE_CA_PASSPHRASE")
     try:
-        key = serialization.load_pem_private_key(data, passphrase if encrypted else None)
-    except (ValueError, TypeError) as error:
+        load = serialization.load_der_private_key if is_der(data) else serialization.load_pem_private_key
+        key = load(data, passphrase if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise StateError(f"{path}: {'wrong passphrase' if encrypted else error}") from error
     if not isinstance(key, SigningKey):
         raise StateError(f"{path}: neither RSA, nor an elliptic curve, nor Ed25519 or Ed448")

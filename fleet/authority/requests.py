@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fleet.certificates import from_pem
+from fleet.certificates import from_file, is_der
 from fleet.errors import InvalidCertificateError
 from fleet.identity import IdentityError, check_key
 
@@ -31,9 +31,9 @@ def signing_request(name: str) -> tuple[bytes, bytes]:
 
 
 def read_request(pem: bytes) -> x509.CertificateSigningRequest:
-    """Read a PEM signing request and verify its signature. Raises InvalidCertificateError."""
+    """Read a signing request, PEM or DER, and verify its signature. Raises InvalidCertificateError."""
     try:
-        request = x509.load_pem_x509_csr(pem)
+        request = x509.load_der_x509_csr(pem) if is_der(pem) else x509.load_pem_x509_csr(pem)
         valid = request.is_signature_valid
     except Exception as error:
         # cryptography raises types of its own for keys and algorithms it does not know
@@ -48,16 +48,16 @@ def read_request(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def read_certificates(pem: bytes) -> list[x509.Certificate]:
-    """Read PEM certificates, one or more. Raises InvalidCertificateError."""
+    """Read certificates, PEM or DER. Raises InvalidCertificateError."""
     try:
-        return from_pem(pem)
+        return from_file(pem)
     except ValueError as error:
         raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error
 
 
 def read_certificate(pem: bytes) -> x509.Certificate:
-    """Read the first PEM certificate. Raises InvalidCertificateError."""
+    """Read the first certificate, PEM or DER. Raises InvalidCertificateError."""
     try:
-        return from_pem(pem)[0]
+        return from_file(pem)[0]
     except ValueError as error:
         raise InvalidCertificateError(f"not a readable PEM certificate: {error}") from error

@@ -95,5 +95,7 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"fleetgate: {where}{error.strerror or error}")
+    except UnicodeEncodeError as error:  # an argument of bytes that are no text
+        sys.exit(f"fleetgate: {str(error.object)[:200]!r}: not UTF-8")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

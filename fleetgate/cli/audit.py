@@ -1,17 +1,16 @@
 """`audit`: who did what to whom, and whether the log of it is as it was written."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography import x509
 
 from fleet.audit.checkpoint import CheckpointError, read_checkpoint
 from fleet.audit.export import verify_export
 from fleet.audit.model import Outcome
 from fleetgate.cli.details import given_only
+from fleetgate.cli.files import read_chain, read_json
 from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import CommandError, ConfigOption, JsonOption, StateOption, Target, api, call, run, target
 from fleetgate.errors import ArgumentError
@@ -120,9 +119,9 @@ async def _print_lines(on: Target) -> None:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         read_checkpoint(found)
-    except (ValueError, CheckpointError) as error:
+    except CheckpointError as error:
         raise ArgumentError(f"--checkpoint {path}: {error}") from None
     return dict(found)
 
@@ -130,7 +129,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 def _verify_file(file: Path, ca: Path | None, known: list[dict[str, Any]]) -> dict[str, Any]:
     if ca is None:
         raise ArgumentError("--file needs --ca: who may have signed it")
-    roots = x509.load_pem_x509_certificates(ca.read_bytes())
+    roots = read_chain(ca)
     with file.open("rb") as lines:
         entries, fault = verify_export(lines, roots, [read_checkpoint(one) for one in known])
     shown = None if fault is None else {"seq": fault.seq, "wrong": fault.wrong, "detail": fault.detail}

@@ -9,6 +9,7 @@ from fleet.identity import Source
 from fleet.provisioning.model import Mode
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
+from fleetgate.cli.files import certificate_pem
 from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
@@ -49,7 +50,8 @@ def _set(
     as_json: JsonOption = False,
 ) -> None:
     """Let its certificates count, or change how."""
-    body = {"certificate": certificate.read_text(), "mode": mode, **given_only(template=template, identity=identity)}
+    more = given_only(template=template, identity=identity)
+    body = {"certificate": certificate_pem(certificate), "mode": mode, **more}
     found = run(call(target(context, state, config), "PUT", at("authorities", name), json=body))
     if as_json:
         print_json(found)

@@ -10,6 +10,7 @@ import typer
 from rich.filesize import decimal
 
 from fleetgate.backup import restore
+from fleetgate.cli.files import read_text
 from fleetgate.cli.operations import finished, progress_bars
 from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, run, target
@@ -81,7 +82,7 @@ def _restore(
 
 def _passphrase(file: Path | None, prompt: str) -> bytes | None:
     if file is not None:
-        found = file.read_text(encoding="utf-8").strip()
+        found = read_text(file).strip()
         if not found:
             raise ArgumentError(f"--passphrase-file {file}: it is empty")
     else:

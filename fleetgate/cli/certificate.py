@@ -8,6 +8,7 @@ import typer
 
 from fleet.authority import signing_request
 from fleet.files import write_private, write_public
+from fleetgate.cli.files import certificate_pem, request_pem
 from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -71,9 +72,9 @@ def _add(
         raise ArgumentError("give exactly one of --out DIR, --csr FILE and --certificate FILE")
     key = None
     if certificate is not None:
-        body = {"certificate": certificate.read_text()}
+        body = {"certificate": certificate_pem(certificate)}
     elif csr is not None:
-        body = {"csr": csr.read_text()}
+        body = {"csr": request_pem(csr)}
     else:
         key, request = signing_request(name)
         body = {"csr": request.decode()}

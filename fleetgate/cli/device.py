@@ -30,6 +30,7 @@ from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.device_labels import make_labels
 from fleetgate.cli.device_presence import show_presence, show_timeline
+from fleetgate.cli.files import certificate_pem, request_pem
 from fleetgate.cli.output import print_done, print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -321,9 +322,9 @@ def _add(
     body: dict[str, Any] = {"name": name, **more}
     key = None
     if certificate is not None:
-        body["certificate"] = certificate.read_text()
+        body["certificate"] = certificate_pem(certificate)
     elif csr is not None:
-        body["csr"] = csr.read_text()
+        body["csr"] = request_pem(csr)
     else:
         key, request = signing_request(name)
         body["csr"] = request.decode()

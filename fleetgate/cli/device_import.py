@@ -13,11 +13,14 @@ from rich.progress import Progress, TaskID
 from fleet.authority import signing_request
 from fleet.files import write_private, write_public
 from fleet.provisioning.rows import Form, Row, decode, read
+from fleetgate.cli.files import read_bytes
 from fleetgate.cli.operations import finished, progress_bars
 from fleetgate.cli.output import print_json, print_table, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, run, target
 from fleetgate.errors import ArgumentError
 
+_LIST_BYTES = 512 * 1024 * 1024
+"""As the server takes it."""
 _FORMS = {".csv": Form.CSV, ".ndjson": Form.JSON_LINES, ".jsonl": Form.JSON_LINES}
 _MEDIA_TYPES = {Form.CSV: "text/csv", Form.JSON_LINES: "application/x-ndjson"}
 _NEW_KEYS = 20_000
@@ -47,7 +50,7 @@ def import_devices(
     if out is not None and out.exists() and (out.suffix == ".zip" or any(out.iterdir())):
         raise ArgumentError(f"{out} is there already: keys are not written over others")
     params = {"dry_run": dry_run, "skip_bad": skip_bad}
-    found = run(_import(target(context, state, config), file.read_bytes(), form, params, out))
+    found = run(_import(target(context, state, config), read_bytes(file, _LIST_BYTES), form, params, out))
     if as_json:
         print_json({key: value for key, value in found.items() if key not in {"issued", "ca"}})
     else:

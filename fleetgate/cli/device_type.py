@@ -1,6 +1,5 @@
 """`type`: device types, and what their devices must have."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
+from fleetgate.cli.files import read_json
 from fleetgate.cli.output import print_json, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -67,7 +67,4 @@ def _requirement(text: str) -> tuple[str, str]:
 
 
 def _schema(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ArgumentError(f"{path}: not JSON: {error}") from None
+    return read_json(path)

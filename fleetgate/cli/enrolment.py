@@ -1,7 +1,6 @@
 """`enrolment`: lists of devices that may come, by serial number or key."""
 
 import csv
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ import typer
 
 from fleet.provisioning.model import ListKind
 from fleetgate.cli.commands import add_delete, add_list
+from fleetgate.cli.files import read_text
 from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, api, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -76,11 +76,7 @@ def _set(
     as_json: JsonOption = False,
 ) -> None:
     """Make a list, or add to it: all of the file, or nothing."""
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ArgumentError(f"{file}: not UTF-8") from None
-    body = {"kind": kind, "entries": list(_entries(text, str(file)))}
+    body = {"kind": kind, "entries": list(_entries(read_text(file), str(file)))}
     found = run(call(target(context, state, config), "PUT", at("enrolment-lists", name), json=body))
     if as_json:
         print_json(found)

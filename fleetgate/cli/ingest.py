@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fleetgate.cli.files import read_text
 from fleetgate.cli.serve import HttpBind, serve_target, with_binds
 from fleetgate.cli.target import ConfigOption, StateOption, target
 from ingester.source_mqtt import SourceConfig
@@ -51,7 +52,7 @@ def ingest(
         ca,
         certificate,
         key,
-        password_file.read_text().strip() if password_file is not None else None,
+        read_text(password_file).strip() if password_file is not None else None,
         retained,
     )
     serve_target(on, mqtt=False, sources=(source,))

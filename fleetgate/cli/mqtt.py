@@ -69,7 +69,7 @@ def _show(
     json: JsonOption = False,
 ) -> None:
     """Show one."""
-    found = run(call(target(context, state, config), "GET", at("connections", client_id)))
+    found = run(call(target(context, state, config), "GET", at("connections", client_id, slashes=True)))
     print_one(found, as_json=json)
 
 
@@ -82,5 +82,5 @@ def _close(
     json: JsonOption = False,
 ) -> None:
     """End one; the client may connect again."""
-    found = run(call(target(context, state, config), "DELETE", at("connections", client_id)))
+    found = run(call(target(context, state, config), "DELETE", at("connections", client_id, slashes=True)))
     print_done(found, f"closed {client_id}", as_json=json)

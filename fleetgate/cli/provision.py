@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from fleetgate.cli.files import certificate_pem
 from fleetgate.cli.output import print_json, print_list, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, call, run, target
 
@@ -50,7 +51,7 @@ def _check(
     as_json: JsonOption = False,
 ) -> None:
     """Say, rule by rule, what would happen to this certificate at a connect, and why. Exit code 0 either way."""
-    body = {"certificate": certificate.read_text()}
+    body = {"certificate": certificate_pem(certificate)}
     found = run(call(target(context, state, config), "POST", "/provisioning/check", json=body))
     if as_json:
         print_json(found)

@@ -1,7 +1,6 @@
 """`quarantine`: messages that could not be read or stored."""
 
 import base64
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from fleetgate.cli.commands import add_list
 from fleetgate.cli.details import given_only
+from fleetgate.cli.files import read_bytes
 from fleetgate.cli.output import Format, Rows, print_json, print_one, progress_console, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -94,7 +94,7 @@ def _replay(
         raise ArgumentError("give ids, --reason, or --all")
     body = {"ids": ids or None, **given_only(reason=reason)}
     if payload is not None:
-        data = sys.stdin.buffer.read() if str(payload) == "-" else payload.read_bytes()
+        data = read_bytes(payload)
         body["payload_base64"] = base64.b64encode(data).decode()
     on = target(context, state, config)
     with progress_console.status("reading again"):

@@ -1,7 +1,6 @@
 """`stream`: which topics are telemetry of what, and how it is read; `codec test`: what codecs make of a payload."""
 
 import base64
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from fleet.documents import parsed
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
-from fleetgate.cli.files import File, read_document
+from fleetgate.cli.files import File, read_bytes, read_document
 from fleetgate.cli.output import print_json, print_table, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -53,7 +52,7 @@ def _set(
     """Define one, or change it: JSON. It counts at once, for devices that are connected too."""
     body: dict[str, Any] = {}
     if descriptor is not None:
-        body["descriptor"] = base64.b64encode(descriptor.read_bytes()).decode()
+        body["descriptor"] = base64.b64encode(read_bytes(descriptor)).decode()
 
     def check(text: str) -> None:
         found = parsed(text, "stream")
@@ -103,7 +102,7 @@ def _test(
     as_json: JsonOption = False,
 ) -> None:
     """Show what each stream and codec would make of a payload. Exit code 1: none can read it."""
-    payload = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    payload = read_bytes(file)
     body = {
         "topic": topic,
         "device": device,

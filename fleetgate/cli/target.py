@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import httpx
 import orjson
@@ -21,6 +20,7 @@ import uvloop
 from fleet.errors import StateInUseError
 from fleet.state import StateFolder
 from fleetgate import __version__
+from fleetgate.client.transport import ApiError, segment
 from fleetgate.core import open_core
 from fleetgate.errors import ArgumentError
 from fleetgate.http.access import CLI_AGENT
@@ -91,15 +91,15 @@ def target(context: typer.Context, state: Path | None, config: Path | None) -> T
     return Target(StateFolder(folder.expanduser()), load(config or given.config))
 
 
-def at(*parts: object) -> str:
+def at(*parts: object, slashes: bool = False) -> str:
     """The path of the API with these parts, each of which is one whatever characters it has.
 
-    Raises ArgumentError for a part that can't be one: an empty one, and those that mean another folder.
+    Raises ArgumentError for a part that can't be one, see transport.segment: client ids may have slashes.
     """
-    for part in map(str, parts):
-        if part in {"", ".", ".."}:
-            raise ArgumentError(f"{part!r} is no name")
-    return "".join(f"/{quote(str(part), safe='', errors='replace')}" for part in parts)
+    try:
+        return "".join(f"/{segment(part, slashes=slashes)}" for part in parts)
+    except ApiError as error:
+        raise ArgumentError(error.detail) from None
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
@@ -122,7 +122,11 @@ class Api:
 
     async def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call and return the JSON answer. Raises CommandError with what the problem document says."""
-        return orjson.loads(await self.fetch(method, path, **arguments))
+        answer = await self.fetch(method, path, **arguments)
+        try:
+            return orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            raise CommandError(f"{self._client.base_url}: the answer is not JSON: no server of this program") from None
 
     async def fetch(self, method: str, path: str, **arguments: Any) -> bytes:
         """Call and return the answer's body as it came. Raises CommandError as `call` does."""
@@ -132,7 +136,7 @@ class Api:
         """Call and return the answer. Raises CommandError as `call` does."""
         try:
             response = await self._client.request(method, f"/api/v1{path}", **arguments)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise CommandError(f"{self._client.base_url}: {error or type(error).__name__}") from None
         if not response.is_success:
             raise CommandError(_detail(response))

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Literal, NotRequired, TypedDict
-from urllib.parse import quote
 
-from fleetgate.client.transport import Transport
+from fleetgate.client.transport import Transport, segment
 '''
 _PLAIN = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 _ENDLESS = frozenset({"application/x-ndjson", "text/event-stream"})
 _LEFT_OUT = frozenset({"accept"})
+_WITH_SLASHES = frozenset({"client_id"})
 _ABSENT = " = None"
 
 
@@ -97,7 +97,7 @@ def _method(method: str, path: str, operation: Mapping[str, Any], schemas: Mappi
     answers = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))["content"]
     endless = bool(_ENDLESS & answers.keys())
     told = _annotation(answers.get("application/json", {}).get("schema", {}))
-    address = re.sub(r"\{([\w-]+)\}", lambda found: f"{{quote(str({_identifier(found[1])}), safe='')}}", path)
+    address = re.sub(r"\{([\w-]+)\}", lambda found: f"{{{_segment(_identifier(found[1]))}}}", path)
     yield f"    def {operation['operationId']}({given}) -> {'Iterator[dict[str, Any]]' if endless else told}:"
     yield f'        """{operation["summary"]}.'
     yield ""
@@ -106,6 +106,10 @@ def _method(method: str, path: str, operation: Mapping[str, Any], schemas: Mappi
     called = "_lines" if endless else "_call"
     quoted = repr(path) if address == path else f"f{address!r}"
     yield f"        return self.{called}({', '.join([repr(method), quoted, *texts])})"
+
+
+def _segment(name: str) -> str:
+    return f"segment({name}, slashes=True)" if name in _WITH_SLASHES else f"segment({name})"
 
 
 def _parameters(operation: Mapping[str, Any]) -> tuple[list[str], list[str], dict[str, list[str]]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Literal, NotRequired, TypedDict
-from urllib.parse import quote
 
-from fleetgate.client.transport import Transport
+from fleetgate.client.transport import Transport, segment
 
 ActionKind = Literal["disable", "enable", "retire", "revoke", "set"]
 
@@ -941,7 +940,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("GET", f"/devices/{quote(str(name), safe='')}")
+        return self._call("GET", f"/devices/{segment(name)}")
 
     def device_set(
         self,
@@ -961,7 +960,7 @@ class Operations(Transport):
         """
         return self._call(
             "PATCH",
-            f"/devices/{quote(str(name), safe='')}",
+            f"/devices/{segment(name)}",
             headers={"If-Match": if_match},
             json={
                 "display_name": display_name,
@@ -979,7 +978,7 @@ class Operations(Transport):
         Needs the role `admin`. Operators with a part of the fleet: for devices in it.
         """
         return self._call(
-            "DELETE", f"/devices/{quote(str(name), safe='')}", params={"purge": purge}, headers={"If-Match": if_match}
+            "DELETE", f"/devices/{segment(name)}", params={"purge": purge}, headers={"If-Match": if_match}
         )
 
     def application_list(self, *, after: str | None = None, limit: int | None = None) -> Applications:
@@ -1015,7 +1014,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/applications/{quote(str(name), safe='')}")
+        return self._call("GET", f"/applications/{segment(name)}")
 
     def application_delete(self, name: str, *, purge: bool | None = None, if_match: str | None = None) -> LifeDeleted:
         """Take it out of the fleet.
@@ -1023,10 +1022,7 @@ class Operations(Transport):
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
-            "DELETE",
-            f"/applications/{quote(str(name), safe='')}",
-            params={"purge": purge},
-            headers={"If-Match": if_match},
+            "DELETE", f"/applications/{segment(name)}", params={"purge": purge}, headers={"If-Match": if_match}
         )
 
     def device_disable(
@@ -1038,7 +1034,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/devices/{quote(str(name), safe='')}/disable",
+            f"/devices/{segment(name)}/disable",
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1049,7 +1045,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/devices/{quote(str(name), safe='')}/enable",
+            f"/devices/{segment(name)}/enable",
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1060,7 +1056,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/devices/{quote(str(name), safe='')}/revoke",
+            f"/devices/{segment(name)}/revoke",
             params={"forget": forget},
             headers={"Idempotency-Key": idempotency_key},
         )
@@ -1074,7 +1070,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/applications/{quote(str(name), safe='')}/disable",
+            f"/applications/{segment(name)}/disable",
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1087,7 +1083,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/applications/{quote(str(name), safe='')}/enable",
+            f"/applications/{segment(name)}/enable",
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
 
@@ -1100,7 +1096,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/applications/{quote(str(name), safe='')}/revoke",
+            f"/applications/{segment(name)}/revoke",
             params={"forget": forget},
             headers={"Idempotency-Key": idempotency_key},
         )
@@ -1114,7 +1110,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/devices/{quote(str(name), safe='')}/retire",
+            f"/devices/{segment(name)}/retire",
             params={"purge": purge},
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
@@ -1128,7 +1124,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/applications/{quote(str(name), safe='')}/retire",
+            f"/applications/{segment(name)}/retire",
             params={"purge": purge},
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
         )
@@ -1148,7 +1144,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/devices/{quote(str(name), safe='')}/certificates",
+            f"/devices/{segment(name)}/certificates",
             headers={"Idempotency-Key": idempotency_key},
             json={"csr": csr, "certificate": certificate, "active": active},
         )
@@ -1168,7 +1164,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/applications/{quote(str(name), safe='')}/certificates",
+            f"/applications/{segment(name)}/certificates",
             headers={"Idempotency-Key": idempotency_key},
             json={"csr": csr, "certificate": certificate, "active": active},
         )
@@ -1178,7 +1174,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. Operators with a part of the fleet: for certificates of devices in it.
         """
-        return self._call("GET", f"/certificates/{quote(str(fingerprint), safe='')}")
+        return self._call("GET", f"/certificates/{segment(fingerprint)}")
 
     def certificate_activate(self, fingerprint: str, *, idempotency_key: str | None = None) -> OwnedCertificate:
         """Let it in.
@@ -1186,9 +1182,7 @@ class Operations(Transport):
         Needs the role `operator`. Operators with a part of the fleet: for certificates of devices in it.
         """
         return self._call(
-            "POST",
-            f"/certificates/{quote(str(fingerprint), safe='')}/activate",
-            headers={"Idempotency-Key": idempotency_key},
+            "POST", f"/certificates/{segment(fingerprint)}/activate", headers={"Idempotency-Key": idempotency_key}
         )
 
     def certificate_deactivate(self, fingerprint: str, *, idempotency_key: str | None = None) -> OwnedCertificate:
@@ -1197,9 +1191,7 @@ class Operations(Transport):
         Needs the role `operator`. Operators with a part of the fleet: for certificates of devices in it.
         """
         return self._call(
-            "POST",
-            f"/certificates/{quote(str(fingerprint), safe='')}/deactivate",
-            headers={"Idempotency-Key": idempotency_key},
+            "POST", f"/certificates/{segment(fingerprint)}/deactivate", headers={"Idempotency-Key": idempotency_key}
         )
 
     def certificate_revoke(self, fingerprint: str, *, idempotency_key: str | None = None) -> OwnedCertificate:
@@ -1208,9 +1200,7 @@ class Operations(Transport):
         Needs the role `operator`. Operators with a part of the fleet: for certificates of devices in it.
         """
         return self._call(
-            "POST",
-            f"/certificates/{quote(str(fingerprint), safe='')}/revoke",
-            headers={"Idempotency-Key": idempotency_key},
+            "POST", f"/certificates/{segment(fingerprint)}/revoke", headers={"Idempotency-Key": idempotency_key}
         )
 
     def type_list(self) -> list[TypeView]:
@@ -1225,7 +1215,7 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/types/{quote(str(name), safe='')}")
+        return self._call("GET", f"/types/{segment(name)}")
 
     def type_set(
         self,
@@ -1243,7 +1233,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/types/{quote(str(name), safe='')}",
+            f"/types/{segment(name)}",
             headers={"If-Match": if_match},
             json={
                 "description": description,
@@ -1258,7 +1248,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/types/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/types/{segment(name)}")
 
     def group_list(self) -> list[GroupView]:
         """List groups.
@@ -1272,7 +1262,7 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/groups/{quote(str(name), safe='')}")
+        return self._call("GET", f"/groups/{segment(name)}")
 
     def group_set(
         self,
@@ -1289,7 +1279,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/groups/{quote(str(name), safe='')}",
+            f"/groups/{segment(name)}",
             headers={"If-Match": if_match},
             json={"parent": parent, "query": query, "description": description},
         )
@@ -1299,7 +1289,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/groups/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/groups/{segment(name)}")
 
     def group_put_in(self, name: str, *, devices: list[str], idempotency_key: str | None = None) -> OneGroup:
         """Put devices into a static group.
@@ -1308,7 +1298,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/groups/{quote(str(name), safe='')}/devices",
+            f"/groups/{segment(name)}/devices",
             headers={"Idempotency-Key": idempotency_key},
             json={"devices": devices},
         )
@@ -1320,7 +1310,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/groups/{quote(str(name), safe='')}/devices/remove",
+            f"/groups/{segment(name)}/devices/remove",
             headers={"Idempotency-Key": idempotency_key},
             json={"devices": devices},
         )
@@ -1337,7 +1327,7 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/policies/{quote(str(name), safe='')}")
+        return self._call("GET", f"/policies/{segment(name)}")
 
     def policy_set(
         self,
@@ -1354,7 +1344,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/policies/{quote(str(name), safe='')}",
+            f"/policies/{segment(name)}",
             headers={"If-Match": if_match},
             json={"document": document, "description": description, "default": default},
         )
@@ -1364,7 +1354,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/policies/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/policies/{segment(name)}")
 
     def policy_default(
         self, name: str, *, version: int, if_match: str | None = None, idempotency_key: str | None = None
@@ -1375,7 +1365,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/policies/{quote(str(name), safe='')}/default",
+            f"/policies/{segment(name)}/default",
             headers={"If-Match": if_match, "Idempotency-Key": idempotency_key},
             json={"version": version},
         )
@@ -1385,14 +1375,14 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/policies/{quote(str(name), safe='')}/versions/{quote(str(number), safe='')}")
+        return self._call("GET", f"/policies/{segment(name)}/versions/{segment(number)}")
 
     def policy_delete_version(self, name: str, number: int) -> OnePolicy:
         """Delete a version that does not count.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/policies/{quote(str(name), safe='')}/versions/{quote(str(number), safe='')}")
+        return self._call("DELETE", f"/policies/{segment(name)}/versions/{segment(number)}")
 
     def policy_attach(
         self, name: str, *, kind: TargetKind, idempotency_key: str | None = None, target: str | None = None
@@ -1403,7 +1393,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/policies/{quote(str(name), safe='')}/attachments",
+            f"/policies/{segment(name)}/attachments",
             headers={"Idempotency-Key": idempotency_key},
             json={"kind": kind, "target": target},
         )
@@ -1417,7 +1407,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/policies/{quote(str(name), safe='')}/attachments/remove",
+            f"/policies/{segment(name)}/attachments/remove",
             headers={"Idempotency-Key": idempotency_key},
             json={"kind": kind, "target": target},
         )
@@ -1484,14 +1474,14 @@ class Operations(Transport):
 
         Needs the role `viewer`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("GET", f"/devices/{quote(str(name), safe='')}/presence")
+        return self._call("GET", f"/devices/{segment(name)}/presence")
 
     def presence_timeline(self, name: str, *, limit: int | None = None) -> list[EventView]:
         """List what happened to a device, the latest first.
 
         Needs the role `viewer`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("GET", f"/devices/{quote(str(name), safe='')}/timeline", params={"limit": limit})
+        return self._call("GET", f"/devices/{segment(name)}/timeline", params={"limit": limit})
 
     def quota_list(self) -> list[QuotaView]:
         """List quotas.
@@ -1548,7 +1538,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/types/{quote(str(name), safe='')}/quota",
+            f"/types/{segment(name)}/quota",
             json={
                 "messages_per_minute": messages_per_minute,
                 "bytes_per_minute": bytes_per_minute,
@@ -1563,7 +1553,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/types/{quote(str(name), safe='')}/quota")
+        return self._call("DELETE", f"/types/{segment(name)}/quota")
 
     def quota_set(
         self,
@@ -1581,7 +1571,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/devices/{quote(str(name), safe='')}/quota",
+            f"/devices/{segment(name)}/quota",
             json={
                 "messages_per_minute": messages_per_minute,
                 "bytes_per_minute": bytes_per_minute,
@@ -1596,14 +1586,14 @@ class Operations(Transport):
 
         Needs the role `operator`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("DELETE", f"/devices/{quote(str(name), safe='')}/quota")
+        return self._call("DELETE", f"/devices/{segment(name)}/quota")
 
     def quota_usage(self, name: str, *, days: int | None = None) -> UsageView:
         """How much a device sent, by day.
 
         Needs the role `viewer`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("GET", f"/devices/{quote(str(name), safe='')}/usage", params={"days": days})
+        return self._call("GET", f"/devices/{segment(name)}/usage", params={"days": days})
 
     def lifecycle_list(self) -> list[RuleView]:
         """List rules.
@@ -1617,7 +1607,7 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/lifecycle-rules/{quote(str(name), safe='')}")
+        return self._call("GET", f"/lifecycle-rules/{segment(name)}")
 
     def lifecycle_set(self, name: str, *, document: str, if_match: str | None = None) -> RuleView:
         """Make a rule, or change it: it does nothing until it ran dry and is enabled.
@@ -1625,10 +1615,7 @@ class Operations(Transport):
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
-            "PUT",
-            f"/lifecycle-rules/{quote(str(name), safe='')}",
-            headers={"If-Match": if_match},
-            json={"document": document},
+            "PUT", f"/lifecycle-rules/{segment(name)}", headers={"If-Match": if_match}, json={"document": document}
         )
 
     def lifecycle_delete(self, name: str) -> NamesDeleted:
@@ -1636,7 +1623,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/lifecycle-rules/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/lifecycle-rules/{segment(name)}")
 
     def lifecycle_dry_run(self, name: str, *, idempotency_key: str | None = None) -> RunView:
         """Say what it would do now.
@@ -1644,9 +1631,7 @@ class Operations(Transport):
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
-            "POST",
-            f"/lifecycle-rules/{quote(str(name), safe='')}/dry-run",
-            headers={"Idempotency-Key": idempotency_key},
+            "POST", f"/lifecycle-rules/{segment(name)}/dry-run", headers={"Idempotency-Key": idempotency_key}
         )
 
     def lifecycle_run(self, name: str, *, idempotency_key: str | None = None) -> RunView:
@@ -1654,9 +1639,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call(
-            "POST", f"/lifecycle-rules/{quote(str(name), safe='')}/run", headers={"Idempotency-Key": idempotency_key}
-        )
+        return self._call("POST", f"/lifecycle-rules/{segment(name)}/run", headers={"Idempotency-Key": idempotency_key})
 
     def lifecycle_enable(self, name: str, *, idempotency_key: str | None = None) -> RuleView:
         """Let it run by itself.
@@ -1664,7 +1647,7 @@ class Operations(Transport):
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
-            "POST", f"/lifecycle-rules/{quote(str(name), safe='')}/enable", headers={"Idempotency-Key": idempotency_key}
+            "POST", f"/lifecycle-rules/{segment(name)}/enable", headers={"Idempotency-Key": idempotency_key}
         )
 
     def lifecycle_disable(self, name: str, *, idempotency_key: str | None = None) -> RuleView:
@@ -1673,9 +1656,7 @@ class Operations(Transport):
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
-            "POST",
-            f"/lifecycle-rules/{quote(str(name), safe='')}/disable",
-            headers={"Idempotency-Key": idempotency_key},
+            "POST", f"/lifecycle-rules/{segment(name)}/disable", headers={"Idempotency-Key": idempotency_key}
         )
 
     def device_bulk(
@@ -1732,7 +1713,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. Operators with a part of the fleet see and change what is in it.
         """
-        return self._call("GET", f"/operations/{quote(str(operation), safe='')}")
+        return self._call("GET", f"/operations/{segment(operation)}")
 
     def provisioning_check(self, *, certificate: str) -> VerdictView:
         """Say, rule by rule, what would happen to a certificate.
@@ -1769,7 +1750,7 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/templates/{quote(str(name), safe='')}")
+        return self._call("GET", f"/templates/{segment(name)}")
 
     def template_set(self, name: str, *, document: str, if_match: str | None = None) -> TemplateView:
         """Make a template, or change it.
@@ -1777,10 +1758,7 @@ class Operations(Transport):
         Needs the role `admin`. For operators of the whole fleet.
         """
         return self._call(
-            "PUT",
-            f"/templates/{quote(str(name), safe='')}",
-            headers={"If-Match": if_match},
-            json={"document": document},
+            "PUT", f"/templates/{segment(name)}", headers={"If-Match": if_match}, json={"document": document}
         )
 
     def template_delete(self, name: str) -> NamesDeleted:
@@ -1788,7 +1766,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/templates/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/templates/{segment(name)}")
 
     def claim_list(self) -> list[ClaimView]:
         """List claims.
@@ -1831,23 +1809,21 @@ class Operations(Transport):
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/claims/{quote(str(name), safe='')}")
+        return self._call("GET", f"/claims/{segment(name)}")
 
     def claim_delete(self, name: str) -> NamesDeleted:
         """Delete a claim; devices that came by it stay.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/claims/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/claims/{segment(name)}")
 
     def claim_revoke(self, name: str, *, idempotency_key: str | None = None) -> ClaimView:
         """Revoke its certificate for good.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call(
-            "POST", f"/claims/{quote(str(name), safe='')}/revoke", headers={"Idempotency-Key": idempotency_key}
-        )
+        return self._call("POST", f"/claims/{segment(name)}/revoke", headers={"Idempotency-Key": idempotency_key})
 
     def enrolment_list(self) -> list[ListView]:
         """List enrolment lists.
@@ -1861,25 +1837,21 @@ class Operations(Transport):
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call(
-            "GET", f"/enrolment-lists/{quote(str(name), safe='')}", params={"after": after, "limit": limit}
-        )
+        return self._call("GET", f"/enrolment-lists/{segment(name)}", params={"after": after, "limit": limit})
 
     def enrolment_set(self, name: str, *, entries: list[EntryBody], kind: ListKind | None = None) -> ListView:
         """Make a list, or add to it: all or none.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call(
-            "PUT", f"/enrolment-lists/{quote(str(name), safe='')}", json={"kind": kind, "entries": entries}
-        )
+        return self._call("PUT", f"/enrolment-lists/{segment(name)}", json={"kind": kind, "entries": entries})
 
     def enrolment_delete(self, name: str) -> NamesDeleted:
         """Delete a list; devices that came by it stay.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/enrolment-lists/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/enrolment-lists/{segment(name)}")
 
     def authority_list(self) -> list[AuthorityView]:
         """List certificate authorities of others.
@@ -1893,7 +1865,7 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/authorities/{quote(str(name), safe='')}")
+        return self._call("GET", f"/authorities/{segment(name)}")
 
     def authority_set(
         self,
@@ -1911,7 +1883,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/authorities/{quote(str(name), safe='')}",
+            f"/authorities/{segment(name)}",
             headers={"If-Match": if_match},
             json={"certificate": certificate, "mode": mode, "template": template, "identity": identity},
         )
@@ -1921,7 +1893,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/authorities/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/authorities/{segment(name)}")
 
     def stream_list(self) -> list[StreamView]:
         """List streams that are defined.
@@ -1935,21 +1907,21 @@ class Operations(Transport):
 
         Needs the role `viewer`.
         """
-        return self._call("GET", f"/streams/{quote(str(name), safe='')}")
+        return self._call("GET", f"/streams/{segment(name)}")
 
     def stream_set(self, name: str, body: dict[str, Any], *, if_match: str | None = None) -> StreamView:
         """Define a stream, or change it.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("PUT", f"/streams/{quote(str(name), safe='')}", headers={"If-Match": if_match}, json=body)
+        return self._call("PUT", f"/streams/{segment(name)}", headers={"If-Match": if_match}, json=body)
 
     def stream_delete(self, name: str) -> NamesDeleted:
         """Delete a definition; what was stored by it stays.
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/streams/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/streams/{segment(name)}")
 
     def stream_fields(self, *, stream: str | None = None) -> list[ObservedView]:
         """What streams really send, and what is new of it.
@@ -2066,7 +2038,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/datasets/{quote(str(name), safe='')}")
+        return self._call("GET", f"/datasets/{segment(name)}")
 
     def dataset_set(
         self,
@@ -2089,7 +2061,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/datasets/{quote(str(name), safe='')}",
+            f"/datasets/{segment(name)}",
             headers={"If-Match": if_match},
             json={
                 "sql": sql,
@@ -2109,30 +2081,28 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/datasets/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/datasets/{segment(name)}")
 
     def dataset_run(self, name: str, *, idempotency_key: str | None = None) -> ResultView:
         """Ask now, whatever the schedule says.
 
         Needs the role `operator`. For operators of the whole fleet.
         """
-        return self._call(
-            "POST", f"/datasets/{quote(str(name), safe='')}/run", headers={"Idempotency-Key": idempotency_key}
-        )
+        return self._call("POST", f"/datasets/{segment(name)}/run", headers={"Idempotency-Key": idempotency_key})
 
     def dataset_results(self, name: str) -> list[ResultView]:
         """List the results that are kept, the oldest first.
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/datasets/{quote(str(name), safe='')}/results")
+        return self._call("GET", f"/datasets/{segment(name)}/results")
 
     def dataset_result(self, name: str, *, number: int | None = None) -> Any:
         """One result as it was made, the newest or by number.
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/datasets/{quote(str(name), safe='')}/result", params={"number": number})
+        return self._call("GET", f"/datasets/{segment(name)}/result", params={"number": number})
 
     def telemetry_query(
         self,
@@ -2154,7 +2124,7 @@ class Operations(Transport):
         """
         return self._call(
             "GET",
-            f"/devices/{quote(str(name), safe='')}/telemetry",
+            f"/devices/{segment(name)}/telemetry",
             params={
                 "stream": stream,
                 "from": from_,
@@ -2173,14 +2143,14 @@ class Operations(Transport):
 
         Needs the role `viewer`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("GET", f"/devices/{quote(str(name), safe='')}/telemetry/last")
+        return self._call("GET", f"/devices/{segment(name)}/telemetry/last")
 
     def device_clock(self, name: str) -> dict[str, Any]:
         """How far the clock of a device is off.
 
         Needs the role `viewer`. Operators with a part of the fleet: for devices in it.
         """
-        return self._call("GET", f"/devices/{quote(str(name), safe='')}/clock")
+        return self._call("GET", f"/devices/{segment(name)}/clock")
 
     def telemetry_recent(self, *, limit: int | None = None) -> list[dict[str, Any]]:
         """What was stored last, of any device.
@@ -2224,7 +2194,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/quarantine/{quote(str(entry), safe='')}")
+        return self._call("GET", f"/quarantine/{segment(entry)}")
 
     def quarantine_replay(
         self,
@@ -2278,14 +2248,14 @@ class Operations(Transport):
 
         Needs the role `viewer`. For operators of the whole fleet.
         """
-        return self._call("GET", f"/connections/{quote(str(client_id), safe='')}")
+        return self._call("GET", f"/connections/{segment(client_id, slashes=True)}")
 
     def connection_close(self, client_id: str) -> Done:
         """End a connection; it may come back.
 
         Needs the role `operator`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/connections/{quote(str(client_id), safe='')}")
+        return self._call("DELETE", f"/connections/{segment(client_id, slashes=True)}")
 
     def connection_packets(self, *, device: str | None = None) -> Iterator[dict[str, Any]]:
         """Packets of a device's connection, or of all, live.
@@ -2359,7 +2329,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. About others: for admins of the whole fleet.
         """
-        return self._call("GET", f"/operators/{quote(str(name), safe='')}")
+        return self._call("GET", f"/operators/{segment(name)}")
 
     def operator_set(
         self,
@@ -2378,7 +2348,7 @@ class Operations(Transport):
         """
         return self._call(
             "PUT",
-            f"/operators/{quote(str(name), safe='')}",
+            f"/operators/{segment(name)}",
             headers={"If-Match": if_match},
             json={"groups": groups, "sites": sites, "role": role, "description": description, "disabled": disabled},
         )
@@ -2388,7 +2358,7 @@ class Operations(Transport):
 
         Needs the role `admin`. For operators of the whole fleet.
         """
-        return self._call("DELETE", f"/operators/{quote(str(name), safe='')}")
+        return self._call("DELETE", f"/operators/{segment(name)}")
 
     def operator_password(self, name: str, *, password: Any, current: str | None = None) -> OperatorView:
         """Give an operator a password.
@@ -2396,7 +2366,7 @@ class Operations(Transport):
         Needs the role `viewer`. About others: for admins of the whole fleet.
         """
         return self._call(
-            "PUT", f"/operators/{quote(str(name), safe='')}/password", json={"password": password, "current": current}
+            "PUT", f"/operators/{segment(name)}/password", json={"password": password, "current": current}
         )
 
     def operator_explain(self, name: str, *, action: str, device: str | None = None) -> Explanation:
@@ -2404,16 +2374,14 @@ class Operations(Transport):
 
         Needs the role `viewer`. About others: for admins of the whole fleet.
         """
-        return self._call(
-            "GET", f"/operators/{quote(str(name), safe='')}/explanation", params={"action": action, "device": device}
-        )
+        return self._call("GET", f"/operators/{segment(name)}/explanation", params={"action": action, "device": device})
 
     def token_list(self, name: str) -> list[TokenView]:
         """List the tokens of an operator.
 
         Needs the role `viewer`. About others: for admins of the whole fleet.
         """
-        return self._call("GET", f"/operators/{quote(str(name), safe='')}/tokens")
+        return self._call("GET", f"/operators/{segment(name)}/tokens")
 
     def token_add(
         self,
@@ -2431,7 +2399,7 @@ class Operations(Transport):
         """
         return self._call(
             "POST",
-            f"/operators/{quote(str(name), safe='')}/tokens",
+            f"/operators/{segment(name)}/tokens",
             json={"groups": groups, "sites": sites, "role": role, "description": description, "days": days},
         )
 
@@ -2440,7 +2408,7 @@ class Operations(Transport):
 
         Needs the role `viewer`. About others: for admins of the whole fleet.
         """
-        return self._call("DELETE", f"/operators/{quote(str(name), safe='')}/tokens/{quote(str(token), safe='')}")
+        return self._call("DELETE", f"/operators/{segment(name)}/tokens/{segment(token)}")
 
     def session_show(self) -> LoggedIn:
         """Show who is logged in.

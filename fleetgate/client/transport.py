@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -18,6 +19,18 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.detail = detail
+
+
+def segment(value: object, *, slashes: bool = False) -> str:
+    """A name as one part of a path; client ids may have slashes.
+
+    Raises ApiError for what would make another path, as nothing has such a name.
+    """
+    text = str(value)
+    if not text or ("/" in text and not slashes):
+        why = "it has a slash" if text else "it is empty"
+        raise ApiError(404, "not_found", f"nothing is named {text[:128]!r}: {why}")
+    return text.replace(".", "%2E") if text in {".", ".."} else quote(text, safe="")
 
 
 class Transport:

@@ -112,8 +112,9 @@ class Gate:
         """Run a command on this state folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {name: self.folder / f".{name}" for name in ("stdout", "stderr")}
+        end = arguments.index("--") if "--" in arguments else len(arguments)
         request = {
-            "arguments": [*arguments, "--state", str(self.state)],
+            "arguments": [*arguments[:end], "--state", str(self.state), *arguments[end:]],
             "cwd": str(self.folder),
             "environment": {**os.environ, **self.environment},
             **{name: str(file) for name, file in files.items()},
