@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiomqtt
 import structlog
@@ -92,6 +92,7 @@ class SourceConfig:
             raise SourceError(f"source version {self.version!r}: must be 5 or 3.1.1")
         if self.retained not in RETAINED:
             raise SourceError(f"source retained {self.retained!r}: must be {', '.join(RETAINED)}")
+        self._check_effect(parts)
         five = self.version == "5"
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.SessionExpiryInterval = _SESSION_SECONDS
@@ -109,6 +110,24 @@ class SourceConfig:
             tls_context=self._tls() if parts.scheme == "mqtts" else None,
             queue_type=queue_type,
         )
+
+    def _check_effect(self, parts: SplitResult) -> None:
+        """Raises SourceError for a setting that has no effect beside the others."""
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise SourceError("source url: must be mqtt://host[:port], with nothing behind it")
+        for key in ("ca", "certificate", "key"):
+            if getattr(self, key) is not None and parts.scheme != "mqtts":
+                raise SourceError(f"source {key}: is for mqtts://, and the url is {parts.scheme}://")
+        if self.key is not None and self.certificate is None:
+            raise SourceError("source key: needs a certificate")
+        if self.password is not None and not parts.username:
+            raise SourceError("source password: needs a user in the url, such as mqtt://user@host")
+        if self.password is not None and parts.password:
+            raise SourceError("source password: the url has one too")
+        for name in ("topics", "templates"):
+            given = getattr(self, name)
+            if twice := [one for at, one in enumerate(given) if one in given[:at]]:
+                raise SourceError(f"source {name if name == 'topics' else 'map'}: {twice[0]!r} is there twice")
 
     def _tls(self) -> ssl.SSLContext:
         try:

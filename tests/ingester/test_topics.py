@@ -1,8 +1,12 @@
 """Topics to device and stream."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from ingester.errors import SourceError
+from ingester.source_mqtt import SourceConfig
 from ingester.topics import topic_map
 
 
@@ -46,3 +50,29 @@ def test_templates_that_cannot_be(template: str):
     """A template without one device, or with marks that mean nothing, is refused by name."""
     with pytest.raises(SourceError, match="topic map"):
         topic_map((template,))
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"ca": Path("ca.pem")}, "ca"), ({"certificate": Path("c.pem")}, "certificate"),
+        ({"key": Path("k.pem")}, "key"),
+        ({"url": "mqtts://h", "key": Path("k.pem")}, "key: needs a certificate"),
+        ({"password": "secret"}, "password: needs a user"),
+        ({"url": "mqtt://u:p@h", "password": "secret"}, "password: the url"),
+        ({"url": "mqtt://h/plant"}, "url"), ({"url": "mqtt://h?qos=1"}, "url"), ({"url": "mqtt://h#x"}, "url"),
+        ({"topics": ("a", "b", "a")}, "topics: 'a' is there twice"), ({"templates": ("{device}", "{device}")}, "map: "),
+        ({"retained": "never"}, "retained 'never'"),
+    ],
+)  # fmt: skip
+def test_settings_of_a_source_without_effect(given: dict, key: str):
+    """Refused with their name; none of the secrets is in the error."""
+    with pytest.raises(SourceError, match=f"source {key}") as caught:
+        SourceConfig(**{"url": "mqtt://h", **given}).client(asyncio.Queue)
+    assert "secret" not in str(caught.value)
+
+
+async def test_settings_of_a_source():
+    """A user with a password, a slash behind the port."""
+    assert SourceConfig("mqtt://u@h:1883/", password="x").client(asyncio.Queue)
+    assert SourceConfig("mqtt://u:p@h").client(asyncio.Queue)
