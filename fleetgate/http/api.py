@@ -143,8 +143,9 @@ def _operations(app: FastAPI, core: Core) -> None:
 
     @app.get("/readyz", response_class=PlainTextResponse, summary="Whether it can take messages, or why not")
     async def readyz(request: Request) -> Response:
-        """The first line says whether; each other line is about background work that fails, which is no reason not to
-        send: what was acknowledged is on disk, and served from there. As JSON for who accepts that.
+        """The first line is `ready` or the reason why not. Each other line is one kind of background work that fails:
+        the gate stays ready, as what was acknowledged is on disk and served from there. A client that accepts
+        `application/json` gets the same as JSON.
         """
         reason, failing = core.not_ready(), core.background.failing()
         status = 200 if reason is None else 503
