@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fleet.audit.checkpoint import CheckpointError, read_checkpoint
 from fleet.audit.export import verify_export
-from fleet.audit.model import Act, Checking, End, Entry, Outcome, Result, Via, Wrong, difference, entry_of
+from fleet.audit.model import Act, Checking, End, Entry, Outcome, Result, Via, Wrong, cleaned, difference, entry_of
 from fleet.audit.service import Asked, AuditLog
 from fleet.authority import Authority
 from fleet.registry import Registry
@@ -377,3 +377,12 @@ def test_very_many_targets():
     many = Act("a", "device.import", Via.CLI, targets=tuple(("device", f"d{n}") for n in range(10_001)))
     said = entry_of(End(), T, many, DONE).said
     assert (len(said["targets"]), said["targets_total"]) == (10_000, 10_001)
+
+
+def test_what_can_be_written_anywhere():
+    """Texts without NUL and halves of characters; numbers of 64 bits, larger ones as texts."""
+    said = {"a\0": ["\ud800", 2**63, -(2**63), True, None, 1.5], "b": (2**64, -(2**63) - 1)}
+    assert cleaned(said) == {
+        "a\ufffd": ["?", 2**63, -(2**63), True, None, 1.5],
+        "b": ["18446744073709551616", "-9223372036854775809"],
+    }

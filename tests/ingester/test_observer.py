@@ -85,3 +85,19 @@ def test_clocks_of_so_many_devices(monkeypatch):
     for name in "abc":
         clocks.note(name, T, T)
     assert [clocks.skew(name) is None for name in "abc"] == [True, False, False]
+
+
+def test_a_device_is_forgotten():
+    """Its clock, and what was new of it; what streams have stays, and what other devices sent."""
+    observer = Observer(lambda *_, **__: None)
+    for number in range(60):
+        observer.observed.note("s", "a", T + number, {"v": 1})
+    observer.observed.note("s", "a", T, {"w": 1})
+    observer.observed.note("s", "b", T, {"x": 1})
+    for name in "ab":
+        observer.clocks.note(name, T, T)
+    observer.forget("a")
+    observer.forget("nobody")
+    assert [drift.device for drift in observer.observed.streams["s"].drifts] == ["b"]
+    assert set(observer.observed.streams["s"].fields) == {"v", "w", "x"}
+    assert [observer.clocks.skew(name) is None for name in "ab"] == [True, False]

@@ -323,3 +323,29 @@ def test_what_a_client_may_be_reading_stays():
     found.outlet = None
     assert len(found.withhold(lambda topic: topic == "b")) == 1
     assert not found.inflight
+
+
+def test_what_is_kept_of_an_identity():
+    """Its retained messages, whoever had the topic before; its wills; that it connects again and again."""
+    retained = Retained(9, 1000)
+    for topic, owner in (("a/1", "device:a"), ("a/2", "device:a"), ("a/3", "device:b"), ("x", "device:a")):
+        assert retained.keep(Message(topic, b"1", owner=owner))
+    assert retained.keep(Message("a/2", b"2", owner="device:b"))
+    assert (retained.of("device:a"), retained.of("device:b"), retained.of("nobody")) == (
+        ["a/1", "x"],
+        ["a/2", "a/3"],
+        [],
+    )
+    assert sorted(retained.below("a/#")) == ["a/1", "a/2", "a/3"]
+    for topic in ("a/1", "x", "x"):
+        retained.clear(topic)
+    assert (retained.of("device:a"), len(retained)) == ([], 2)
+    wills = Wills()
+    for client_id, owner in (("a", "device:a"), ("b/1", "application:b"), ("b/2", "application:b")):
+        wills.put(client_id, owner, Message(client_id, b""), 1.0)
+    wills.drop("application:b")
+    assert [owner for owner, _ in wills.due(2.0)] == ["device:a"]
+    flapping = Flapping(1, 60)
+    assert [flapping.connects("a", now) for now in (0, 1)] == [True, False]
+    flapping.forget("a")
+    assert flapping.connects("a", 2)
