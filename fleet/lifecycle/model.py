@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from fleet.documents import DocumentError, parsed
+from fleet.numbers import number_of
 from fleet.registry.query import parse
 
 MOST = 1000
@@ -85,11 +86,8 @@ def source_of(rule: Rule) -> dict[str, Any]:
 
 
 def _most(given: Any) -> int:
-    try:
-        found = int(given)
-    except (TypeError, ValueError):
-        found = 0
-    if isinstance(given, bool | float) or not 1 <= found <= _MAX_MOST:
+    found = number_of(given) if isinstance(given, str) else given
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= _MAX_MOST:
         raise DocumentError(f"rule: most: {str(given)[:80]!r} is not a number from 1 to {_MAX_MOST}")
     return found
 
