@@ -284,7 +284,7 @@ async def test_since_when_a_source_holds_messages():
     sender = SimpleNamespace(_client=SimpleNamespace(ack=print))
     for _ in range(3):
         topic = SimpleNamespace(value="devices/a/telemetry")
-        source._gather(sender, SimpleNamespace(topic=topic, qos=1, payload=b"{}", properties=None, mid=1))
+        source._gather(sender, SimpleNamespace(topic=topic, qos=1, retain=False, payload=b"{}", properties=None, mid=1))
     assert source.held_since == 5
     await until(lambda: source._held)
     assert source.held_since == 5
