@@ -3,11 +3,13 @@
 import asyncio
 import inspect
 import sqlite3
+import ssl
 
 import aiomqtt
 import aiosqlite
 import paho.mqtt.client
 import pytest
+from aiofastnet import ssl_engine_direct
 from amqtt.broker import Broker, BrokerContext
 from amqtt.events import BrokerEvents
 from amqtt.session import Session
@@ -117,3 +119,11 @@ async def test_aiomqtt_wraps_a_paho_client_that_can_ack_by_hand():
     client._client.manual_ack_set(True)
     assert list(inspect.signature(client._client.ack).parameters) == ["mid", "qos"]
     assert "put_nowait" in inspect.getsource(aiomqtt.Client._on_message)
+
+
+def test_tls_says_which_path_it_verified():
+    """handshakes.py asks SSLObject for it, before Python 3.13 by a private name, and aiofastnet by the public one."""
+    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="x")
+    asked = shown if hasattr(shown, "get_verified_chain") else shown._sslobj
+    assert not asked.get_verified_chain()
+    assert hasattr(ssl_engine_direct.SSLEngineDirect, "get_verified_chain")
