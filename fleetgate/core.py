@@ -606,6 +606,8 @@ def engine_limits(settings: Settings) -> EngineLimits:
         topic_aliases=mqtt.topic_aliases,
         retained_messages=mqtt.retained_messages,
         retained_bytes=mqtt.retained_bytes,
+        device_retained=mqtt.device_retained,
+        device_retained_bytes=mqtt.device_retained_bytes,
         close_on_denied=mqtt.close_on_denied,
         device_rate=mqtt.device_rate,
         flapping_connects=mqtt.flapping_connects,

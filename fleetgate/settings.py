@@ -95,6 +95,8 @@ class MqttSettings(_Section):
     topic_aliases: int = Field(32, ge=0, le=65_535, description="topic aliases of a connection, each way (MQTT 5)")
     retained_messages: int = Field(100_000, gt=0, description="retained messages, of all topics")
     retained_bytes: int = Field(64 * 1024 * 1024, gt=0, description="bytes of retained messages")
+    device_retained: int = Field(1000, ge=0, description="retained messages that a device published; 0: any number")
+    device_retained_bytes: int = Field(4 * 1024 * 1024, ge=0, description="bytes of these; 0: any number")
     sys_seconds: float = Field(10, ge=0, description="seconds between two rounds of $SYS messages; 0: none")
 
     _bind = field_validator("bind")(_checked_bind)

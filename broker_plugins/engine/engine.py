@@ -84,7 +84,12 @@ class Engine:
         self.intake = Intake(ingester, lambda: self.store.full)
         self.wheel = Wheel()
         self.sessions = Sessions(self.store, self.limits.queue, self.rights_of, self.steady)
-        self.retained = Retained(self.limits.retained_messages, self.limits.retained_bytes)
+        self.retained = Retained(
+            self.limits.retained_messages,
+            self.limits.retained_bytes,
+            self.limits.device_retained,
+            self.limits.device_retained_bytes,
+        )
         self.flapping = Flapping(self.limits.flapping_connects, self.limits.flapping_seconds)
         self.wills = Wills()
         self._heap = Heap()
@@ -361,6 +366,7 @@ class Engine:
             None,  # a will's expiry interval begins when it is published [3.1.3.2.4]
             principal.client_id,
             principal.owner,
+            bool(principal.device),
         )
         if session is not None:
             delay = min(delay, session.expiry)  # the end of the session ends the delay [MQTT-3.1.3-9]

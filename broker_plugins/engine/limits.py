@@ -30,6 +30,9 @@ class Limits:
     """Of a client, each way."""
     retained_messages: int = 100_000
     retained_bytes: int = 64 * 1024 * 1024
+    device_retained: int = 1000
+    """Of one device; 0: any number."""
+    device_retained_bytes: int = 4 * 1024 * 1024
     close_on_denied: bool = False
     """A publish without a right ends a 3.1.1 connection; False: it is acknowledged and dropped."""
     device_rate: float = 0.0

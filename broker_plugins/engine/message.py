@@ -30,6 +30,8 @@ class Message:
     expires: int | None = None
     sender: str = ""
     owner: str = ""
+    device: bool = False
+    """Whether a device published it, which may retain so many messages only."""
 
     @property
     def size_bytes(self) -> int:

@@ -318,6 +318,7 @@ def _message(connection: "Connection", packet: Publish) -> Message:
         expires,
         connection.client_id,
         connection.admitted.owner,
+        bool(connection.admitted.device),
     )
 
 

@@ -71,7 +71,7 @@ def _answer(question: Question) -> Answer:
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             return Answer(error="one SELECT is answered, and nothing else")
         given = _window(question, statements[0].named_parameters)
-        reader: Any = connection.execute(statements[0], given).to_arrow_reader(_BATCH)
+        reader: Any = connection.sql(statements[0], params=given).to_arrow_reader(_BATCH)
         batches, count = [], 0
         for batch in reader:
             batches.append(batch)

@@ -70,11 +70,16 @@ async def test_names_of_any_kind(tmp_path: Path):
 
 async def test_thousands_of_streams(tmp_path: Path):
     """A device has as many streams as it may; messages of others are kept, and nobody's questions wait for it."""
-    with Gate(tmp_path, environment={"FLEETGATE__INGEST__DEVICE_STREAMS": "1500"}) as gate:
+    bounds = {"FLEETGATE__INGEST__DEVICE_STREAMS": "1500", "FLEETGATE__MQTT__DEVICE_RETAINED": "3"}
+    with Gate(tmp_path, environment=bounds) as gate:
         for name in ("greedy", "good"):
             gate.add(name)
         await _send(gate, "greedy", [f"s{at}" for at in range(2500)], {})
         await _send(gate, "good", ["ok"], {})
+        async with gate.client("greedy") as client:
+            for at in range(5):
+                await client.publish(f"devices/greedy/kept/{at}", "x", qos=1, retain=True)
+        gate.wait_for("fleetgate_deliveries_dropped_total", 2, reason="retained_full")
         gate.wait_for("fleetgate_messages_quarantined_total", 1000, reason="streams")
         gate.wait_for("fleetgate_messages_stored_total", 1501)
         assert (gate.total("fleetgate_streams"), gate.total("fleetgate_series")) == (1501, 1501)

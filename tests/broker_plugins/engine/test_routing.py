@@ -205,6 +205,27 @@ def test_retained_messages_have_bounds():
     assert len(retained) == 2
 
 
+def test_a_device_retains_so_much():
+    """By count and by bytes, in place of its own messages or of others'; applications and other devices are not."""
+    retained = Retained(100, 10_000, 2, 400)
+
+    def publish(topic: str, size: int, owner: str = "d", *, device: bool = True) -> bool:
+        return retained.keep(Message(topic, b"x" * size, owner=owner, device=device))
+
+    assert publish("a", 10)
+    assert publish("b", 10)
+    assert not publish("c", 10)
+    assert publish("b", 20)
+    assert not publish("b", 300)
+    assert publish("c", 10, "application", device=False)
+    assert not publish("c", 10)
+    assert publish("d", 10, "other")
+    assert retained.clear("a") is not None
+    assert publish("c", 10)
+    assert all(publish(f"s{at}", 100, "application", device=False) for at in range(10))
+    assert retained.of("d") == ["b", "c"]
+
+
 def test_flapping():
     """So many in a minute, then none for a while; what is long ago is forgotten."""
     flapping = Flapping(2, 10)
