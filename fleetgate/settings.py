@@ -240,7 +240,10 @@ class StoreSettings(_Section):
     )
     keep_days: float = Field(90, ge=0, description="days telemetry is kept, from the time of receipt; 0 keeps all")
     quarantine_bytes: int = Field(
-        64 * 1024 * 1024, ge=0, description="bytes of payload in quarantine; the oldest go first; 0: any number"
+        64 * 1024 * 1024,
+        ge=0,
+        description="bytes of payload in quarantine; beyond them, the oldest messages of the devices that have the most"
+        " bytes go; 0: any number",
     )
 
 

@@ -88,8 +88,13 @@ class MemoryStore:
 
     async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
         """See TelemetryStore.trim_quarantine."""
-        size, surplus = 0, []
+        own: Counter[str] = Counter()
+        ranked = []
         for item in reversed(self._quarantine.values()):
+            own[item.device] += len(item.payload)
+            ranked.append((own[item.device], -item.id, item))
+        size, surplus = 0, []
+        for _, _, item in sorted(ranked, key=lambda entry: entry[:2]):
             size += len(item.payload)
             if size > max_bytes:
                 surplus.append(item)

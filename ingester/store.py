@@ -117,7 +117,9 @@ class TelemetryStore(Protocol):
         ...
 
     async def trim_quarantine(self, max_bytes: int, limit: int) -> int:
-        """Delete the oldest quarantined messages, at most `limit`, as long as all are more than `max_bytes`.
+        """Delete quarantined messages, at most `limit`, as long as all are more than `max_bytes`.
+
+        The oldest ones of the devices that have the most bytes go: no device pushes out what others have sent.
 
         Returns how many went.
         """

@@ -28,10 +28,16 @@ _OLD = (
 _SURPLUS = """
 id IN (
     SELECT id FROM (
-        SELECT id, sum(length(payload)) OVER (ORDER BY id DESC) AS newer FROM quarantine
-    ) WHERE newer > ? ORDER BY id LIMIT ?
+        SELECT id, own, sum(size) OVER (ORDER BY own, id DESC) AS kept FROM (
+            SELECT id, length(payload) AS size,
+                sum(length(payload)) OVER (PARTITION BY device ORDER BY id DESC) AS own
+            FROM quarantine
+        )
+    ) WHERE kept > ? ORDER BY own DESC, id LIMIT ?
 )
 """
+"""`own`: bytes of a message and the newer ones of its device. Messages with the least of it are kept: one device that
+fills the quarantine pushes out its own."""
 
 
 def rows(quarantined: Sequence[Quarantined], first_id: int) -> list[tuple[Any, ...]]:
@@ -71,7 +77,7 @@ def outside(column: str, spans: Iterable[Span]) -> str:
 
 
 def trim(max_bytes: int, limit: int) -> list[Statement]:
-    """The same, for messages beyond `max_bytes`."""
+    """The same, for messages beyond `max_bytes`: the oldest of the devices that have most."""
     return _counted(_SURPLUS, (max_bytes, limit))
 
 

@@ -349,6 +349,20 @@ async def test_quarantine_is_bounded_and_counts_what_it_lets_go(store):
     assert (await store.quarantine_summary())[0] == QuarantineSummary("empty", 0, 0, 0, 3)
 
 
+async def test_a_device_that_fills_the_quarantine_pushes_out_its_own(store):
+    """Beyond the bound the oldest messages of the devices with the most bytes go; what others have there stays."""
+    quiet = [Quarantined(T + n, "quiet", "s", "empty", "", b"x" * 10) for n in range(2)]
+    loud = [Quarantined(T + 10 + n, "loud", "s", "utf8", "", b"x" * 10) for n in range(20)]
+    middle = [Quarantined(T + 40 + n, "middle", "s", "utf8", "", b"x" * 10) for n in range(5)]
+    await store.write(Batch(), [*quiet, *loud, *middle])
+    gone = 0
+    while slice_gone := await store.trim_quarantine(100, 4):
+        gone += slice_gone
+    assert gone == 17
+    left = await store.quarantined()
+    assert [item.received - T for item in left] == [0, 1, 26, 27, 28, 29, 41, 42, 43, 44]
+
+
 async def test_readings_of_other_formats(store):
     """What a decoder made of a payload is what is found, mixed with plain ones, as often as it is asked."""
     streams = Streams()
