@@ -228,7 +228,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
         inventory = Inventory(registry, types, groups)
         authorities, tls = await _tls(stack, settings, state, authority, registry.database, wall, background)
         judge = Judge(tls.verify, partial(authorities.rules, otherwise=naming), tls.check, clock)
-        issuer = make_issuer(settings, authority, judge, clocks.expires_by)
+        issuer = make_issuer(settings, authority, judge, clocks.sure)
         provisioning = await _provisioning(stack, registry, inventory, groups, issuer, authorities, wall)
         decisions = await stack.enter_async_context(_decisions(settings.decisions, registry, clocks, background))
         policies = await stack.enter_async_context(

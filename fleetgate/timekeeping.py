@@ -97,6 +97,10 @@ class Timekeeping(Collector):
         """Now, for what is deleted by its age: behind the wall clock while a step of it is not confirmed."""
         return self._ages.expires_by(self._steady())
 
+    def sure(self) -> int:
+        """A time that has surely come, whatever the wall clock said at the first start and since."""
+        return self._ages.sure(self._steady())
+
     def elapsed(self) -> int:
         """Now, for what waits: even, over restarts as well, whatever the wall clock does."""
         return self._ages.elapsed(self._steady())

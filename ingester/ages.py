@@ -118,6 +118,10 @@ class Ages:
         unconfirmed = sum(step.ahead for step in self._steps if step.ahead > 0)
         return self._last.wall + max(0, steady - self._last.steady) - unconfirmed
 
+    def sure(self, steady: int) -> int:
+        """As `expires_by`; while there was none to look for long enough, the first time that is believed."""
+        return self.expires_by(steady) if self._new >= self._confirm_us else BELIEVED_FROM_US
+
     def even(self, steady: int) -> int:
         """Now, as the wall clock would say had it not been set since the last look; never before it is believed."""
         return max(BELIEVED_FROM_US, self._last.wall + max(0, steady - self._last.steady))

@@ -301,8 +301,8 @@ class Authority:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = new_key()
         subject = subject_of(f"{_OURS}{self._trust_domain}")
-        valid = now, now + timedelta(days=_CA_DAYS)
-        root = authority_certificate(subject, key.public_key(), subject, key, valid, path_length=1)
+        end = now + timedelta(days=_CA_DAYS)
+        root = authority_certificate(subject, key.public_key(), subject, key, end, path_length=1)
         # The key first: without ca.pem a start that was cut off begins again.
         write_key(key_path, key, self._passphrase)
         write_public(path, root.public_bytes(serialization.Encoding.PEM))
@@ -326,7 +326,7 @@ class Authority:
             key.public_key(),
             found.subject,
             key,
-            (now, now + timedelta(days=_CA_DAYS)),
+            now + timedelta(days=_CA_DAYS),
             path_length=basic.path_length if basic is not None else None,
         )
         write_public(path, root.public_bytes(serialization.Encoding.PEM))
@@ -368,8 +368,8 @@ class Authority:
 
     def _made_issuing(self, key: SigningKey, root_key: SigningKey, subject: x509.Name) -> x509.Certificate:
         now = self._now()
-        valid = now, min(now + timedelta(days=_ISSUING_DAYS), self.root.not_valid_after_utc)
-        made = authority_certificate(subject, key.public_key(), self.root.subject, root_key, valid, path_length=0)
+        end = min(now + timedelta(days=_ISSUING_DAYS), self.root.not_valid_after_utc)
+        made = authority_certificate(subject, key.public_key(), self.root.subject, root_key, end, path_length=0)
         write_public(self._folder / "issuing.pem", made.public_bytes(serialization.Encoding.PEM))
         return made
 

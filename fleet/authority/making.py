@@ -9,9 +9,11 @@ from cryptography.x509.oid import NameOID
 
 from fleet.authority.chain import constraints_of
 from fleet.authority.keys import SigningKey, hash_for
+from ingester.clock import BELIEVED_FROM_US, moment
 
 CLOCK_SKEW = timedelta(minutes=5)
 """Certificates are valid from a little in the past: a device's clock may be behind ours."""
+_BEGIN = moment(BELIEVED_FROM_US)
 _GAIN = timedelta(days=1)
 """A certificate is made again only where the new one lives so much longer."""
 
@@ -29,19 +31,23 @@ def authority_certificate(
     public_key: CertificatePublicKeyTypes,
     issuer: x509.Name,
     signer: SigningKey,
-    valid: tuple[datetime, datetime],
+    end: datetime,
     *,
     path_length: int | None,
+    begin: datetime = _BEGIN,
 ) -> x509.Certificate:
-    """The certificate of an authority, valid from a little before the first of two times until the second."""
-    begin, end = valid
+    """The certificate of an authority.
+
+    It begins with this program: a root that was made while the clock was ahead stays with clients for years, and is
+    valid when the clock is set right.
+    """
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begin - CLOCK_SKEW)
+        .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(key_usage(signs_certificates=True), critical=True)

@@ -261,23 +261,26 @@ def test_a_clock_that_is_not_believed(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-async def test_a_certificate_made_while_the_clock_was_ahead(tmp_path, need):
-    """It is valid as well when the clock is set right, with what is then renewed above it."""
+@pytest.mark.parametrize("first", [0, 73], ids=["later", "from the first start on"])
+async def test_what_was_made_while_the_clock_was_ahead(tmp_path, need, first: int):
+    """Certificates of clients, and the root that they hold, are valid as well when the clock is set right."""
     need("openssl")
-    clock = ManualClock()
+    clock = ManualClock(START + first * 365 * DAY_US)
     authority = Authority(tmp_path, "fleetgate.local", 30, clock=clock)
     authority.ensure_server(NAMES)
     clock.at += 11 * 365 * DAY_US
     authority.renew(NAMES)
+    held = authority.root
     issuer = BuiltInIssuer(authority, lambda: START)
-    made = (await issuer.issue(Kind.DEVICE, "a", read_request(signing_request("a")[1])))[0]
+    made = await issuer.issue(Kind.DEVICE, "a", read_request(signing_request("a")[1]))
     clock.at = START
-    assert authority.renew(NAMES) == ["issuing", "server"]
-    assert valid(made, clock)
-    for name, one in (("leaf", made), ("issuing", authority.certificate)):
-        (tmp_path / f"{name}.pem").write_bytes(pem(one))
-    paths = ["-CAfile", tmp_path / "ca.pem", "-untrusted", tmp_path / "issuing.pem", tmp_path / "leaf.pem"]
-    subprocess.run(["openssl", "verify", "-attime", str(START // 1_000_000), *paths], check=True)
+    assert authority.renew(NAMES) == ["server"]
+    assert valid(made[0], clock)
+    for name, one in (("held", [held]), ("made", made)):
+        (tmp_path / f"{name}.pem").write_bytes(b"".join(map(pem, one)))
+    for name in ("made.pem", "server.pem"):
+        paths = ["-CAfile", tmp_path / "held.pem", "-untrusted", tmp_path / name, tmp_path / name]
+        subprocess.run(["openssl", "verify", "-attime", str(START // 1_000_000), *paths], check=True)
 
 
 def test_a_root_whose_key_is_elsewhere(tmp_path):

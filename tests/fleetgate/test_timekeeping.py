@@ -48,6 +48,7 @@ async def test_a_step_is_noticed_while_it_runs_and_over_a_restart(state):
     async with machine.open(state) as clocks:
         registry.register(clocks)
         assert (clocks.wall(), clocks.expires_by(), clocks.elapsed()) == (START, START, START)
+        assert clocks.sure() == BELIEVED_FROM_US
         assert registry.get_sample_value(name) == 0
         with capture_logs() as lines:
             machine.off += YEAR

@@ -252,3 +252,13 @@ def test_wrong_for_less_than_three_days(events):
         assert machine.behind >= -1
     machine.set(0)
     assert machine.behind <= 8 * 64
+
+
+def test_what_is_sure_at_a_first_start():
+    """Nothing but that this program exists, until the clock has run for a while; then what things expire by."""
+    machine = Machine(YEAR, confirm=DAY)
+    assert machine.ages.sure(machine.steady) == BELIEVED_FROM_US
+    machine.run(DAY)
+    assert machine.ages.sure(machine.steady) == machine.ages.expires_by(machine.steady)
+    machine = Machine(written=START)
+    assert machine.ages.sure(machine.steady) == START
