@@ -84,19 +84,26 @@ class StateFolder:
             raise StateError(f"state folder {self.path}: {error.strerror or error}") from error
 
     def token(self) -> str:
-        """The admin token. Raises StateError when the folder was never set up, or may not be read."""
+        """The admin token. Raises StateError when the folder was never set up, or the file has no token."""
         try:
-            return self.token_file.read_text().strip()
+            found = self.token_file.read_text(encoding="ascii").strip()
         except OSError as error:
             raise StateError(f"{self.token_file}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            found = ""
+        if not found.isprintable() or not found:  # an empty one would let everybody in
+            raise StateError(f"{self.token_file}: no token in it: remove the file, and a new one is made")
+        return found
 
     def server(self) -> dict[str, Any]:
-        """What server.json says; empty when no server runs."""
+        """What server.json says; empty when no server runs, or it says something else than a server writes."""
         try:
             found = json.loads(self.server_file.read_text())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        if not isinstance(found, dict) or not all(isinstance(found[key], str) for key in found.keys() - {"pid"}):
+            return {}
+        return found
 
 
 class StateLock:

@@ -444,7 +444,10 @@ async def _note_restored(state: StateFolder, audit: AuditLog) -> None:
     """A state that came out of a backup says so in its log."""
     note = state.path / RESTORED
     if note.exists():
-        facts = json.loads(note.read_text())
+        try:
+            facts = dict(json.loads(note.read_text()))
+        except (ValueError, TypeError, RecursionError) as error:
+            facts = {"problem": f"{RESTORED} can't be read: {error}"[:200]}
         await audit.add(Act("rule:restore", "backup.restore", Via.RULE, facts=facts), Result(Outcome.DONE))
         note.unlink()
 

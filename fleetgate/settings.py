@@ -6,15 +6,17 @@ import base64
 import difflib
 import json
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
 from fleet.identity import Source
 from fleetgate.addresses import parse_bind
@@ -26,8 +28,32 @@ PREFIX = "FLEETGATE__"
 DEFAULT_FILE = Path("config/fleetgate.toml")
 
 
+_MOST_DAYS = 100_000
+_MOST = {"days": 1, "hours": 24, "minutes": 1440, "seconds": 86_400, "after": 86_400, "ms": 86_400_000}
+"""How many of each unit, by the last word of a name, are a day."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """`keep_days = true` is no day."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+            raise ValueError("it is a number, not true or false")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _within(cls, value: Any, info: ValidationInfo) -> Any:
+        """Times are counted in microseconds, and databases have 64 bits."""
+        if isinstance(value, int | float):
+            unit = _MOST.get((info.field_name or "").rpartition("_")[2])
+            most = _MOST_DAYS * unit if unit else 2**53
+            if value > most:
+                raise ValueError(f"it is {most} at most")
+        return value
 
 
 def _checked_bind(bind: str) -> str:
@@ -119,6 +145,10 @@ class HttpSettings(_Section):
     _https_bind = field_validator("https_bind")(_checked_optional_bind)
 
 
+_NAME = re.compile(r"[A-Za-z0-9._:*-]{1,253}")
+"""What host names and addresses are made of, a `*` for all of a domain too."""
+
+
 class TlsSettings(_Section):
     """Certificates of the server, and of devices that are made elsewhere."""
 
@@ -134,6 +164,16 @@ class TlsSettings(_Section):
         description="revocation lists of these CAs and of those below them: a file (PEM or DER), or a folder of such"
         " files; then a certificate is refused where no list in effect speaks of it, or of an authority above it",
     )
+
+    @field_validator("names")
+    @classmethod
+    def _named(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name[:80]!r} is no host name or address: of others than ASCII, write the form xn--..."
+                )
+        return names
 
 
 class IdentitySettings(_Section):
@@ -426,7 +466,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     if file is not None:
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SettingsError(f"{file}: {error}") from error
     for name in environment:
         if name.startswith(PREFIX):
@@ -439,6 +479,17 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         return Settings(**values)
     except ValidationError as error:
         raise SettingsError(_explain(error, str(file) if file else "settings")) from None
+    except UnreadableError:
+        names = [name for name, value in environment.items() if name.startswith(PREFIX) and not _is_json(value)]
+        raise SettingsError(f'environment {" or ".join(names)}: a list is written as JSON, ["a", "b"]') from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _explain(error: ValidationError, where: str) -> str:

@@ -32,7 +32,7 @@ from fleet.authority.making import (
     subject_of,
 )
 from fleet.authority.requests import key_pem, new_key, read_certificate
-from fleet.errors import ClockError, StateError
+from fleet.errors import ClockError, InvalidCertificateError, StateError
 from fleet.files import write_private, write_public
 from fleet.identity import Kind, Source, spiffe_id
 from ingester.clock import Clock, is_believed, moment, now_us
@@ -227,9 +227,9 @@ class Authority:
         """Whether it was made."""
         certificate_path, key_path = self._folder / "server.pem", self._folder / "server-key.pem"
         wanted, found = [general_name(name) for name in names], self._server()
-        if found is not None and key_path.exists():
+        if found:
             current, *above = found
-            fits = above == self.chain and is_signed_by(current, self.certificate)
+            fits = above == self.chain and is_signed_by(current, self.certificate) and _is_key_of(key_path, current)
             fits = fits and alternative_names(current) == wanted
             if fits and not self._is_due("server", current, _SERVER_DAYS, self.certificate, now):
                 return False
@@ -295,7 +295,7 @@ class Authority:
         if path.exists():
             if self._passphrase is not None and key_path.exists():
                 read_key(key_path, self._passphrase)  # encrypted from now on
-            found = read_certificate(path.read_bytes())
+            found = _read(path)
             return self._renewed_root(found) if self._is_due("root", found, _CA_DAYS, None) else found
         now = self._now()
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -341,7 +341,7 @@ class Authority:
     def _load_or_make_issuing(self) -> tuple[SigningKey, x509.Certificate]:
         path = self._folder / "issuing.pem"
         if path.exists():
-            found = read_certificate(path.read_bytes())
+            found = _read(path)
             if is_signed_by(found, self.root):
                 key = read_key(self._folder / "issuing-key.pem", self._passphrase)
                 due = self._is_due("issuing", found, _ISSUING_DAYS, self.root)
@@ -377,6 +377,20 @@ class Authority:
         if name not in self._warned:
             self._warned.add(name)
             log.error("a certificate can't be renewed", name=name, ends=found.not_valid_after_utc.isoformat(), why=why)
+
+
+def _read(path: Path) -> x509.Certificate:
+    try:
+        return read_certificate(path.read_bytes())
+    except InvalidCertificateError as error:
+        raise StateError(f"{path}: {error}") from error
+
+
+def _is_key_of(path: Path, certificate: x509.Certificate) -> bool:
+    try:
+        return read_key(path, None).public_key() == certificate.public_key()
+    except StateError:
+        return False
 
 
 def _is_ours(root: x509.Certificate) -> bool:

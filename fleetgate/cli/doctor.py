@@ -92,16 +92,17 @@ def _background(served: str) -> Iterator[Finding]:
     """Work of the server that fails: an error once it has failed again and again."""
     try:
         found = httpx.get(f"http://{served}/readyz", headers={"Accept": "application/json"}, timeout=5).json()
-    except (httpx.HTTPError, ValueError) as error:
+        reason, failing = found["reason"], found["failing"]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         yield Finding("background", "error", f"http://{served}/readyz does not answer: {error}")
         return
-    if found["reason"] is not None:
-        yield Finding("ready", "error", found["reason"])
-    for one in found["failing"]:
+    if reason is not None:
+        yield Finding("ready", "error", reason)
+    for one in failing:
         status = "error" if one["failures"] >= _FAILED_ROUNDS else "warning"
         detail = f"fails since {one['since']}, {one['failures']} times: {one['error']}"
         yield Finding(f"background {one['work']}", status, detail)
-    if not found["failing"]:
+    if not failing:
         yield Finding("background", "ok", "sealing, retention and all other background work goes well")
 
 

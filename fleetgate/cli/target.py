@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +88,11 @@ def target(context: typer.Context, state: Path | None, config: Path | None) -> T
     """Work out state folder and settings; an option behind the command counts more than one before it."""
     given = context.obj if isinstance(context.obj, _Given) else _Given()
     folder = state or given.state or Path("var")
-    return Target(StateFolder(folder.expanduser()), load(config or given.config))
+    try:
+        folder = folder.expanduser()
+    except RuntimeError as error:  # nobody has that home
+        raise ArgumentError(f"state folder {folder}: {error}") from None
+    return Target(StateFolder(folder), load(config or given.config))
 
 
 def at(*parts: object, slashes: bool = False) -> str:
@@ -199,11 +203,10 @@ async def is_served(on: Target) -> bool:
     """Whether a server runs on the state folder and answers."""
     if not on.state.server():
         return False
-    async with _client(on, _address(on), httpx.AsyncHTTPTransport()) as client:
-        try:
+    with suppress(httpx.TransportError, ArgumentError):
+        async with _client(on, _address(on), httpx.AsyncHTTPTransport()) as client:
             return (await client.get("/healthz", timeout=5)).is_success
-        except httpx.TransportError:
-            return False
+    return False
 
 
 def _address(on: Target) -> str:
@@ -224,8 +227,13 @@ async def _own(on: Target) -> AsyncIterator[Api]:
 
 def _client(on: Target, base: str, transport: httpx.AsyncHTTPTransport) -> httpx.AsyncClient:
     token = os.environ.get(TOKEN_VARIABLE) or on.state.token()
+    if not (token.isascii() and token.isprintable()):
+        raise ArgumentError(f"{TOKEN_VARIABLE}: no token has such characters")
     headers = {"Authorization": f"Bearer {token}", "User-Agent": f"{CLI_AGENT}{__version__}"}
-    return httpx.AsyncClient(base_url=base, headers=headers, transport=transport, timeout=60, trust_env=False)
+    try:
+        return httpx.AsyncClient(base_url=base, headers=headers, transport=transport, timeout=60, trust_env=False)
+    except httpx.InvalidURL as error:
+        raise ArgumentError(f"{URL_VARIABLE} {base[:80]!r}: {error}") from None
 
 
 def _detail(response: httpx.Response) -> str:

@@ -46,10 +46,10 @@ def test_keys_are_the_owners_only_and_nothing_changes_at_a_second_start(tmp_path
 def test_the_server_certificate_is_renewed(tmp_path):
     """For other names, before it expires, and when it is damaged; then it fits its key."""
     authority = Authority(tmp_path, "fleetgate.local", 30)
-    path = tmp_path / "server.pem"
+    path, key_path = tmp_path / "server.pem", tmp_path / "server-key.pem"
 
     def serial() -> int:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, tmp_path / "server-key.pem")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key_path)
         return read_certificate(path.read_bytes()).serial_number
 
     authority.ensure_server(NAMES)
@@ -58,10 +58,14 @@ def test_the_server_certificate_is_renewed(tmp_path):
         lambda: authority.ensure_server([*NAMES, "gate.example"]),
         lambda: authority.ensure_server([*NAMES, "gate.example"], datetime.now(UTC) + timedelta(days=380)),
         lambda: (path.write_text("damaged"), authority.ensure_server(NAMES)),
+        lambda: (path.write_text(""), authority.ensure_server(NAMES)),
+        lambda: (key_path.write_text("dama"), authority.ensure_server(NAMES)),
+        lambda: (key_path.write_bytes(key_pem(key())), authority.ensure_server(NAMES)),
+        lambda: (key_path.unlink(), authority.ensure_server(NAMES)),
     ):
         change()
         serials.append(serial())
-    assert len(set(serials)) == 4
+    assert len(set(serials)) == 8
     names = read_certificate(path.read_bytes()).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
 
@@ -175,6 +179,10 @@ def test_keys_that_are_none(tmp_path):
     for data in (b"no key", b"", key_pem(dsa.generate_private_key(2048))):
         (tmp_path / "issuing-key.pem").write_bytes(data)
         with pytest.raises(StateError, match="issuing-key.pem: "):
+            Authority(tmp_path, "fleetgate.local", 30)
+    for name in ("issuing.pem", "ca.pem"):
+        (tmp_path / name).write_bytes(b"no certificate")
+        with pytest.raises(StateError, match=f"{name}: not a readable"):
             Authority(tmp_path, "fleetgate.local", 30)
 
 

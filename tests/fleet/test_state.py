@@ -37,8 +37,18 @@ def test_a_killed_servers_file_is_not_believed(tmp_path):
     assert state.server()["pid"] == 1
     with StateLock(state):
         assert state.server() == {}
-    state.server_file.write_text("{cut o")
-    assert state.server() == {}
+    for damaged in ("{cut o", "[" * 5000, '{"pid": 1, "http": 5}', "[1]"):
+        state.server_file.write_text(damaged)
+        assert state.server() == {}
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\n", b"\xff\xfe", "ä".encode(), b"a\nb", b"a\0b"])
+def test_a_token_that_is_none(tmp_path, damaged: bytes):
+    """Nobody is let in by an empty one; it is named, with what to do."""
+    state = StateFolder(tmp_path)
+    state.token_file.write_bytes(damaged)
+    with pytest.raises(StateError, match=r"admin\.token: no token in it: remove the file"):
+        state.token()
 
 
 def test_a_folder_that_cannot_be(tmp_path):

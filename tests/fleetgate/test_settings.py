@@ -67,6 +67,15 @@ def test_streams_of_the_settings(tmp_path):
         ("[[source]]\nurl = 'mqtt://x'\ntopisc = []", "did you mean 'topics'"),
         ("[[source]]", "source.0.url"),
         ("[store", "f.toml"),
+        (f"[store]\nkeep_days = {'9' * 5000}", "4300 digits"),
+        ("[store]\nkeep_days = true", "store.keep_days"),
+        ("[store]\nkeep_days = inf", "store.keep_days"),
+        ("[store]\nkeep_days = 1e20", "it is 100000 at most"),
+        ("[mqtt]\nqueue_seconds = 1e12", "it is 8640000000 at most"),
+        ("[mqtt]\nmax_connections = 9223372036854775808", "mqtt.max_connections"),
+        ("[tls]\nnames = ['bücher.example']", "xn--"),
+        ("[tls]\nnames = ['localhost', '']", "tls.names"),
+        ('[tls]\nnames = ["a\\u0000b"]', "tls.names"),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path: Path, text: str, message: str):
@@ -92,6 +101,10 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(SettingsError, match="did you mean 'batch_rows'"):
         load(path)
     monkeypatch.delenv("FLEETGATE__INGEST__BATCH_ROW")
+    monkeypatch.setenv("FLEETGATE__TLS__NAMES", "a,b")
+    with pytest.raises(SettingsError, match="environment FLEETGATE__TLS__NAMES: a list is written as JSON"):
+        load(path)
+    monkeypatch.delenv("FLEETGATE__TLS__NAMES")
     monkeypatch.setenv("FLEETGATE__INGST__BATCH_ROWS", "9")
     with pytest.raises(SettingsError, match="FLEETGATE__INGST__BATCH_ROWS.*did you mean 'ingest'"):
         load(path)

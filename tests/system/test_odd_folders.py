@@ -46,3 +46,26 @@ def test_a_registry_of_any_path(tmp_path, name: str):
     mark_moved(path, "postgresql://x")
     assert (read_file(path), moved_to(path)) == (None, "postgresql://x")
     assert [found.name for found in Path(tmp_path).iterdir()] == [name]
+
+
+def test_damaged_files_in_a_state_folder(tmp_path):
+    """A command goes on without them, or names the file in one line."""
+    gate = Gate(tmp_path)
+    gate.run("init")
+    token = gate.state / "admin.token"
+    good = token.read_bytes()
+    for name, data, code in (
+        ("admin.token", b"\xff", 1),
+        ("admin.token", b"", 1),
+        ("restored.json", b"[1", 0),
+        ("server.json", b'{"pid": 1, "http": "[::", "mqtts": "[::"}', 0),
+        ("pki/crl-number", b"\xff", 0),
+        ("pki/server-key.pem", b"-----BEGIN", 0),
+    ):
+        (gate.state / name).write_bytes(data)
+        done = gate.run("device", "list", check=False)
+        assert done.returncode == code, done.stderr
+        assert not code or (name in done.stderr and done.stderr.count("\n") == 1)
+        token.write_bytes(good)
+    gate.state = Path("~nobody-such/x")
+    assert gate.run("device", "list", check=False).stderr.startswith("fleetgate: state folder ~nobody-such/x: ")
