@@ -25,6 +25,7 @@ TARGETS = {
                     {"quarantine_expired"},
                     {"rollup_files", "sealed_files", "sealed", "remembered"},
                     {"births"},
+                    {"seen_topics"},
                 ),
                 set.union,
             )
