@@ -5,6 +5,7 @@ The commands are those of the program itself: a new one is tried without being n
 
 import os
 import random
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,14 @@ def hostile_files(folder: Path) -> list[Path]:
     closed = folder / "closed"
     closed.write_bytes(b"x")
     closed.chmod(0)
-    return [*(folder / name for name in contents), folder / "folder", closed, folder / "missing", Path(os.devnull)]
+    return [*(folder / name for name in contents), folder / "folder", closed, folder / "missing", *devices(folder)]
+
+
+def devices(folder: Path) -> Iterator[Path]:
+    """A device of the test's own that is always empty: a fault must not reach the machine's."""
+    if os.geteuid() == 0:
+        os.mknod(folder / "null", 0o666 | stat.S_IFCHR, Path(os.devnull).stat().st_rdev)
+        yield folder / "null"
 
 
 def commands(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
