@@ -38,6 +38,7 @@ from broker_plugins.engine.packets import (
     frame,
 )
 from broker_plugins.engine.reasons import Reason
+from broker_plugins.engine.resending import Resending
 from broker_plugins.engine.routes import Route
 from broker_plugins.engine.session import Session
 
@@ -158,6 +159,7 @@ class Connection(asyncio.Protocol):
         "peer",
         "plugin_session",
         "principal",
+        "resending",
         "rest_since",
         "routes",
         "session",
@@ -196,6 +198,7 @@ class Connection(asyncio.Protocol):
         self.connected_at = 0
         self.ended_why = ""
         """Once it has ended: `disconnect` (the client said so), `connection_lost`, or why we ended it."""
+        self.resending: Resending | None = None
         self.messages_in = self.messages_out = 0
         self.traced = False
         self.meter: Meter | None = None
@@ -271,6 +274,8 @@ class Connection(asyncio.Protocol):
         self.unblock(CONGESTED)
         if self.session is not None and self.session.outlet is self:
             self.engine.sessions.pump(self.session)
+        if self.resending is not None:
+            self.resending.go_on()
 
     # -- reading --
 
@@ -636,6 +641,8 @@ class Connection(asyncio.Protocol):
         if was is State.CONNECTED and self.principal is not None:
             self.engine.disconnected(self, self.principal, will=self.will if will else None)
             log.debug("disconnected", device=self.principal.name, detail=detail)
+        if self.resending is not None:
+            self.resending.go_on()
         self.will = None
 
     def _close_transport(self) -> None:

@@ -289,11 +289,11 @@ class Engine:
         return count
 
     def offer(self, session: Session, delivery: Delivery) -> None:
-        """One delivery to one session, with every plugin asked."""
+        """A retained message to one session, with every plugin asked."""
         if self.hooks.checks_topics:
             self.run(self._offer_checked(session, delivery))
         else:
-            self.sessions.offer(session, delivery)
+            self.sessions.offer(session, delivery, always=True)
 
     async def settled(self) -> None:
         """Wait until all that connections sent so far is committed."""
@@ -421,7 +421,7 @@ class Engine:
 
     async def _offer_checked(self, session: Session, delivery: Delivery) -> None:
         if await self.hooks.agrees(session.outlet, session.client_id, delivery.message.topic, "receive"):
-            self.sessions.offer(session, delivery)
+            self.sessions.offer(session, delivery, always=True)
 
     def still_published(self, message: Message) -> bool:
         """Whether whoever published a retained message would still be allowed to."""

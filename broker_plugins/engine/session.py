@@ -95,8 +95,12 @@ class Session:
         """Whether it outlives its connection, and so is worth writing down."""
         return self.expiry > 0
 
-    def offer(self, delivery: Delivery, now: int) -> str | None:
-        """Send or queue a delivery; why it was dropped, or None. Retained messages are no burden: always queued."""
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether so much more may wait."""
+        return len(self.queue) < self._limits.messages and self.queue_bytes + size_bytes <= self._limits.size_bytes
+
+    def offer(self, delivery: Delivery, now: int, *, always: bool = False) -> str | None:
+        """Send or queue a delivery, `always` where it is to wait whatever waits already; why it was dropped, or None."""
         if delivery.qos == 0:
             if self.outlet is None:
                 return "offline"
@@ -105,9 +109,7 @@ class Session:
             return None if self.outlet.deliver(delivery, again=False) else "too_large"
         if self.outlet is None and not self.kept:
             return "offline"
-        size = delivery.message.size_bytes
-        full = len(self.queue) >= self._limits.messages or self.queue_bytes + size > self._limits.size_bytes
-        if full and not delivery.retain:
+        if not always and not self.has_room(delivery.message.size_bytes):
             return "queue_full"
         self._append(now, delivery)
         return None

@@ -136,13 +136,13 @@ class Sessions:
             self._store.unsubscribed(session.client_id, topic_filter)
         return True
 
-    def offer(self, session: Session, delivery: Delivery) -> None:
-        """Send or queue one delivery, and write it down where it has to survive."""
+    def offer(self, session: Session, delivery: Delivery, *, always: bool = False) -> None:
+        """Send or queue one delivery, see Session.offer, and write it down where it has to survive."""
         if self.by_client_id.get(session.client_id) is not session:
             self.deliveries.drop("session_ended")
             return
         now = self._clock()
-        dropped = session.offer(delivery, now)
+        dropped = session.offer(delivery, now, always=always)
         if dropped is not None:
             self.deliveries.drop(dropped)
             return

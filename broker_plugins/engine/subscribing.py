@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from broker_plugins.engine.message import Delivery
+from broker_plugins.engine import resending
 from broker_plugins.engine.packets import Suback, Subscribe, Subscription, Unsuback, Unsubscribe
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.router import split_share
@@ -69,7 +69,7 @@ def _subscribe(connection: "Connection", session: Session, packet: Subscribe, re
     engine = connection.engine
     before = engine.store.changes
     (identifier,) = packet.properties.get("subscription_identifier", [0])
-    retained: list[tuple[Subscription, int]] = []
+    retained: dict[str, tuple[Subscription, int]] = {}
     most = engine.limits.subscriptions
     for position, entry in enumerate(packet.subscriptions):
         if reasons[position] >= 0x80:
@@ -81,31 +81,16 @@ def _subscribe(connection: "Connection", session: Session, packet: Subscribe, re
         shared = split_share(entry.topic_filter)[0] is not None
         # [MQTT-3.8.4-4] and 3.8.3.1; a shared subscription gets none [4.8.2]
         if not shared and entry.retain_handling != _NEVER and (new or entry.retain_handling != _NEW_ONLY):
-            retained.append((entry, identifier))
+            retained[entry.topic_filter] = entry, identifier
         if engine.hooks.sees("client_subscribed"):
             engine.hooks.fire("client_subscribed", client=connection, topic=entry.topic_filter, qos=entry.qos)
 
     def answer() -> None:
         connection.send_packet(Suback(packet.packet_id, reasons))
-        for entry, number in retained:
-            _send_retained(connection, session, entry, number)
+        if not connection.ended:
+            resending.send(connection, session, retained)
 
     engine.store.when_written(answer, before)
-
-
-def _send_retained(connection: "Connection", session: Session, entry: Subscription, identifier: int) -> None:
-    engine = connection.engine
-    if connection.ended:
-        return
-    for message in engine.retained.match(entry.topic_filter, engine.steady()):
-        if connection.admitted.rights.may_receive(message.topic) and engine.still_published(message):
-            delivery = Delivery(
-                message,
-                min(message.qos, entry.qos),
-                True,
-                (identifier,) if identifier else (),
-            )
-            engine.offer(session, delivery)
 
 
 def _unsubscribe(connection: "Connection", session: Session, packet: Unsubscribe) -> None:

@@ -136,7 +136,7 @@ class TopicTrie(Generic[V]):
         return value
 
     def match(self, topic_filter: str) -> Iterator[V]:
-        """Values of all topics that a filter matches."""
+        """Values of all topics that a filter matches; they may change meanwhile."""
         if "+" not in topic_filter and "#" not in topic_filter:
             if (found := self._names.get(topic_filter)) is not None:
                 yield found
@@ -146,9 +146,9 @@ class TopicTrie(Generic[V]):
         while waiting:
             node, depth = waiting.pop()
             if depth == len(levels):
-                yield from node.entries.values()
+                yield from list(node.entries.values())
             elif levels[depth] == "#":
-                yield from node.entries.values()
+                yield from list(node.entries.values())
                 waiting += [(child, depth) for child in self._visible(node)]
             elif levels[depth] == "+":
                 waiting += [(child, depth + 1) for child in self._visible(node)]

@@ -14,6 +14,7 @@ from broker_plugins.engine.connection import Connection
 from broker_plugins.engine.errors import PacketTooLargeError, ProtocolError
 
 _PATH = "/mqtt"
+_END_OF_REQUEST = b"\r\n\r\n"
 _MQTT = Subprotocol("mqtt")
 _UNSUPPORTED = 1003
 _DATA = frozenset({Opcode.BINARY, Opcode.CONT})
@@ -33,6 +34,8 @@ class WebSocketProtocol(asyncio.Protocol):
         """One frame may hold the largest packet, and what else is there."""
         self._protocol = ServerProtocol(subprotocols=[_MQTT], max_size=self._most)
         self._open = False
+        self._tail = b""
+        """The last bytes of a request that is not complete."""
         self._unread = 0
         """Bytes that came before a CONNECT was complete."""
 
@@ -46,9 +49,22 @@ class WebSocketProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what was read."""
         try:
-            self._take(data)
+            for part in self._parts(data):
+                self._take(part)
         except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
             self._connection.failed()
+
+    def _parts(self, data: bytes) -> tuple[bytes, ...]:
+        """The request apart from what is behind it: frames are taken when it is answered."""
+        if self._open:
+            return (data,)
+        seen = self._tail + data
+        end = seen.find(_END_OF_REQUEST)
+        self._tail = seen[1 - len(_END_OF_REQUEST) :]
+        if end < 0:
+            return (data,)
+        cut = end + len(_END_OF_REQUEST) - len(seen) + len(data)
+        return data[:cut], data[cut:]
 
     def _take(self, data: bytes) -> None:
         protocol, connection = self._protocol, self._connection
@@ -136,10 +152,11 @@ class WebSocketProtocol(asyncio.Protocol):
     def _why_not(self, request: Request) -> tuple[int, str, str] | None:
         if request.path.partition("?")[0] != _PATH:
             return 404, "protocol", f"MQTT is at {_PATH}"
-        origin = request.headers.get("Origin")
-        if origin is not None and origin not in self._origins:
+        # A header may stand more than once [RFC 6455, 11.3.4].
+        if not set(request.headers.get_all("Origin")) <= set(self._origins):
             return 403, "origin", "this origin is not allowed"
-        if "mqtt" not in [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]:
+        offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol")).split(",")
+        if _MQTT not in [part.strip() for part in offered]:
             return 400, "protocol", "the subprotocol has to be mqtt"  # [MQTT-6.0.0-3]
         return None
 

@@ -320,6 +320,34 @@ async def test_websocket(tmp_path):
         await until(lambda: not gate.engine.all)
 
 
+async def test_websocket_as_proxies_and_hasty_clients_speak_it(tmp_path):
+    """A header may stand twice [RFC 6455, 11.3.4]; frames may come with the request, and the last of them closes."""
+    proxied = "Sec-WebSocket-Protocol: mqttv3.1\r\nSec-WebSocket-Protocol: mqtt\r\n"
+    request = (
+        b"GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+    async with served(tmp_path / "gate", wss_bind="127.0.0.1:0", wss_origins=["https://a.example"]) as gate:
+        await gate.add("a")
+
+        async def answer(headers: str, *sent: bytes) -> bytes:
+            client = await gate.open("a", scheme="wss")
+            message = request + headers.encode() + b"\r\n" + b"".join(sent)
+            await client.send(message[:-9], message[-9:])
+            async with asyncio.timeout(5):
+                found = await client.reader.read()
+            client.drop()
+            return found
+
+        found = await answer(proxied, b"\x82\x82\0\0\0\0\x10\x0e", b"\x88\x82\0\0\0\0\x03\xe8")
+        assert found.startswith(b"HTTP/1.1 101 ")
+        assert found.endswith(b"\x88\x02\x03\xe8")
+        found = await answer(proxied, b"\x83\x80\0\0\0\0")
+        assert found.endswith(b"\x03\xeainvalid opcode")  # a protocol error is told as one
+        found = await answer(proxied + "Origin: https://a.example\r\nOrigin: https://b.example\r\n")
+        assert found.startswith(b"HTTP/1.1 403 ")
+
+
 async def test_websocket_is_refused(tmp_path):
     """Another page's origin, another path, another subprotocol, text; and the certificate is judged as ever."""
     origins = ["https://console.example"]

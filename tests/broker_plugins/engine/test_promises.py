@@ -9,7 +9,21 @@ import ssl
 import pytest
 
 from broker_plugins.engine.connection import Connection
-from broker_plugins.engine.packets import V5, V311, Ack, Connect, Disconnect, Kind, Pingreq, Publish, encode
+from broker_plugins.engine.message import Message
+from broker_plugins.engine.packets import (
+    V5,
+    V311,
+    Ack,
+    Connect,
+    Disconnect,
+    Kind,
+    Pingreq,
+    Publish,
+    Suback,
+    Subscribe,
+    Subscription,
+    encode,
+)
 from broker_plugins.engine.reasons import Reason
 from fleet.identity import Kind as Who
 from fleet.registry.model import State
@@ -122,6 +136,30 @@ async def test_retained_messages_go_to_subscribers_only(gate: Served):
         await subscriber.expect(Publish, payload=b"kept")
         await bystander.subscribe("devices/b/#", 1)
         await bystander.silent()
+
+
+async def test_retained_messages_of_one_subscriber_hold_up_nobody(gate: Served):
+    """Thousands of them, for hundreds of filters: others are answered meanwhile, and each waits once beyond the queue."""
+    engine, topics = gate.engine, 1200
+    for number in range(topics):
+        engine.retain(Message(f"devices/many/events/{number}", b"kept", 1, True))
+    filters = [f"devices/{way}/#" for way in ("many", "+")] + [f"devices/many/{way}" for way in ("+/+", "events/+", "#")]
+    async with await gate.client("back") as subscriber, await gate.client("b") as bystander:
+        await subscriber.send(Subscribe(9, [Subscription(found, 1) for found in filters * 100]))
+        await subscriber.expect(Suback)
+        await bystander.silent()
+        connection = engine.connections["back"]
+        assert connection.resending is not None
+        await until(lambda: connection.resending is None)
+        assert len(connection.session.queue) <= engine.limits.queue.messages + topics
+        found = {(await subscriber.expect(Publish)).topic for _ in range(engine.limits.window)}
+        assert len(found) == engine.limits.window
+    async with await gate.client("back") as subscriber:
+        await subscriber.subscribe("devices/many/#")
+        found = {(await subscriber.expect(Publish)).topic for _ in range(topics)}
+        assert len(found) == topics
+    for number in range(topics):
+        engine.clear_retained(f"devices/many/events/{number}")
 
 
 @pytest.mark.parametrize("change", ["disable", "delete"])

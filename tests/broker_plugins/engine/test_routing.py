@@ -187,6 +187,14 @@ def test_a_session_without_connection():
     assert found.stored_by_client(5) is None
 
 
+def test_messages_that_keep_their_retain_flag_have_their_place_in_the_queue():
+    """A subscription that asks for RETAIN as published makes no message one that may always wait."""
+    session = Session("a", "device:a", QueueLimits(2), expiry=60)
+    kept = [Delivery(Message("t", b"1", 1, True), 1, retain=True) for _ in range(4)]
+    assert [session.offer(delivery, 0) for delivery in kept] == [None, None, "queue_full", "queue_full"]
+    assert session.offer(kept[2], 0, always=True) is None
+
+
 def test_retained_messages_have_bounds():
     """By count and by bytes; replacing one counts its difference."""
     retained = Retained(2, 400)
