@@ -4,7 +4,9 @@ Every packet it does not take is handed to the connection whole: other packets, 
 property, a flag or an error in it.
 """
 
+import asyncio
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from broker_plugins.engine import acks, publishing
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _QOS_0 = 0x30
 _QOS_1 = 0x32
 _SHED = "intake_full"
+_TURN_SECONDS = 0.01
+"""How long a connection's packets may take that are not for the lane, before it is others' turn."""
 
 
 def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, PLR0915 - one pass: calls are what costs
@@ -32,6 +36,7 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
     fast = _is_fast(connection, size)
     short = min(engine.limits.packet_bytes, 16_384) - 128
     position = messages = 0
+    until = 0.0
     route: Route | None = None
     topic = b""
     payloads: list[bytes] = []
@@ -81,6 +86,11 @@ def take(connection: "Connection", data: bytes) -> int:  # noqa: C901, PLR0912, 
             position = end
             messages += first >> 4 == 3
             if connection.blocked or connection.ended:
+                break
+            if not until:
+                until = monotonic() + _TURN_SECONDS
+            elif monotonic() > until:
+                connection.suspend(asyncio.sleep(0))  # it is others' turn
                 break
             route, topic = None, b""  # the packet may have changed what is known of topics
             routes = connection.routes

@@ -100,7 +100,7 @@ class Session:
         return len(self.queue) < self._limits.messages and self.queue_bytes + size_bytes <= self._limits.size_bytes
 
     def offer(self, delivery: Delivery, now: int, *, always: bool = False) -> str | None:
-        """Send or queue a delivery, `always` where it is to wait whatever waits already; why it was dropped, or None."""
+        """Send or queue a delivery, `always` where it may wait beyond the bounds; why it was dropped, or None."""
         if delivery.qos == 0:
             if self.outlet is None:
                 return "offline"

@@ -3,17 +3,20 @@
 from typing import TYPE_CHECKING
 
 from broker_plugins.engine import resending
+from broker_plugins.engine.limits import Limits
 from broker_plugins.engine.packets import Suback, Subscribe, Subscription, Unsuback, Unsubscribe
 from broker_plugins.engine.reasons import Reason
 from broker_plugins.engine.router import split_share
 from broker_plugins.engine.session import Session
-from broker_plugins.engine.topics import why_invalid
+from broker_plugins.engine.topics import count_levels, why_invalid
 
 if TYPE_CHECKING:
     from broker_plugins.engine.connection import Connection
 
 _NEW_ONLY = 1
 _NEVER = 2
+_MEAN_LEVELS = 16
+"""Of a session's subscriptions, when there are many: the look-up of a message goes from level to level."""
 
 
 def take(connection: "Connection", session: Session, packet: Subscribe | Unsubscribe) -> None:
@@ -65,18 +68,29 @@ def _refused(connection: "Connection", entry: Subscription, reason: Reason, deta
     return reason
 
 
+def _exceeded(limits: Limits, count: int, levels: int) -> str | None:
+    """Why a session may not have so many subscriptions, of so many levels in all; None: it may."""
+    if count > limits.subscriptions:
+        return f"more than {limits.subscriptions} subscriptions"
+    most = limits.levels + _MEAN_LEVELS * limits.subscriptions
+    return f"more than {most} levels in all subscriptions" if levels > most else None
+
+
 def _subscribe(connection: "Connection", session: Session, packet: Subscribe, reasons: list[int]) -> None:
     engine = connection.engine
     before = engine.store.changes
     (identifier,) = packet.properties.get("subscription_identifier", [0])
     retained: dict[str, tuple[Subscription, int]] = {}
-    most = engine.limits.subscriptions
+    levels = sum(map(count_levels, session.subscriptions))
     for position, entry in enumerate(packet.subscriptions):
         if reasons[position] >= 0x80:
             continue
-        if entry.topic_filter not in session.subscriptions and len(session.subscriptions) >= most:
-            reasons[position] = _refused(connection, entry, Reason.QUOTA_EXCEEDED, f"more than {most} subscriptions")
-            continue
+        if entry.topic_filter not in session.subscriptions:
+            more = levels + count_levels(entry.topic_filter)
+            if (detail := _exceeded(engine.limits, len(session.subscriptions) + 1, more)) is not None:
+                reasons[position] = _refused(connection, entry, Reason.QUOTA_EXCEEDED, detail)
+                continue
+            levels = more
         new = engine.sessions.subscribe(session, entry, identifier)
         shared = split_share(entry.topic_filter)[0] is not None
         # [MQTT-3.8.4-4] and 3.8.3.1; a shared subscription gets none [4.8.2]

@@ -7,9 +7,14 @@ from broker_plugins.engine.router import split_share
 from fleet.policy.rights import InvalidFilterError, check_filter
 
 
+def count_levels(topic: str) -> int:
+    """Levels of a topic name or filter [4.7.1.1]."""
+    return topic.count("/") + 1
+
+
 def check_levels(topic: str, most: int) -> None:
     """Raise ProtocolError for a topic of more than so many levels."""
-    if topic.count("/") >= most:
+    if count_levels(topic) > most:
         raise ProtocolError(f"a topic of more than {most} levels", Reason.TOPIC_NAME_INVALID)
 
 
@@ -22,7 +27,7 @@ def why_invalid(topic_filter: str, most_levels: int) -> str | None:
         check_filter(shared)
     except InvalidFilterError as error:
         return str(error)
-    if shared.count("/") >= most_levels:
+    if count_levels(shared) > most_levels:
         return f"a filter of more than {most_levels} levels"
     return None
 

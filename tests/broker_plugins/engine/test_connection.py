@@ -482,3 +482,25 @@ async def test_subscriptions_have_a_limit(tmp_path):
             answer = await client.receive()
             assert answer.reasons == [0, 0, Reason.QUOTA_EXCEEDED]
             assert await client.subscribe("devices/a/1/2/3") == [Reason.TOPIC_FILTER_INVALID]
+
+
+async def test_packets_of_one_client_leave_turns_to_others(tmp_path):
+    """Subscriptions that each message of their client passes level by level are bounded in all, and between its
+    messages others are answered.
+    """
+    async with served(tmp_path / "gate", max_subscriptions=100) as gate:
+        for name in ("a", "b"):
+            await gate.add(name)
+        async with await gate.client("a") as client, await gate.client("b") as other:
+            ways = [f"{number:0118b}"[::-1].replace("0", "+").replace("1", "x") for number in range(100)]
+            filters = [Subscription("devices/a/" + "/".join(way), no_local=True) for way in ways]
+            await client.send(Subscribe(1, filters))
+            reasons = (await client.receive()).reasons
+            assert reasons.count(0) == (16 * 100 + 128) // 120
+            assert set(reasons) == {0, Reason.QUOTA_EXCEEDED}
+            topic = "devices/a/" + "/".join("x" * 118)
+            await client.send(b"".join(encode(Publish(topic, b"1", 1, packet_id=n + 1), V5) for n in range(200)))
+            await other.silent()
+            assert gate.core.ledger.totals.received < 200
+            for number in range(200):
+                await client.expect(Ack, packet_id=number + 1)
