@@ -31,6 +31,8 @@ log = structlog.get_logger("fleetgate")
 AUTHORITIES = "authorities.pem"
 """Certificates of the authorities that are registered, for OpenSSL to read."""
 _LOOK_SECONDS = 0.5
+_SETTLE_SECONDS = 0.1
+"""A file that was written this short ago may not be whole: a part of it can look like all of it."""
 
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -105,10 +107,9 @@ class DeviceTls:
         """
         try:
             self._authority.ensure_server(self._settings.tls.names)
-            self.files.load()
-            revocations = self._read_revocations()
+            context, revocations = self.files.read(), self._read_revocations()
             revocations.load(read)
-            self.revocations = revocations
+            self.files.context, self.revocations = context, revocations
         except (OSError, ValueError, FleetError) as error:
             raise TlsReloadError(f"TLS files not taken, those before go on counting: {error}") from error
         finally:
@@ -199,13 +200,22 @@ class DeviceTls:
 
     async def _watch(self) -> None:
         """Read files that have changed. Raises TlsReloadError as long as those that are there can't be used."""
-        if not self._renewing:
-            if self._stamp() != self._crl_stamp:
-                await self._read_lists()
-            elif self.files.changed():
-                self.try_reload()
+        if not self._renewing and (self._lists_changed() or self.files.changed()):
+            before = self._stamp(), self.files.stamp()
+            await asyncio.sleep(_SETTLE_SECONDS)
+            if (self._stamp(), self.files.stamp()) == before:
+                await self._read_changed()
         if self._refused:
             raise TlsReloadError(self._refused)
+
+    def _lists_changed(self) -> bool:
+        return self._stamp() != self._crl_stamp
+
+    async def _read_changed(self) -> None:
+        if self._lists_changed():
+            await self._read_lists()
+        else:
+            self.try_reload()
 
     async def _read_lists(self) -> None:
         """In a thread: lists may be long. A file that changes meanwhile is read again at the next look."""

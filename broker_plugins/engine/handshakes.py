@@ -55,16 +55,21 @@ class TlsFiles:
 
     def changed(self) -> bool:
         """Whether a file was written since it was last read."""
-        return self._now() != self._stamp
+        return self.stamp() != self._stamp
 
     def load(self) -> None:
         """Read the files again. A context of its own each time: a CA that is gone from them is gone, and TLS sessions
         of before can't be resumed.
         """
-        self._stamp = self._now()
-        self.context = server_context(self._certificate, self._key, self._client_cas)
+        self.context = self.read()
 
-    def _now(self) -> tuple[tuple[int, int] | None, ...]:
+    def read(self) -> ssl.SSLContext:
+        """What `load` takes, not taken yet."""
+        self._stamp = self.stamp()
+        return server_context(self._certificate, self._key, self._client_cas)
+
+    def stamp(self) -> tuple[tuple[int, int] | None, ...]:
+        """Time of change and size of each file that is there."""
         return tuple(map(_stamp, (self._certificate, self._key, *self._client_cas)))
 
 

@@ -21,6 +21,7 @@ from fleet.identity import Kind as Who
 from fleet.provisioning.check import Check
 from fleet.registry import State
 from fleetgate.errors import SettingsError
+from fleetgate.tls import TlsReloadError
 from tests.broker_plugins.engine.client import Client, Served, served
 from tests.fleet.pki import certificate, key, key_pem, pem
 from tests.waiting import until
@@ -116,6 +117,30 @@ async def test_server_certificate_and_cas_are_read_anew(tmp_path):
             assert gate.core.tls.context() is before
             async with await gate.client("a") as still:
                 await still.silent()
+            bundle.unlink()  # as it may be for a moment: all of the files are taken, or none
+            with pytest.raises(TlsReloadError, match="cas.pem"):
+                gate.core.tls.reload()
+            assert gate.core.tls.context() is before
+            async with await gate.client("foreign") as still:
+                await still.silent()
+
+
+async def test_files_are_read_when_they_are_whole(tmp_path):
+    """One that is written bit by bit is taken once, all of it; what can't be read meanwhile is no fault."""
+    cas = [certificate(cn=f"ca-{number}", ca=True, uris=(), usage=None) for number in range(3)]
+    bundle = tmp_path / "cas.pem"
+    bundle.write_bytes(pem(cas[0]))
+    async with served(tmp_path / "gate", tls={"client_ca": str(bundle)}) as gate:
+        seen = {len(gate.core.tls.context().get_ca_certs())}
+        with bundle.open("wb", buffering=0) as file:
+            for one in cas:
+                file.write(pem(one)[:30])
+                await asyncio.sleep(0.03)
+                file.write(pem(one)[30:])
+                seen.add(len(gate.core.tls.context().get_ca_certs()))
+        await until(lambda: len(gate.core.tls.context().get_ca_certs()) == max(seen) + 2)
+        assert len(seen) == 1
+        assert not gate.core.background.failing()
 
 
 async def test_revocation_lists(tmp_path):
