@@ -1,14 +1,14 @@
 """`certificate`: certificates of devices and applications, one by one."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fleet.authority import signing_request
-from fleet.files import write_private, write_public
-from fleetgate.cli.files import certificate_pem, request_pem
+from fleetgate.cli.files import certificate_pem, credentials, request_pem
 from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -78,15 +78,12 @@ def _add(
     else:
         key, request = signing_request(name)
         body = {"csr": request.decode()}
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is none
     on = target(context, state, config)
     path = at(_plural(application), name, "certificates")
-    added = run(call(on, "POST", path, json={**body, "active": not pending}))
-    if out is not None and key is not None:
-        write_public(out / "ca.pem", added["ca"].encode())
-        write_public(out / f"{name}.pem", added["certificate"].encode())
-        write_private(out / f"{name}-key.pem", key)
+    with nullcontext() if out is None else credentials(out, name, key) as write:
+        added = run(call(on, "POST", path, json={**body, "active": not pending}))
+        if write is not None:
+            write(added)
     if as_json:
         print_json(added["entry"])
     elif csr is not None:

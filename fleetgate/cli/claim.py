@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from fleet.authority import signing_request
-from fleet.files import write_private, write_public
 from fleetgate.cli.commands import add_delete, add_list, add_show
 from fleetgate.cli.details import given_only
+from fleetgate.cli.files import credentials
 from fleetgate.cli.output import print_json, print_list, say
 from fleetgate.cli.target import ConfigOption, JsonOption, StateOption, at, call, run, target
 
@@ -44,14 +44,12 @@ def _add(
     as_json: JsonOption = False,
 ) -> None:
     """Make one. What was in --out for that name is replaced."""
-    out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is none
     key, request = signing_request(name)
     body: dict[str, Any] = {"name": name, "template": template, "csr": request.decode()}
     body |= given_only(max_uses=max_uses, per_hour=per_hour, days=days)
-    added = run(call(target(context, state, config), "POST", "/claims", json=body))
-    write_public(out / "ca.pem", added["ca"].encode())
-    write_public(out / f"{name}.pem", added["certificate"].encode())
-    write_private(out / f"{name}-key.pem", key)
+    with credentials(out, name, key) as write:
+        added = run(call(target(context, state, config), "POST", "/claims", json=body))
+        write(added)
     if as_json:
         print_json(added["claim"])
     else:

@@ -3,13 +3,14 @@
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fleet.authority import signing_request
-from fleet.files import write_private, write_public
+from fleet.files import write_private
 from fleet.names import check_name
 from fleetgate.addresses import parse_bind, reachable_host
 from fleetgate.cli.commands import add_action
@@ -30,7 +31,7 @@ from fleetgate.cli.device_bulk import act_on_devices
 from fleetgate.cli.device_import import import_devices
 from fleetgate.cli.device_labels import make_labels
 from fleetgate.cli.device_presence import show_presence, show_timeline
-from fleetgate.cli.files import certificate_pem, request_pem
+from fleetgate.cli.files import certificate_pem, credentials, request_pem
 from fleetgate.cli.output import print_done, print_json, print_table, progress_console, say
 from fleetgate.cli.target import Api, ConfigOption, JsonOption, StateOption, Target, api, at, call, run, target
 from fleetgate.errors import ArgumentError
@@ -328,14 +329,10 @@ def _add(
     else:
         key, request = signing_request(name)
         body["csr"] = request.decode()
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # before anything is registered: what can't be written is no device
-    added = run(call(on, "POST", f"/{plural}", json=body))
-    if out is not None:
-        write_public(out / "ca.pem", added["ca"].encode())
-        write_public(out / f"{name}.pem", added["certificate"].encode())
-        if key is not None:
-            write_private(out / f"{name}-key.pem", key)
+    with nullcontext() if out is None else credentials(out, name, key) as write:
+        added = run(call(on, "POST", f"/{plural}", json=body))
+        if write is not None:
+            write(added)
     if as_json:
         print_json(added["device"])
     elif out is not None and plural == "devices" and key is not None:

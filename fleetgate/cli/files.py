@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,14 @@ from fleet.authority import read_request
 from fleet.authority.chain import pem_of
 from fleet.certificates import from_file
 from fleet.errors import InvalidCertificateError
+from fleet.files import write_private, write_public
+from fleet.names import check_name
 from fleetgate.errors import ArgumentError
 
 File = Annotated[Path, typer.Argument(help="The document, JSON or YAML; - for standard input.")]
 
+_ROOM_BYTES = 64 * 1024
+"""More than a key and the certificates above it take."""
 _MOST_BYTES = 64 * 1024 * 1024
 """No file that is read whole has more; /dev/zero has no end."""
 
@@ -63,6 +68,33 @@ def read_chain(file: Path) -> Sequence[x509.Certificate]:
         return from_file(read_bytes(file))
     except ValueError as error:
         raise ArgumentError(f"{file}: not a readable PEM certificate, nor one in DER form: {error}") from None
+
+
+@contextmanager
+def credentials(out: Path, name: str, key: bytes | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Files of a new certificate in `out`. That they can be written is known before anything is registered: what is
+    yielded writes them, from the answer, where room was kept for them. Raises ArgumentError, OSError.
+    """
+    check_name(name)
+    key_file, public = out / f"{name}-key.pem", {"certificate": out / f"{name}.pem", "ca": out / "ca.pem"}
+    out.mkdir(parents=True, exist_ok=True)
+    for file in (key_file, *public.values()):
+        if file.is_dir():
+            raise ArgumentError(f"{file}: a folder has this name")
+    room = out / f".{name}.new"
+
+    def write(added: Mapping[str, Any]) -> None:
+        room.unlink()
+        if key is not None:
+            write_private(key_file, key)
+        for field, file in public.items():
+            write_public(file, added[field].encode())
+
+    try:
+        write_private(room, b" " * _ROOM_BYTES)
+        yield write
+    finally:
+        room.unlink(missing_ok=True)
 
 
 def certificate_pem(file: Path) -> str:

@@ -69,3 +69,20 @@ def test_damaged_files_in_a_state_folder(tmp_path):
         token.write_bytes(good)
     gate.state = Path("~nobody-such/x")
     assert gate.run("device", "list", check=False).stderr.startswith("fleetgate: state folder ~nobody-such/x: ")
+
+
+def test_where_a_key_can_not_be_written_nothing_is_registered(tmp_path):
+    """A disk without room, a folder in its place: one line names it, and the name is free afterwards."""
+    gate = Gate(tmp_path)
+    gate.run("init")
+    gate.out.mkdir()
+    for name, blocked in (("p1", gate.out / "p1-key.pem"), ("p2", gate.out / "ca.pem"), ("p3", gate.out / ".p3.new")):
+        blocked.mkdir()
+        refused = gate.run("device", "add", name, "--out", str(gate.out), check=False)
+        assert refused.returncode == 1
+        assert str(blocked) in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        blocked.rmdir()
+    assert gate.json("device", "list") == []
+    gate.add("p1")
+    assert {path.name for path in gate.out.iterdir()} == {"ca.pem", "p1.pem", "p1-key.pem"}
