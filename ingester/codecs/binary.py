@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from ingester.codecs.model import Codec, Context, OptionError, Options, Parsed, finite, single
-from ingester.decode import DecodeError
+from ingester.decode import INT_MAX, INT_MIN, DecodeError
 
 _PART = re.compile(r"([a-z]+)(\d*)(le|be)?(?:\s+([A-Za-z_][\w.]{0,99})(?:\[(\d{1,4})\])?)?((?:\s*[-+*/]\s*[\d.eE]+)*)")
 _OPERATION = re.compile(r"([-+*/])\s*([\d.eE]+)")
@@ -30,6 +30,8 @@ _OPERATIONS: Mapping[str, _Operation] = {
 }
 _BYTES = 65_536
 _READINGS = 10_000
+_EXACT = 2**53
+"""Integers from it on are not all floats: they stay integers, whatever is reckoned with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ class _Part:
         exact = Decimal(repr(value))
         for operation, number in self.operations:
             exact = operation(exact, number)
-        return finite(float(exact))
+        rounded = finite(float(exact))
+        whole = abs(rounded) >= _EXACT and INT_MIN <= exact <= INT_MAX and exact == exact.to_integral_value()
+        return int(exact) if whole else rounded
 
 
 class _Binary:

@@ -211,11 +211,16 @@ class _Sparkplug:
     def _read(self, message: "_Message") -> list[Parsed]:
         own, scope = message.node.scope("") or Scope(), message.node.scope(message.levels.unit)
         scopes, depth = [scope] if scope is not None else [], message.context.limits.max_depth
-        readings = _Readings(message)
+        readings, bad = _Readings(message), _BadMetrics(message)
         for position, metric in enumerate(message.found.metrics):
-            name, known = resolve(metric, scopes, "metric ", position)
-            readings.add(metric, name, value_of(metric, name, known, own, depth))
-        return readings.parsed(())
+            try:
+                name, known = resolve(metric, scopes, "metric ", position)
+                readings.add(metric, name, value_of(metric, name, known, own, depth))
+            except DecodeError as error:
+                if error.reason == "alias":
+                    raise  # it can be read once the birth is there, and then as a whole
+                bad.add(metric, error)
+        return readings.parsed(bad.parts())
 
     def _want(self, message: "_Message") -> None:
         if message.live:
@@ -363,7 +368,7 @@ class _Readings:
 
 
 class _BadMetrics:
-    """Metrics of a birth that can't be read: one message for those of one reason."""
+    """Metrics of a message that can't be read: one message for those of one reason."""
 
     def __init__(self, message: _Message) -> None:
         self._message = message

@@ -157,7 +157,7 @@ def test_each_type(host: Host, datatype: int, given: dict, wanted, unit: str):
     ],
 )  # fmt: skip
 def test_a_value_that_its_type_does_not_have(host: Host, datatype: int, given: dict, reason: str):
-    """In data it is an error; a birth is taken without it, and data by its alias are read by the type it was given."""
+    """A message is taken without it; data by the alias of such a metric are read by the type that its birth gave."""
     bad, good = {"name": "bad", "alias": 1, "datatype": datatype}, {"name": "good", "alias": 2, "datatype": 1}
     found, parts = host.parse("NBIRTH/n", payload({**bad, **given}, {**good, "int_value": 250}))
     assert found == [(NOW, {"good": -6}, ("birth", "partial"))]
@@ -168,7 +168,11 @@ def test_a_value_that_its_type_does_not_have(host: Host, datatype: int, given: d
     assert b"good" not in data
     assert host.parse("NBIRTH/n", payload({**bad, **given}, {**good, "int_value": 1}, timestamp=None))[1]
     assert host.fields("NDATA/n", {"alias": 2, "int_value": 250}) == {"good": -6}
-    assert host.refused("NDATA/n", {"alias": 1, **given}, {"alias": 2, "int_value": 1}) == reason
+    found, parts = host.parse("NDATA/n", payload({"alias": 1, **given}, {"alias": 2, "int_value": 250}, seq=1))
+    assert found == [(NOW, {"good": -6}, ("partial",))]
+    assert [(kept, data) for kept, _, data in parts] == [(reason, payload({"alias": 1, **given}, seq=None))]
+    assert host.refused("NDATA/n", {"alias": 1, **given}) == reason
+    assert host.refused("NDATA/n", {"alias": 1, **given}, {"alias": 9, "int_value": 1}) == "alias"
 
 
 def test_units_of_a_node_are_apart():

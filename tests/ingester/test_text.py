@@ -90,6 +90,8 @@ def test_a_type_that_is_none():
         ("f32 n", struct.pack(">f", 16_777_217), 16_777_216.0),
         ("f32 n /10", struct.pack(">f", 0.1), 0.01), ("u8 n *0.1 +0.2", b"\1", 0.3), ("u8 n /3", b"\1", 1 / 3),
         ("f64 n", struct.pack(">d", 0.1 + 0.2), 0.1 + 0.2), ("text4 n", b"0012", "0012"),
+        ("u64 n *1", b"\0\x20" + b"\0" * 5 + b"\1", 2**53 + 1), ("u64 n +1 -1", b"\xff" * 8, 2**64 - 1),
+        ("u64 n *2", b"\xff" * 8, float(2**65)), ("f64 n *1", struct.pack(">d", 1e300), 1e300),
     ],
 )  # fmt: skip
 def test_numbers_of_binary_layouts(layout: str, payload: bytes, expected):
