@@ -42,8 +42,8 @@ def register(app: typer.Typer) -> None:
 def simulate(
     context: typer.Context,
     devices: Annotated[int, typer.Option(min=1, max=100_000, help="How many devices.")] = 10,
-    rate: Annotated[float, typer.Option(min=0.001, help="Messages a second, of all devices together.")] = 10,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds.")] = 60,
+    rate: Annotated[float, typer.Option(min=0.001, max=1e6, help="Messages a second, of all devices together.")] = 10,
+    duration: Annotated[float, typer.Option(min=0.1, max=1e8, help="Seconds.")] = 60,
     days: Annotated[
         float, typer.Option(min=0, max=3660, help="Readings of so many days until now, instead of the moment.")
     ] = 0,

@@ -142,6 +142,10 @@ class Api:
             response = await self._client.request(method, f"/api/v1{path}", **arguments)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise CommandError(f"{self._client.base_url}: {error or type(error).__name__}") from None
+        except UnicodeError:
+            raise
+        except ValueError as error:  # from the encoder of JSON
+            raise ArgumentError(f"a number is infinite, or none: {error}") from None
         if not response.is_success:
             raise CommandError(_detail(response))
         return response

@@ -184,3 +184,16 @@ def test_names_that_mean_something_in_paths(gate: Gate, name: str):
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
         assert done.stderr.startswith("fleetgate: ")
     assert gate.json("device", "show", "x")["name"] == "x"
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e999", "-1"])
+def test_numbers_without_end(gate: Gate, number: str):
+    """They are refused, also by commands that go on for as long as they say."""
+    for command in (
+        ("claim", "add", "c", "--template", "t", "--out", str(gate.folder / "o"), f"--days={number}"),
+        ("sql", "SELECT 1", f"--seconds={number}"),
+        ("simulate", f"--rate={number}"),
+        ("simulate", f"--duration={number}"),
+        ("top", f"--every={number}"),
+    ):
+        assert gate.run(*command, check=False).returncode in {1, 2}
