@@ -87,10 +87,10 @@ def owner_of_device(name: str) -> str:
 def _check_client_id(registry: Registry, member: Member, client_id: str) -> None:
     if not member.may_use_client_id(client_id):
         own = f"its name, or {member.name}/ and anything" if member.kind is Kind.APPLICATION else "its name"
-        raise Refused("client_id", f"client id {client_id[:200]!r} is not {member.name}'s: {own} is")
+        raise Refused("client_id", f"client id {client_id[:200]!r} is not allowed for {member.name}: use {own}")
     if member.kind is Kind.APPLICATION and registry.find(Kind.DEVICE, client_id) is not None:
-        free = f"{member.name}/ and anything is the application's"
-        raise Refused("client_id", f"client id {client_id!r} is the device's of that name: {free}")
+        free = f"use {member.name}/ and anything"
+        raise Refused("client_id", f"client id {client_id!r} belongs to the device of that name: {free}")
 
 
 async def let_in(services: Services, path: Path, asking: Caller) -> Entrant:

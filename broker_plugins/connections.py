@@ -82,7 +82,7 @@ class Connects(Collector):
         self._closed = dict.fromkeys(CLOSE_REASONS, 0)
 
     def arrived(self) -> None:
-        """Count a connection that was accepted by a listener; `accepted` or `refused` follows."""
+        """Count a connection that a listener accepted; `accepted` or `refused` follows."""
         self._arrived += 1
 
     def accepted(self) -> None:
@@ -113,7 +113,9 @@ class Connects(Collector):
         arrived = self._arrived
         yield CounterMetricFamily("fleetgate_arrivals", "Connections that a listener accepted.", value=arrived)
         pending = arrived - self._accepted - sum(self._refused.values())
-        yield GaugeMetricFamily("fleetgate_arrivals_pending", "Arrivals that have no outcome yet.", value=pending)
+        yield GaugeMetricFamily(
+            "fleetgate_arrivals_pending", "Accepted connections without an outcome yet.", value=pending
+        )
         yield GaugeMetricFamily(
             "fleetgate_connections", "Connections that were let in and are open.", value=self._ledger.totals.connections
         )

@@ -198,7 +198,7 @@ class PluginHooks:
                 raise Denied("failed", f"{type(plugin).__name__} failed", name=name) from error
         given = [answer for answer in answers if answer is not None]
         if not all(given) or (alone and not given):
-            # As others answer a wrong password, too: 0x87, and 5 in 3.1.1. Who guesses is told no more than that.
+            # As other brokers answer a wrong password: 0x87, and 5 in 3.1.1. The answer gives a guesser nothing else.
             raise Denied("plugin", "the plugins do not let it in", name=name)
         return session
 

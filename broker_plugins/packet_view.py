@@ -111,5 +111,5 @@ def message_of(packet: Publish) -> IncomingApplicationMessage:
 
 
 def retained_of(message: Message, source: Session | None, *, cleared: bool = False) -> RetainedApplicationMessage:
-    """A retained message as amqtt's; `source` is the session of whoever published it, None: the server's own."""
+    """A retained message as amqtt's; `source` is the session of its publisher, None: the server's own."""
     return RetainedApplicationMessage(source, message.topic, b"" if cleared else message.payload, message.qos)

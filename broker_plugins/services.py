@@ -47,7 +47,7 @@ class Services:
     elapsed: Clock = now_us
     """Goes on evenly, over restarts as well: for how long sessions and what waits in them live."""
     revoked: Revoked | None = None
-    """See fleet.judge; None: nobody is asked."""
+    """See fleet.judge; None: certificates are not judged."""
     provisioning: Provisioning | None = None
     """How devices get in by themselves; None: they do not."""
     quotas: Quotas | None = None

@@ -19,7 +19,7 @@ def from_der(data: bytes) -> x509.Certificate:
 def from_pem(data: bytes) -> list[x509.Certificate]:
     """Read certificates in PEM form, one or more. Raises ValueError."""
     if not any(begin in data for begin in _PEM_CERTIFICATES):
-        raise ValueError("there is no BEGIN CERTIFICATE in it")
+        raise ValueError("it has no BEGIN CERTIFICATE line")
     return [_checked(one) for one in _read(x509.load_pem_x509_certificates, data)]
 
 
@@ -41,7 +41,7 @@ def _read(read: Callable[[bytes], T], data: bytes) -> T:
 
 
 def _checked(made: x509.Certificate) -> x509.Certificate:
-    """What OpenSSL takes, and this library will not for long."""
+    """Refuse certificates that OpenSSL takes and a later version of this library will not."""
     if made.serial_number <= 0:
         raise ValueError("its serial number is not positive [RFC 5280, 4.1.2.2]")
     return made

@@ -1,4 +1,4 @@
-"""One certificate revocation list: what it says of itself, and of which certificates it speaks [RFC 5280, 5]. Pure.
+"""One certificate revocation list: its own fields, and the certificates that it covers [RFC 5280, 5]. Pure.
 
 A list that is not fully understood determines nothing: `fault` says why. What it lists is revoked all the same.
 """
@@ -27,7 +27,7 @@ _KNOWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The certificates that a list speaks of [RFC 5280, 5.2.5]; `points` None: of all distribution points."""
+    """The certificates that a list covers [RFC 5280, 5.2.5]; `points` None: of all distribution points."""
 
     users_only: bool = False
     authorities_only: bool = False
@@ -58,7 +58,7 @@ class RevocationList:
 
     @property
     def issuer(self) -> x509.Name:
-        """Who says so."""
+        """The issuer of the list."""
         return self.found.issuer
 
     def is_current(self, now: datetime) -> bool:
@@ -108,12 +108,12 @@ def read_lists(data: bytes) -> list[RevocationList]:
     elif data.startswith(b"0"):  # SEQUENCE
         found = [x509.load_der_x509_crl(data)]
     else:
-        raise ValueError("no revocation list in it, neither PEM nor DER")
+        raise ValueError("it has no revocation list, neither in PEM nor in DER")
     return [_read(one) for one in found]
 
 
 def _key_identifier(authority: x509.Certificate) -> bytes | None:
-    """What lists and certificates name its key by; None: it does not say."""
+    """The identifier of its key in lists and certificates; None: it has none."""
     try:
         return authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
@@ -160,21 +160,21 @@ def _fault(found: x509.CertificateRevocationList, extensions: x509.Extensions) -
     """Why its entries do not determine the status of certificates; empty: they do."""
     for one in extensions:
         if one.critical and one.oid not in _KNOWN:
-            return f"its critical extension {one.oid.dotted_string} is not known here"
+            return f"its critical extension {one.oid.dotted_string} is not supported"
         if isinstance(one.value, x509.IssuingDistributionPoint) and (why := _scope_fault(one.value)):
             return why
     if isinstance(found.signature_hash_algorithm, SHA1 | MD5):
         return f"it is signed with {found.signature_hash_algorithm.name}"
     if found.next_update_utc is None:
-        return "it does not say until when it is in effect"
+        return "it has no date of the next update"
     return _entry_fault(found)
 
 
 def _scope_fault(said: x509.IssuingDistributionPoint) -> str:
     faults = (
         (said.indirect_crl, "it is an indirect list"),
-        (said.only_some_reasons is not None, "it is about some reasons only"),
-        (said.only_contains_attribute_certs, "it is about attribute certificates"),
+        (said.only_some_reasons is not None, "it covers only some reasons"),
+        (said.only_contains_attribute_certs, "it covers only attribute certificates"),
         (said.relative_name is not None, "its distribution point has a relative name"),
     )
     return next((why for is_so, why in faults if is_so), "")
@@ -184,7 +184,7 @@ def _entry_fault(found: x509.CertificateRevocationList) -> str:
     for entry in found:
         for one in entry.extensions:
             if one.critical or one.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER:
-                return f"an entry has the extension {one.oid.dotted_string}, which is not known here"
+                return f"an entry has the extension {one.oid.dotted_string}, which is not supported"
     return ""
 
 

@@ -39,7 +39,7 @@ class ClockError(FleetError):
     """The clock can't be right: what is asked for would be valid at a wrong time."""
 
     def __init__(self, now: int) -> None:
-        super().__init__(f"{clock_problem(now)}; no certificate is made, and nothing that expires: set the clock")
+        super().__init__(f"{clock_problem(now)}: nothing that expires can be made; set the clock")
 
 
 def ends_in(days: float) -> int:

@@ -39,7 +39,7 @@ REASONS = (
 _RSA_BITS = 2048
 _RSA_EXPONENT = 65_537
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-"""Those that TLS listeners take: of others the handshake fails, as good as they are."""
+"""Curves that TLS listeners accept: the handshake fails with others."""
 _ROCA = tuple(
     (prime, frozenset(pow(65_537, power, prime) for power in range(prime)))
     for prime in (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)

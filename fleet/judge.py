@@ -1,4 +1,4 @@
-"""Certificates of clients, judged before the registry is asked: at a connect, and wherever one is promised to be good.
+"""Certificates of clients, judged before the registry: at a connect, and wherever one is registered or checked.
 
 Pure but for what it asks.
 """
@@ -19,13 +19,13 @@ Path = tuple[bytes, ...]
 effect. Only the client's own where a TLS session was resumed.
 """
 
-_HINT = "append the certificates between it and a known authority to its file, as the client sends them"
+_HINT = "append the intermediate certificates to its file, as the client sends them"
 
 Verify = Callable[[Sequence[bytes]], Path]
 """The path that a handshake finds for certificates as a client sends them. Raises IdentityError."""
 
 Revoked = Callable[[Path, datetime], None]
-"""Raises IdentityError for a path with a certificate that its issuer revoked, or of which that is not known."""
+"""Raises IdentityError for a path with a certificate that is revoked, or whose revocation is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

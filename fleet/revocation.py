@@ -71,7 +71,7 @@ class Revocations:
 
     @property
     def is_asked(self) -> bool:
-        """Whether there are lists to go by."""
+        """Whether any list is loaded."""
         return self._path is not None
 
     def read(self) -> list[RevocationList]:
@@ -142,13 +142,13 @@ class Revocations:
     def _why_not(
         self, one: RevocationList, certificate: x509.Certificate, current: list[RevocationList], now: datetime
     ) -> str:
-        """Why a list does not say that a certificate is good."""
+        """The reason why a list does not cover a certificate; empty: it does."""
         if one.fault:
             return one.fault
         if one.delta:
             return "a delta list says only what changed"
         if not one.scope.has(certificate):
-            return "it is not about this certificate"
+            return "it does not cover this certificate"
         if not one.is_current(now):
             return f"it is in effect from {one.found.last_update_utc} until {one.found.next_update_utc}"
         return "" if one in current else "it is not signed by the issuer of this certificate"

@@ -177,7 +177,7 @@ async def run(
 async def _clock_is_set(clock: Clock, stop: asyncio.Event) -> bool:
     """Wait until the clock is believed: certificates and messages would be of a wrong time. False: it is to stop."""
     if not is_believed(clock()):
-        log.error("waiting for the clock to be set: nothing is served before", problem=clock_problem(clock()))
+        log.error("waiting for the clock to be set: nothing is served until then", problem=clock_problem(clock()))
         while not stop.is_set() and not is_believed(clock()):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _CLOCK_SECONDS)

@@ -513,7 +513,7 @@ async def _devices(
     background: Background,
 ) -> Devices:
     def changed(member: Member) -> None:
-        """Who has the name of a deleted device next begins with nothing."""
+        """Forget a deleted device: the next one of its name begins empty."""
         if member.kind is Kind.DEVICE and registry.find(member.kind, member.name) is None:
             decisions.forget(member.name)
             kept.forget(member.name)

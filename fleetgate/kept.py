@@ -1,4 +1,4 @@
-"""All that is kept of what devices sent: in the store, in memory, and as retained messages."""
+"""All data of devices: in the store, in memory, and as retained messages."""
 
 from collections.abc import Sequence
 

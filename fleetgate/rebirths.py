@@ -127,7 +127,7 @@ class Rebirths(Collector):
             self._asked.popitem(last=False)
 
     def collect(self) -> Iterable[Metric]:
-        """The requests by what became of them."""
+        """The requests by outcome."""
         family = CounterMetricFamily(
             "fleetgate_rebirth_requests", "Requests for the births of Sparkplug nodes.", labels=["outcome"]
         )

@@ -20,13 +20,13 @@ log = structlog.get_logger("fleetgate")
 LOOK_SECONDS = 2.0
 """A step of the clock is noticed within this time, and certificates are looked at."""
 WARN = {"root": timedelta(days=180), "issuing": timedelta(days=90), "server": timedelta(days=20)}
-"""So long before its end each should have been made again: nothing makes it, and somebody has to look."""
+"""Time before its end by which each should have been renewed: an operator has to look."""
 _WARN_AGAIN_US = 86_400_000_000
 
 
 class Renewal(Collector):
-    """Looks at root, issuing authority and server's certificate: `renew` makes again what is due, `ends` says when
-    each ends. An async context manager; also the metric of these ends.
+    """Renews root, issuing authority and server's certificate in time: `renew` renews what is due, `ends` gives the
+    expiry of each. An async context manager; also the metric of these times.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class Renewal(Collector):
         await self._every.__aexit__(kind, error, trace)
 
     async def look(self) -> Sequence[str]:
-        """Make again what is due. Returns what that was. Raises FleetError, OSError."""
+        """Renew what is due. Returns the names of what was renewed. Raises FleetError, OSError."""
         made = await self._renew()
         self._warn()
         return made
 
     def collect(self) -> Iterable[Metric]:
-        """When each certificate ends."""
+        """The expiry of each certificate."""
         family = GaugeMetricFamily(
             "fleetgate_certificate_expires_timestamp_seconds",
-            "When a certificate of the gate itself ends.",
+            "Expiry of the gate's own certificates.",
             labels=["certificate"],
         )
         for name, end in self._ends().items():
@@ -80,7 +80,7 @@ class Renewal(Collector):
         await self.look()
 
     def _warn(self) -> None:
-        """Once a day: what should have been made again long ago."""
+        """Warn once a day of certificates that should have been renewed."""
         now = self._clock()
         if not is_believed(now):
             return
@@ -89,4 +89,4 @@ class Renewal(Collector):
             if end - moment(now) > WARN[name] or (again is not None and again <= now < again + _WARN_AGAIN_US):
                 continue
             self._warned[name] = now
-            log.warning("a certificate of the gate ends and is not renewed", certificate=name, ends=end.isoformat())
+            log.warning("a certificate of the gate expires and is not renewed", certificate=name, ends=end.isoformat())

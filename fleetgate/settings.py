@@ -104,7 +104,7 @@ class MqttSettings(_Section):
         160 * 1024,
         ge=1024,
         le=268_435_455,
-        description="largest CONNECT: a will of the longest topic and payload, and what is around it",
+        description="largest CONNECT: room for a will with the longest topic and payload",
     )
     max_keep_alive: int = Field(0, ge=0, le=65_535, description="longest keep-alive in seconds; 0: as the client asks")
     device_rate: float = Field(0, ge=0, description="messages a second read from one connection; 0: any number")
@@ -121,8 +121,10 @@ class MqttSettings(_Section):
     topic_aliases: int = Field(32, ge=0, le=65_535, description="topic aliases of a connection, each way (MQTT 5)")
     retained_messages: int = Field(100_000, gt=0, description="retained messages, of all topics")
     retained_bytes: int = Field(64 * 1024 * 1024, gt=0, description="bytes of retained messages")
-    device_retained: int = Field(1000, ge=0, description="retained messages that a device published; 0: any number")
-    device_retained_bytes: int = Field(4 * 1024 * 1024, ge=0, description="bytes of these; 0: any number")
+    device_retained: int = Field(1000, ge=0, description="retained messages of one device; 0: any number")
+    device_retained_bytes: int = Field(
+        4 * 1024 * 1024, ge=0, description="bytes of retained messages of one device; 0: any number"
+    )
     sys_seconds: float = Field(10, ge=0, description="seconds between two rounds of $SYS messages; 0: none")
 
     _bind = field_validator("bind")(_checked_bind)
@@ -161,8 +163,8 @@ class TlsSettings(_Section):
     client_ca: str = Field("", description="file (PEM or DER) with further CAs whose client certificates are accepted")
     crl: str = Field(
         "",
-        description="revocation lists of these CAs and of those below them: a file (PEM or DER), or a folder of such"
-        " files; then a certificate is refused where no list in effect speaks of it, or of an authority above it",
+        description="revocation lists of these CAs and of the CAs below them: a file (PEM or DER), or a folder of such"
+        " files; when set, a certificate needs a list in effect that covers it, and so do the authorities above it",
     )
 
     @field_validator("names")
@@ -249,24 +251,25 @@ class IngestSettings(_Section):
     max_payload_bytes: int = Field(256 * 1024, gt=0, description="larger payloads go to quarantine")
     max_depth: int = Field(16, gt=0, le=512, description="deeper nested payloads go to quarantine")
     rebirth_seconds: float = Field(
-        30, ge=0, description="seconds between requests for missing births of a Sparkplug node, at least; 0: none"
+        30, ge=0, description="least seconds between two requests for the births of a Sparkplug node; 0: no requests"
     )
     device_streams: int = Field(
         1000,
         ge=0,
-        description="streams of one device; messages of one more go to quarantine, reason streams; a long name is one"
-        " for each 1024 characters begun; 0: any number",
+        description="streams of one device; messages of further streams go to quarantine with the reason streams; a"
+        " name takes one place for each 1024 characters begun; 0: any number",
     )
     streams: int = Field(
         10_000,
         ge=0,
-        description="streams of all devices, by their names; beyond it only a device with fewer than 16 gets a new one;"
-        " 0: any number",
+        description="different stream names of all devices; beyond it only a device with fewer than 16 streams gets a"
+        " new one; 0: any number",
     )
     series: int = Field(
         2_000_000,
         ge=0,
-        description="pairs of device and stream, 150 bytes of memory each; beyond it the same; 0: any number",
+        description="pairs of device and stream, of 150 bytes of memory each; beyond it only a device with fewer than"
+        " 16 streams gets a new one; 0: any number",
     )
 
 
@@ -282,8 +285,8 @@ class StoreSettings(_Section):
     quarantine_bytes: int = Field(
         64 * 1024 * 1024,
         ge=0,
-        description="bytes of payload in quarantine; beyond them, the oldest messages of the devices that have the most"
-        " bytes go; 0: any number",
+        description="bytes of payload in quarantine; beyond it, the oldest messages of the devices with the most bytes"
+        " are deleted; 0: any number",
     )
 
 
@@ -324,7 +327,7 @@ class ClockSettings(_Section):
     confirm_hours: float = Field(
         72,
         ge=0,
-        description="hours that it has to run evenly after it was set ahead before telemetry expires by it",
+        description="after the clock is set ahead: hours that it runs evenly before telemetry expires by its new time",
     )
 
 
@@ -358,7 +361,8 @@ class SourceSettings(_Section):
     password: SecretStr = Field(SecretStr(""), description="password of the user named in the url")
     retained: Literal["once", "ignore", "store"] = Field(
         "once",
-        description="messages that the broker retains: stored once until they change, ignored, or stored at each start",
+        description="retained messages of the broker: once (stored again only when they change), ignore, or store (at"
+        " each connection)",
     )
 
 
@@ -378,7 +382,7 @@ class StreamSettings(_Section):
     message: str = Field("", description="codec protobuf: full name of the message")
     callable: str = Field("", description="codec python: entry point of the group fleetgate.codecs")
     budget_ms: float = Field(20, description="codec python: milliseconds for a message")
-    value_type: str = Field("auto", description="codec text: what the value is: auto, text, number or boolean")
+    value_type: str = Field("auto", description="codec text: type of the value: auto, text, number or boolean")
     time: str | dict[str, str] = Field(
         "ts", description="field with the time, {field, unit}, or received; units: auto, s, ms, us, ns, iso"
     )

@@ -89,7 +89,7 @@ class Timekeeping(Collector):
         self._try_save()
 
     def problem(self) -> str | None:
-        """Why the clock is not believed; None: it is."""
+        """The reason why the clock is not believed; None: it is believed."""
         now = self._clock()
         return None if is_believed(now) else f"{clock_problem(now)}: certificates can't be judged"
 
@@ -106,7 +106,7 @@ class Timekeeping(Collector):
         return self._ages.elapsed(self._steady())
 
     def eras(self) -> Sequence[Era]:
-        """When the wall clock was behind."""
+        """Times at which the wall clock was behind."""
         return self._ages.eras
 
     def last_set(self) -> tuple[int, int]:
@@ -114,10 +114,10 @@ class Timekeeping(Collector):
         return self._ages.last_set
 
     def collect(self) -> Iterable[Metric]:
-        """How far steps ahead are not confirmed."""
+        """The metric of steps ahead that are not confirmed."""
         yield GaugeMetricFamily(
             "fleetgate_clock_unconfirmed_seconds",
-            "How far the wall clock is ahead of what telemetry expires by: it was set, and is not confirmed yet.",
+            "Seconds by which the wall clock was set ahead and that are not confirmed yet.",
             self._ages.unconfirmed_us / 1e6,
         )
 
@@ -134,7 +134,7 @@ class Timekeeping(Collector):
 
     def _say(self, ahead: int) -> None:
         log.warning(
-            "the wall clock is ahead of what is known: nothing is deleted by its age that would not be without that",
+            "the wall clock was set ahead: nothing expires by the step until it is confirmed",
             ahead_seconds=ahead // 1_000_000,
             confirmed_after_hours=self._confirm_us / 3.6e9,
         )
@@ -149,16 +149,16 @@ class Timekeeping(Collector):
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.error("what was known of the clock can't be read", path=str(self._path), error=str(error))
+            log.error("the known steps of the clock can't be read", path=str(self._path), error=str(error))
             return None
         return found or None
 
     def _try_save(self) -> None:
-        """A full disk neither keeps the program from starting nor from stopping."""
+        """Save; a full disk prevents neither a start nor a stop."""
         try:
             self._save()
         except OSError as error:
-            log.error("what is known of the clock can't be written", path=str(self._path), error=str(error))
+            log.error("the known steps of the clock can't be written", path=str(self._path), error=str(error))
 
     def _save(self) -> None:
         write_private(self._path, json.dumps(self._ages.document()).encode() + b"\n")

@@ -36,7 +36,7 @@ _SETTLE_SECONDS = 0.1
 
 
 Stamp = tuple[tuple[str, int, int], ...]
-"""Name, time of change and size of each file: others when something was written."""
+"""Name, time of change and size of each file: they differ after a change."""
 
 
 class TlsReloadError(Exception):
@@ -84,7 +84,7 @@ class DeviceTls:
         self.reloaded: list[Callable[[], None]] = []
         self._renewing = False
         self._refused = ""
-        """Why the files that are there now can't be used."""
+        """The reason why the present files can't be used."""
         self._every = Every(
             "tls_files", _LOOK_SECONDS, self._watch, failures=(TlsReloadError,), later=True, background=background
         )
@@ -131,7 +131,7 @@ class DeviceTls:
         finally:
             self._renewing = False
         if made:
-            log.info("certificates were made again", certificates=made)
+            log.info("certificates were renewed", certificates=made)
         return made
 
     def verify(self, chain: Sequence[bytes]) -> CertificatePath:
@@ -190,7 +190,7 @@ class DeviceTls:
 
     def _log_faults(self) -> None:
         for fault in self.revocations.faults:
-            log.error("a revocation list that can't be used: the certificates it speaks of are refused", error=fault)
+            log.error("unusable revocation list: the certificates it covers are refused", error=fault)
 
     def _stamp(self) -> Stamp:
         try:

@@ -1,12 +1,12 @@
-"""How old things are, though the wall clock may be wrong at times: what steps it made, and which are confirmed. Pure.
+"""Ages of stored things while the wall clock may be wrong: its steps, and which of them are confirmed. Pure.
 
-The wall clock says when something was received; only a clock that never steps says how long ago that was. This is told
-both whenever it looks, and so sees every step. It keeps three things:
+The wall clock gives the time of receipt; only a clock that never steps gives the time since then. Both are read at
+each look, and so every step is seen. `Ages` keeps three things:
 
-- `expires_by`, for what is deleted by its age: the wall clock, less the steps ahead that are not confirmed. A step is
-  confirmed once the clock has run evenly for a while since; one back takes back those ahead.
-- `elapsed`, for what waits and may wait so long: it goes on evenly, whatever is set.
-- `eras`: what was received while the wall clock was behind is younger than its time of receipt says.
+- `expires_by`, the time by which old things are deleted: the wall clock, less the steps ahead that are not confirmed. A
+  step is confirmed when the clock has run evenly for a while since. A step back cancels steps ahead.
+  - `elapsed`, for things with a time to wait: it goes on evenly, however the clock is set.
+  - `eras`: times of receipt while the wall clock was behind. Things received then are younger than these times.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from ingester.clock import BELIEVED_FROM_US, is_believed
 
 TOLERANCE_US = 2_000_000
-"""What a wall clock that is steered is away from an even one, at most, between two looks."""
+"""A steered wall clock differs from an even one by at most this between two looks."""
 CONFIRM_US = 3 * 86_400_000_000
-"""Three days of running: nobody looks at a machine over the weekend."""
+"""Three days of running: a wrong clock may go unseen over a weekend."""
 _ERA_US = 60_000_000
-"""By less than this nobody minds that the clock was behind."""
+"""A clock that was behind by less than this makes no era."""
 _ERAS = 64
 _STEPS = 64
 
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
 
 class Era(NamedTuple):
-    """What has a time of receipt from `first` to `last` was received while the wall clock was `behind` by so much."""
+    """Times of receipt from `first` to `last`, at which the wall clock was `behind` by these microseconds."""
 
     first: int
     last: int
@@ -42,7 +42,7 @@ class Era(NamedTuple):
 
 
 Span = tuple[int, int]
-"""The first and the last time in it."""
+"""First and last time of a range."""
 
 
 @dataclass(slots=True)
@@ -50,13 +50,13 @@ class _Step:
     ahead: int
     """Microseconds; less than 0: back."""
     even: int = 0
-    """For how long the clock has run evenly since."""
+    """Microseconds for which the clock has run evenly since."""
     span: Span | None = None
     """Times of receipt of before a step ahead: it says by how much they are behind."""
 
 
 class Ages:
-    """Begins with what `document` of an earlier run was, an empty one for the first. `written` is when the state was
+    """Begins with the `document` of an earlier run, empty for the first run. `written` is when the state was
     written last by the wall clock, for a state of before there was such a document; None: it is new.
     """
 
@@ -79,18 +79,18 @@ class Ages:
         self._since: int = known.get("since", now.wall)
         """Times of receipt from here on are of the wall clock as it runs now."""
         self._before: int = known.get("before", 0)
-        """What it said before."""
+        """Its time before that."""
         self._new: int = known.get("new", 0 if written is None else confirm_us)
         """For how long there was one to look, up to CONFIRM_US: before, nobody knows that the clock was ever right."""
         if not known and written is None:
             self._last = now
         elif not known and is_believed(now.wall):
-            # what an earlier version took in 1970: how old that is nobody knows, so it is new
+            # messages that an earlier version received in 1970: their age is unknown, so they are new
             self._eras.append(Era(0, BELIEVED_FROM_US - 1, now.wall))
         self.look(now)
 
     def look(self, now: Reading) -> int:
-        """Take notice of the time. Returns by how much the wall clock stepped, in microseconds; 0: it did not.
+        """Read both clocks. Returns the step of the wall clock in microseconds, 0 for none.
 
         Across a boot there is nothing to tell a step from the time that it took: it is not confirmed at once.
         """
@@ -114,7 +114,7 @@ class Ages:
         return step
 
     def expires_by(self, steady: int) -> int:
-        """Now, for what is deleted by its age; `steady` as of this boot."""
+        """The time by which old things are deleted; `steady` as of this boot."""
         unconfirmed = sum(step.ahead for step in self._steps if step.ahead > 0)
         return self._last.wall + max(0, steady - self._last.steady) - unconfirmed
 
@@ -132,22 +132,22 @@ class Ages:
 
     @property
     def unconfirmed_us(self) -> int:
-        """How far the wall clock is ahead of what things expire by."""
+        """Microseconds by which the wall clock is ahead of `expires_by`."""
         return sum(step.ahead for step in self._steps if step.ahead > 0)
 
     @property
     def last_set(self) -> tuple[int, int]:
-        """What the wall clock said when it was set last, or the machine was started: from then on, and before."""
+        """The wall clock at its last step or at the start of the machine: the time after it, and the time before it."""
         return self._since, self._before
 
     @property
     def eras(self) -> Sequence[Era]:
-        """Those of steps that are confirmed, and of those that are not."""
+        """Eras of confirmed steps, and of unconfirmed ones."""
         waiting = (Era(*step.span, step.ahead) for step in self._steps if step.span is not None)
         return [*self._eras, *waiting]
 
     def document(self) -> dict[str, Any]:
-        """What a later run begins with, as JSON."""
+        """The document that a later run begins with, for JSON."""
         return {
             "last": list(self._last),
             "elapsed": self._elapsed,
@@ -175,7 +175,7 @@ class Ages:
             self._eras = [*self._eras, Era(*span, behind)][-_ERAS:]
 
     def _add(self, step: int, span: Span | None) -> None:
-        """Opposite steps make each other good, the newest first: what was received between them has its `span`."""
+        """Opposite steps cancel each other, the newest first: times of receipt between them are in `span`."""
         whole = step
         while self._steps and (self._steps[-1].ahead > 0) != (step > 0):
             newest = self._steps[-1]
@@ -198,7 +198,7 @@ class Ages:
 
 
 def spared(eras: Iterable[Era], cutoff: int) -> list[Span]:
-    """Times of receipt before `cutoff` of what was received after it: the wall clock was behind."""
+    """Times of receipt that are before `cutoff` only because the wall clock was behind."""
     spans = ((max(era.first, cutoff - era.behind), min(era.last, cutoff - 1)) for era in eras)
     return [(first, last) for first, last in spans if first <= last]
 

@@ -1,9 +1,9 @@
-"""Which of many items can't be worked on, where only work on all of them says that something is wrong. Pure."""
+"""Bisection: finds the items that make the work on many items fail. Pure."""
 
 from collections.abc import Awaitable, Callable
 
 Fails = Callable[[int, int], Awaitable[bool]]
-"""Whether the work on items `start` to `stop` fails; undone again. Raises what no item can be blamed for."""
+"""Tries the work on items `start` to `stop` and undoes it: True when it fails. Raises errors that no item causes."""
 
 
 async def indigestible(count: int, fails: Fails, most: int) -> list[int]:

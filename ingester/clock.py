@@ -11,7 +11,7 @@ UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_
 """Microseconds of the letters that durations are written with."""
 
 BELIEVED_FROM_US = 1_767_225_600_000_000
-"""2026-01-01: this program is younger than a clock that shows less. A board without a clock starts in 1970."""
+"""2026-01-01: the program is newer than any earlier time. A board without a clock starts in 1970."""
 
 
 def now_us() -> int:
@@ -31,10 +31,8 @@ def is_believed(now: int) -> bool:
 
 
 def clock_problem(now: int) -> str:
-    """Say that a time is not believed."""
-    return (
-        f"the clock says {moment(now):%Y-%m-%dT%H:%M:%SZ}, and is believed from {moment(BELIEVED_FROM_US):%Y-%m-%d} on"
-    )
+    """The message for a time that is not believed."""
+    return f"the clock shows {moment(now):%Y-%m-%dT%H:%M:%SZ}, a time before {moment(BELIEVED_FROM_US):%Y-%m-%d}"
 
 
 def moment(now: int) -> datetime:
@@ -43,7 +41,7 @@ def moment(now: int) -> datetime:
 
 
 def believed(fallback: Clock, wall: Clock = now_us) -> Clock:
-    """A clock that shows wall time while that is believed, and else `fallback`. For what is stored with its time."""
+    """A clock that shows wall time while that is believed, and else `fallback`. For times that are stored."""
     if wall is now_us:  # asked for each read of a socket: 120 ns less than by another call
         time_ns = time.time_ns
         return lambda: now if (now := time_ns() // 1000) >= BELIEVED_FROM_US else fallback()

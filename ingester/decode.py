@@ -339,7 +339,7 @@ def _float_us(ts: float) -> int:
         return round(ts)
     if size < inf:
         return round(ts * 1e-3)
-    raise DecodeError("timestamp", f"{ts} is no time")
+    raise DecodeError("timestamp", f"{ts} is not a time")
 
 
 def microseconds(time: int) -> int:
@@ -366,7 +366,7 @@ def flatten(item: dict[str, Any], without: str | None = "ts", *, judged: bool = 
                 continue
             whole = prefix + name
             if judged and whole in fields:
-                raise DecodeError("duplicate_key", f"{whole[:100]!r} twice: once in one piece, once as nested names")
+                raise DecodeError("duplicate_key", f"{whole[:100]!r} twice: as one name and as nested names")
             fields[whole] = _json_text(value) if isinstance(value, list) else value
     return fields
 

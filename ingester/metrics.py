@@ -51,7 +51,7 @@ class IngestCollector(Collector):
         yield _gauge("store_available", "Whether the store can write: 1 or 0.", 0 if pipeline.failing else 1)
         yield _counter("store_retries", "Writes that were tried again.", pipeline.retries)
         yield _counter("tap_failures", "Acknowledgements and taps that failed.", pipeline.tap_failures)
-        yield _counters("parts_quarantined", "Parts of stored messages kept that can't be read.", "reason",
+        yield _counters("parts_quarantined", "Unreadable parts of stored messages, in quarantine.", "reason",
                         pipeline.parts)  # fmt: skip
         size = GaugeMetricFamily("fleetgate_store_bytes", "Bytes of telemetry on disk.", labels=["tier"])
         for tier, size_bytes in self._store.size_bytes().items():
@@ -73,7 +73,7 @@ class IngestCollector(Collector):
         yield connected
         reconnects = {source.name: source.reconnects for source in self._sources}
         yield _counters("source_reconnects", "Connections to another broker that were lost.", "source", reconnects)
-        yield _gauge("streams", "Streams of all devices, by their names.", self._known.names)
+        yield _gauge("streams", "Different stream names of all devices.", self._known.names)
         yield _gauge("series", "Pairs of device and stream.", self._known.series)
         yield _gauge("devices_not_shown", "Devices counted in _other for want of room.", self._series.not_shown)
 
@@ -91,7 +91,7 @@ class IngestCollector(Collector):
 
 
 class BackgroundCollector(Collector):
-    """How background work goes."""
+    """The health of background work."""
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -103,12 +103,12 @@ class BackgroundCollector(Collector):
         )
         failing = GaugeMetricFamily(
             "fleetgate_background_failing",
-            "Rounds of background work that have failed since the last one that went well; 0: it does not fail.",
+            "Rounds of background work that failed since its last success.",
             labels=["work"],
         )
         since = GaugeMetricFamily(
             "fleetgate_background_success_timestamp_seconds",
-            "When a round of background work went well last.",
+            "Last success of background work.",
             labels=["work"],
         )
         for health in self._background.all():

@@ -1,4 +1,4 @@
-"""Background work: done every so many seconds, going on after failures, and what is known of how it goes.
+"""Background work: repeated at an interval, continued after failures, and its health.
 
 `Every` owns the task; `Background` is the list of all of them that readiness, `doctor` and metrics show.
 """
@@ -23,27 +23,27 @@ _ERROR_LETTERS = 300
 
 @dataclass(slots=True)
 class Health:
-    """How one kind of work goes. Times in microseconds since 1970-01-01 UTC."""
+    """The health of one kind of work. Times in microseconds since 1970-01-01 UTC."""
 
     work: str
     failures_total: int = 0
     failures: int = 0
-    """Rounds that failed since the last one that went well; 0: it does not fail."""
+    """Failed rounds since the last success; 0: it does not fail."""
     since: int | None = None
     """When the first of these failed."""
     error: str = ""
     """Why the last of these failed."""
     succeeded: int | None = None
-    """When the last round went well; None: none did."""
+    """Time of the last success; None: there was none."""
 
     def succeed(self, now: int) -> None:
-        """A round went well."""
+        """Record a successful round."""
         if self.failures:
-            log.info("background work goes on", work=self.work, failures=self.failures)
+            log.info("background work succeeds again", work=self.work, failures=self.failures)
         self.failures, self.since, self.error, self.succeeded = 0, None, "", now
 
     def fail(self, error: BaseException, now: int, *, known: bool) -> None:
-        """A round failed. Of many failures in a row the 1st, 2nd, 4th, 8th... are logged."""
+        """Record a failed round. Of many failures in a row the 1st, 2nd, 4th, 8th... are logged."""
         self.failures_total += 1
         self.failures += 1
         self.since = self.since or now
@@ -51,7 +51,7 @@ class Health:
         self.error = words[:_ERROR_LETTERS].encode("utf-8", "backslashreplace").decode()
         if self.failures & (self.failures - 1) == 0:
             log.warning(
-                "background work fails, again later",
+                "background work failed, it is tried again",
                 work=self.work,
                 error=self.error,
                 failures=self.failures,

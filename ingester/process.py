@@ -72,7 +72,7 @@ class Worker:
 
 
 async def _answer(process: Child, data: bytes) -> tuple[bool, Any]:
-    """What it says of a request: (True, result), or (False, error)."""
+    """Its answer to a request: (True, result), or (False, error)."""
     process.stdin.write(LENGTH.pack(len(data)) + data)
     await process.stdin.drain()
     (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))

@@ -1,4 +1,4 @@
-"""What came last by each topic of a source: by it a retained message is known that its broker sends again. Pure.
+"""The last message of each topic of a source, which identifies retained messages that its broker repeats. Pure.
 
 A broker sends what it retains to each subscriber, at each start of ours and after each lost connection. That is known
 by its topic and content; what another message has followed since is not. Topics and contents are kept as digests.
@@ -32,7 +32,7 @@ class SeenTopics:
         self._changed: dict[tuple[str, bytes], bytes | None] = {}
 
     def load(self, rows: Iterable[tuple[str, bytes, bytes]]) -> None:
-        """What a store has kept."""
+        """Load what a store has kept."""
         self._last.update(((source, topic), content) for source, topic, content in rows)
 
     def last(self, source: str, topic: bytes) -> bytes | None:

@@ -123,11 +123,11 @@ class SourceConfig:
         if self.password is not None and not parts.username:
             raise SourceError("source password: needs a user in the url, such as mqtt://user@host")
         if self.password is not None and parts.password:
-            raise SourceError("source password: the url has one too")
+            raise SourceError("source password: the url already has a password")
         for name in ("topics", "templates"):
             given = getattr(self, name)
             if twice := [one for at, one in enumerate(given) if one in given[:at]]:
-                raise SourceError(f"source {name if name == 'topics' else 'map'}: {twice[0]!r} is there twice")
+                raise SourceError(f"source {name if name == 'topics' else 'map'}: {twice[0]!r} is given twice")
 
     def _tls(self) -> ssl.SSLContext:
         try:

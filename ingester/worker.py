@@ -40,7 +40,7 @@ def main(requests: BinaryIO, answers: BinaryIO) -> NoReturn:
 
 
 def _pickled(answer: tuple[bool, Any]) -> bytes:
-    """The answer for the other process; an error that can't be taken there as it is, in words."""
+    """The pickled answer; an error that can't be unpickled is replaced by its text."""
     try:
         data = pickle.dumps(answer)
         if not answer[0]:

@@ -1,4 +1,4 @@
-"""A connection that a door accepted, and the one outcome that it has. Pure."""
+"""A connection that a listener accepted, and its one outcome. Pure."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from broker_plugins.engine.hooks import Hooks, Peer
 
 
 class Arrival:
-    """One for each connection accepted, whichever door it came by: let in or refused, exactly once.
+    """One for each accepted connection of any listener: admitted or refused, exactly once.
 
     The first outcome stands. A connection that ends without one is refused as `aborted`.
     """
@@ -23,13 +23,13 @@ class Arrival:
         hooks.arrived()
 
     def let_in(self) -> None:
-        """The client was told that it is let in."""
+        """Record that the client was admitted."""
         if not self.decided:
             self.decided = True
             self._hooks.accepted()
 
     def refused(self, why: str, detail: str, name: str = "") -> None:
-        """The connection is not let in; `name` is whose it is, as far as that is known."""
+        """Record that the connection was refused; `name` is its device or application, if known."""
         if not self.decided:
             self.decided = True
             self._hooks.refused("connect", name, why, detail, peer=str(self.peer))

@@ -82,9 +82,9 @@ async def _judge(connection: "Connection", packet: Connect) -> Principal:
 
 
 def _check_owner(connection: "Connection", principal: Principal) -> None:
-    """Raise Denied for a client id whose session is somebody else's.
+    """Raise Denied for a client id whose session has another owner.
 
-    Unless the client id is this identity's own: its certificate says so, and whoever has the session has to go.
+    The client id of this identity itself is allowed: its certificate proves it, and the other session ends.
     """
     engine = connection.engine
     session = engine.sessions.by_client_id.get(principal.client_id)
@@ -127,7 +127,7 @@ def _granted(connection: "Connection", packet: Connect, principal: Principal) ->
 
 
 def _open_session(connection: "Connection", packet: Connect, granted: _Granted) -> bool:
-    """Take over what there is, in one step: nothing here waits. Returns session present."""
+    """Take over the connection and session of the client id in one step, without waiting. Returns session present."""
     engine, limits, principal = connection.engine, connection.engine.limits, granted.principal
     old = engine.connections.get(principal.client_id)
     if old is not None:  # [MQTT-3.1.4-3]

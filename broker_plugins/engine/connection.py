@@ -550,7 +550,7 @@ class Connection(asyncio.Protocol):
             if self.traced or self.engine.observed:
                 self.engine.saw(self, "out", packet)
         elif not isinstance(packet, Connack | Disconnect):  # those are followed by the end anyway
-            detail = f"{type(packet).__name__.upper()} is larger than the client takes"
+            detail = f"{type(packet).__name__.upper()} is larger than the client's Maximum Packet Size"
             self.close(Reason.PACKET_TOO_LARGE, detail, why="client_packet_size")
 
     def encoded(self, packet: Packet) -> bytes | None:

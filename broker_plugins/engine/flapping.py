@@ -27,7 +27,7 @@ class Flapping:
         return True
 
     def forget(self, owner: str) -> None:
-        """An identity is gone: who has its name next begins anew."""
+        """Forget an identity: the next one of its name begins without history."""
         self._banned.pop(owner, None)
         self._connects.pop(owner, None)
 

@@ -1,4 +1,4 @@
-"""TLS of the device listeners: who may complete a handshake, why one fails, and new files without a restart.
+"""TLS of the device listeners: admission, reasons of failures, and new files without a restart.
 
 OpenSSL alone judges a chain of certificates. `rehearse` asks it about certificates whose private key is not here, so
 that what is promised of a certificate is what its handshake will bring.

@@ -149,7 +149,7 @@ class Listener:
         refused = self._admission.enter(address[0])
         if refused is not None:
             accepted.close()
-            Arrival(self._hooks, peer).refused(refused, "there are as many connections as there may be")
+            Arrival(self._hooks, peer).refused(refused, "the limit of connections is reached")
             return
         arrival = Arrival(self._hooks, peer, partial(self._admission.leave, address[0]))
         loop = asyncio.get_running_loop()
@@ -173,10 +173,10 @@ class Listener:
         """(reason, detail) of a handshake that ended without a protocol to serve the connection."""
         if ended.cancelled():
             if begun.closed:
-                return "unreadable_certificate", "the handshake is complete, and its certificate can't be decoded"
+                return "unreadable_certificate", "the client's certificate can't be decoded"
             if self._socket is None:
                 return "shutting_down", "the server stops"
-            return "timeout", "no room for handshakes that take their time"
+            return "timeout", "no room for slow handshakes"
         error = ended.exception()
         if error is None:
             return "tls", "the client closed the connection"

@@ -31,7 +31,7 @@ class Message:
     sender: str = ""
     owner: str = ""
     device: bool = False
-    """Whether a device published it, which may retain so many messages only."""
+    """Whether a device published it: the limits of one device apply."""
 
     @property
     def size_bytes(self) -> int:

@@ -190,7 +190,7 @@ Packet = (
 )
 
 _MOST_FILTERS = 2000
-"""Of a SUBSCRIBE or UNSUBSCRIBE: each takes its time, and all connections wait for that."""
+"""Filters of a SUBSCRIBE or UNSUBSCRIBE: reading them delays all connections."""
 
 _EXPLANATIONS = frozenset({"reason_string", "user_property"})
 """Properties that a server leaves out where they make a packet too large; of a PUBLISH they are its message's."""

@@ -15,7 +15,7 @@ subscription_identifier a list of integers; the others are int, str or bytes."""
 WILL = "will"
 
 _MOST = 1000
-"""Properties of a packet: each takes its time, and all connections wait for that."""
+"""Properties of a packet: reading them delays all connections."""
 
 
 class _Type(NamedTuple):

@@ -22,7 +22,7 @@ _MEAN_LEVELS = 16
 def take(connection: "Connection", session: Session, packet: Subscribe | Unsubscribe) -> None:
     """Take one packet; it is answered once it is on disk, where the session is to be kept."""
     if not _answerable(connection, packet):
-        detail = "the answer to all its filters is larger than the client takes"
+        detail = "the answer to its filters is larger than the client's Maximum Packet Size"
         connection.close(Reason.PACKET_TOO_LARGE, detail, why="client_packet_size")
     elif isinstance(packet, Unsubscribe):
         _unsubscribe(connection, session, packet)

@@ -44,9 +44,9 @@ _ISSUING_DAYS = 3650
 _SERVER_DAYS = 397
 _CRL_DAYS = 7
 _RENEW_DAYS = {"root": 365, "issuing": 180, "server": 30}
-"""So long before its end each is made again; what is above the certificates of devices, when it would cut one short."""
+"""Days before its end at which each is renewed; an authority earlier, when it would shorten a device's certificate."""
 _OURS = "fleetgate CA "
-"""Begins the subject of roots that this program made: another one is its owner's to renew."""
+"""Prefix of the subject of roots that this program made; the owner of another root renews it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Authority:
         days = {**_RENEW_DAYS, "issuing": issuing, "root": issuing + _RENEW_DAYS["root"]}
         self._renew = {name: timedelta(days=count) for name, count in days.items()}
         self._warned = set[str]()
-        """What could not be renewed, and was logged."""
+        """Certificates that could not be renewed, and were logged."""
         self.root = self._load_or_make_root()
         self._issuing = self._load_or_make_issuing()
 
@@ -224,7 +224,7 @@ class Authority:
             self._ensure_server(names, now)
 
     def _ensure_server(self, names: list[str], now: datetime | None) -> bool:
-        """Whether it was made."""
+        """Make the server's certificate if it is due. Returns whether it was made."""
         certificate_path, key_path = self._folder / "server.pem", self._folder / "server-key.pem"
         wanted, found = [general_name(name) for name in names], self._server()
         if found:
@@ -285,7 +285,7 @@ class Authority:
         begin = now if since is None else min(since, now)
         if now >= issuing[1].not_valid_after_utc:
             end = issuing[1].not_valid_after_utc.date()
-            raise StateError(f"{self._folder}: the authority's certificate ended on {end}, and could not be renewed")
+            raise StateError(f"{self._folder}: the authority's certificate expired on {end} and could not be renewed")
         certificate = client_or_server(name, public_key, issuing, (begin, now + lifetime), usage, names)
         above = [] if issuing[1] == self.root else [issuing[1]]
         return Issued(certificate, pem_of((certificate, *above)))
@@ -332,7 +332,7 @@ class Authority:
         write_public(path, root.public_bytes(serialization.Encoding.PEM))
         self._warned.discard("root")
         log.warning(
-            "the root was renewed: give ca.pem to clients before the one before ends",
+            "the root was renewed: give the new ca.pem to clients before the old one expires",
             before=found.not_valid_after_utc.isoformat(),
             until=root.not_valid_after_utc.isoformat(),
         )
@@ -350,7 +350,9 @@ class Authority:
         if not may_sign_authorities(self.root):
             return root_key, self.root
         if self._now() >= (end := self.root.not_valid_after_utc):
-            raise StateError(f"{self._folder / 'ca.pem'}: it ended on {end.date()}: put a valid root and its key there")
+            raise StateError(
+                f"{self._folder / 'ca.pem'}: it expired on {end.date()}: put a valid root and its key there"
+            )
         key = new_key()
         path.unlink(missing_ok=True)  # a kill between the two writes leaves no pair that does not fit
         write_key(self._folder / "issuing-key.pem", key, self._passphrase)

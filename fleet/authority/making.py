@@ -1,4 +1,4 @@
-"""What certificates of the built-in authority are made of, and when one is to be made again. Pure."""
+"""Certificates of the built-in authority: their parts, and when one is to be renewed. Pure."""
 
 import ipaddress
 from datetime import datetime, timedelta
@@ -82,7 +82,7 @@ def alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
 
 
 def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    """What a key may be used for: to sign certificates and lists, or to sign in a handshake."""
+    """The key usage extension: to sign certificates and lists, or to sign in a handshake."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,

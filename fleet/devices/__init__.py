@@ -1,4 +1,4 @@
-"""What is done with devices, each once: whichever door it is asked at."""
+"""Actions on devices, the same for HTTP, MQTT, commands and rules."""
 
 from fleet.devices.service import Devices, Kept
 

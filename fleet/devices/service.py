@@ -30,7 +30,7 @@ _RESUME_SECONDS = 5.0
 
 
 class Kept(Protocol):
-    """What is kept of what devices sent, wherever it is."""
+    """All stores of what devices sent."""
 
     async def settled(self) -> None:
         """Wait until all that was accepted so far is committed. May take for ever, while nothing can be committed."""
@@ -82,7 +82,7 @@ class Devices:
             await asyncio.wait(list(self._running.values()))
 
     def start(self) -> None:
-        """Go on with what was begun."""
+        """Continue erasures that were begun."""
         self._resuming.start()
 
     def erasing(self) -> frozenset[str]:
@@ -165,7 +165,7 @@ class Devices:
         async with self._registry.database.transaction() as connection:
             member = self._registry.find(Kind.DEVICE, name)
             if (member.state if member is not None else None) is not state:
-                raise ConflictError(f"{name} was changed meanwhile: look again")
+                raise ConflictError(f"{name} was changed meanwhile: read it again")
             await self._note(connection, name)
 
     async def _erase(self, name: str) -> int:
@@ -174,8 +174,8 @@ class Devices:
                 await self._kept.settled()
             rows = await self._kept.erase(name)
         except (TimeoutError, StoreError) as error:
-            why = str(error) or "what was received last is not stored yet"
-            raise StoreUnavailable(f"what {name} has sent is not erased yet, and will be: {why}") from error
+            why = str(error) or "its last messages are not stored yet"
+            raise StoreUnavailable(f"the telemetry of {name} is not erased yet, and will be: {why}") from error
         async with self._registry.database.transaction() as connection:
             await connection.execute(erasures.delete().where(erasures.c.device == name))
         self._registry.held.discard(name)

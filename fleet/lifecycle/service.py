@@ -217,7 +217,7 @@ class Lifecycle:
                 try:
                     found = await self.run(known.name)
                 except Exception as error:  # noqa: BLE001 - it is raised when the others have run
-                    log.warning("rule not run, again later", rule=known.name, error=str(error))
+                    log.warning("rule failed, it is run again later", rule=known.name, error=str(error))
                     failed = failed or error
                 else:
                     log.info("rule ran", rule=known.name, devices=len(found.devices), problem=found.problem)
@@ -233,7 +233,7 @@ class Lifecycle:
 
 
 def _is_due(known: Kept, now: int) -> bool:
-    """Also one that ran later than now: the clock was set back since."""
+    """Whether a rule is due; also one whose last run is in the future, because the clock was set back."""
     return not 0 <= now - known.ran < known.rule.every * 1_000_000
 
 

@@ -204,7 +204,7 @@ class Presence:
                 self._waiting.popleft()
 
     def _forget(self, member: Member) -> None:
-        """Who has the name of a deleted device next was never seen."""
+        """Forget a deleted device: the next one of its name begins without presence."""
         name = member.name
         if member.kind is not Kind.DEVICE or self._registry.find(member.kind, name) is not None:
             return

@@ -19,7 +19,7 @@ from fleet.registry.schema import certificates
 
 _ISSUER_CHARACTERS = 128
 _ONE_NAMESPACE: Mapping[Kind, Kind] = {Kind.DEVICE: Kind.APPLICATION, Kind.APPLICATION: Kind.DEVICE}
-"""Who else may have a name of this kind: client ids, accounts and topics are told apart by it."""
+"""The other kind that shares names with this one: a name identifies client ids, accounts and topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Adding:
             raise ConflictError(f"{new.kind} {new.name} is registered already")
         rival = _ONE_NAMESPACE.get(new.kind)
         if rival is not None and self._has((rival, new.name)):
-            raise ConflictError(
-                f"{rival} {new.name} is registered: a name is given once, to a device or to an application"
-            )
+            raise ConflictError(f"{rival} {new.name} is registered: a name belongs to one device or one application")
         if new.kind is Kind.DEVICE and new.name in self._held:
-            raise ConflictError(f"{new.name}: what a device of this name has sent before is being erased: again later")
+            raise ConflictError(
+                f"{new.name}: telemetry of an earlier device of this name is being erased: try again later"
+            )
         entry = None
         if new.certificate is not None:
             entry = replace(entry_of(new.kind, new.name, new.certificate, self._now), status=new.status)

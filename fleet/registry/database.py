@@ -147,7 +147,7 @@ class Database:
                 raise
             detail = str(getattr(error, "orig", None) or error).partition("\n")[0]
             if str(getattr(getattr(error, "orig", None), "sqlstate", None) or "").startswith(_DATA):
-                raise UnstorableError(f"the registry, {self}, can't hold a value of this: {detail}") from error
+                raise UnstorableError(f"the registry, {self}, can't store a value of this request: {detail}") from error
             raise RegistryUnavailableError(f"the registry, {self}: {detail or type(error).__name__}") from error
 
     @property

@@ -75,7 +75,7 @@ class Registry:
         )
         self.changed: list[Changed] = []
         self.held: set[str] = set()
-        """Names that no new device gets: what one of before has sent is being erased."""
+        """Names that no new device gets: the telemetry of an earlier device is being erased."""
 
     async def __aenter__(self) -> Self:
         await self.database.__aenter__()
@@ -114,7 +114,7 @@ class Registry:
         return self._members.get((kind, name))
 
     def account_of(self, kind: Kind, name: str) -> str:
-        """The name that messages and connections of a member are booked on; no device has one with a slash.
+        """The account of a member's messages and connections; no device has a name with a slash.
 
         It is its name, unless it is no device and a device has that name too, as claims and older registries may.
         """

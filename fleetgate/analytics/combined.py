@@ -26,7 +26,7 @@ class _Set:
     fragments: list[ds.Fragment] = field(default_factory=list)
 
     def takes(self, fields: dict[str, str]) -> bool:
-        """Whether it has no other column of one of these names, and room."""
+        """Whether these columns fit: no other column of these names, and enough room."""
         mine = self.columns
         fits = all(mine.get(folded(name), (name, kind)) == (name, kind) for name, kind in fields.items())
         return fits and len(mine) + sum(folded(name) not in mine for name in fields) <= _COLUMNS
@@ -56,7 +56,7 @@ class Combined:
         ]
 
     def parts(self) -> Iterator[tuple[Part, ds.Dataset]]:
-        """What became of them; the parts have no names yet."""
+        """The datasets that result; the parts have no names yet."""
         for one in self._sets:
             fields = dict(one.columns.values())
             schema = schema_of(fields, mixed=True)

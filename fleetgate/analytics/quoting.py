@@ -1,4 +1,4 @@
-"""Names and texts as SQL has them, whatever is in them. Pure."""
+"""Quoting of any name and text for SQL. Pure."""
 
 import string
 from collections.abc import Collection, Iterable, Sequence
@@ -28,7 +28,7 @@ def quoted_pointer(key: str) -> str:
 
 
 def folded(name: str) -> str:
-    """What DuckDB tells names apart by: ASCII letters without regard to case, all others as they are."""
+    """The form in which DuckDB compares names: ASCII letters without regard to case, all others unchanged."""
     return name.translate(_LOWER)
 
 
@@ -75,7 +75,7 @@ def numbered(names: Sequence[str]) -> list[str]:
 
 
 def mentioned(names: Iterable[str], sql: str, most: int) -> list[str]:
-    """Those of the names that a statement may mean, in any case: at most so many, the longest first."""
+    """The names that a statement may mean, in any case: at most `most`, the longest first."""
     text = folded(sql)
     found = [name for name in names if folded(name).replace('"', '""') in text]
     return sorted(found, key=lambda name: (-len(name), name))[:most]

@@ -37,7 +37,7 @@ _RESERVED = {"messages", "readings", "devices", "rollups", "chosen"}
 _PARTS = "part_"
 """What the views are made of is called so."""
 _VIEWS = 200
-"""Streams that one question may mean."""
+"""Most streams that one question may mean."""
 _TABLES = 64
 """Streams of the journal that have a table of their own, though the question does not name them."""
 _DATASETS = 64
@@ -162,7 +162,7 @@ def _files(connection: "duckdb.DuckDBPyConnection", question: Question, doubtful
 
 
 def _renewed(folder: Path, group: Iterable[SealedFile]) -> tuple[pa.Table, dict[str, str]]:
-    """What is in files of an earlier version, which have columns with names that no column has today."""
+    """Files of an earlier version, whose columns may have names that are not used today."""
     readings = [
         reading
         for file in group

@@ -29,7 +29,7 @@ def attributes_of(given: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.removesuffix(":"):
             raise ArgumentError(f"--attribute: {text!r} is neither KEY=TEXT nor KEY:=JSON")
         if key.removesuffix(":") in found:
-            raise ArgumentError(f"--attribute: {key.removesuffix(':')!r} is there twice")
+            raise ArgumentError(f"--attribute: {key.removesuffix(':')!r} is given twice")
         if not key.endswith(":"):
             found[key] = value
             continue

@@ -129,7 +129,7 @@ def _retire_device(
     purge: PurgeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Refuse its connections for good: its certificates are revoked, its session is gone. The rest stays."""
+    """Refuse its connections for good, revoke its certificates and delete its session. The rest stays."""
     _retire(target(context, state, config), "devices", name, {"purge": purge}, as_json=as_json)
 
 
@@ -141,7 +141,7 @@ def _retire_application(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Refuse its connections for good: its certificates are revoked, its session is gone."""
+    """Refuse its connections for good, revoke its certificates and delete its session."""
     _retire(target(context, state, config), "applications", name, {}, as_json=as_json)
 
 

@@ -103,7 +103,7 @@ def _background(served: str) -> Iterator[Finding]:
         detail = f"fails since {one['since']}, {one['failures']} times: {one['error']}"
         yield Finding(f"background {one['work']}", status, detail)
     if not failing:
-        yield Finding("background", "ok", "sealing, retention and all other background work goes well")
+        yield Finding("background", "ok", "sealing, retention and all other background work succeed")
 
 
 def _set_aside(path: Path) -> Iterator[Finding]:
@@ -179,7 +179,7 @@ def _certificates(pki: Path) -> Iterator[Finding]:
         begin, until = found.not_valid_before_utc, found.not_valid_after_utc
         left = until - now
         if now < begin:
-            yield Finding(check, "error", f"not valid before {begin.isoformat()}: a server makes it again")
+            yield Finding(check, "error", f"not valid before {begin.isoformat()}: the server renews it")
             continue
         status = "error" if left <= timedelta() else "warning" if left < WARN[of] else "ok"
         yield Finding(check, status, f"valid until {until.date()}, {left.days} days")

@@ -80,8 +80,8 @@ async def _export(
             until = (await owner.call("GET", "/telemetry/settled", timeout=None))["until"]
             if since > parse_time(until, "until", 0):
                 raise ArgumentError(
-                    f"watermark {watermark}: {iso(since)} is later than {until}, up to which all is there: the clock"
-                    " was set back; write a time into it from which on all is to be exported again"
+                    f"watermark {watermark}: {iso(since)} is later than {until}, the end of what is complete: the clock"
+                    " was set back. Write the time into the file from which to export again"
                 )
             where = [*where, f"received > {_literal(since)}", f"received <= '{until}'"]
             marked = f"-after-{iso(since).replace(':', '').replace('-', '')}"

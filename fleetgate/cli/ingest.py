@@ -34,7 +34,7 @@ def ingest(
     password_file: Annotated[Path | None, typer.Option(help="File with the password of the user in the URL.")] = None,
     retained: Annotated[
         str,
-        typer.Option(help="Messages that the broker retains: once (until they change), ignore, or store each time."),
+        typer.Option(help="Retained messages of the broker: once (again only when they change), ignore, or store."),
     ] = "once",
     state: StateOption = None,
     config: ConfigOption = None,

@@ -130,7 +130,7 @@ class Api:
         try:
             return orjson.loads(answer)
         except orjson.JSONDecodeError:
-            raise CommandError(f"{self._client.base_url}: the answer is not JSON: no server of this program") from None
+            raise CommandError(f"{self._client.base_url}: the answer is not JSON: not a fleetgate server") from None
 
     async def fetch(self, method: str, path: str, **arguments: Any) -> bytes:
         """Call and return the answer's body as it came. Raises CommandError as `call` does."""

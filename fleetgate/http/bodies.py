@@ -1,4 +1,4 @@
-"""Bodies: whether one is JSON, and those that are none, as long as they are not too long."""
+"""Bodies of requests: JSON, and other forms up to a limit."""
 
 from fastapi import HTTPException, Request
 

@@ -85,7 +85,7 @@ def _life_routes(routes: APIRouter, core: Core, kind: Kind, plural: str) -> None
 
 
 def _device_ends(routes: APIRouter, core: Core) -> None:
-    """How devices end; what they have sent can go with them."""
+    """Routes that retire and delete devices, with or without their telemetry."""
     devices = core.devices
 
     @routes.post(
@@ -106,7 +106,7 @@ def _device_ends(routes: APIRouter, core: Core) -> None:
 
 
 def _application_ends(routes: APIRouter, core: Core) -> None:
-    """How applications end. A device of the same name, and what it has sent, is not theirs."""
+    """Routes that retire and delete applications. They never touch a device of the same name."""
     registry = core.registry
 
     @routes.post(

@@ -1,7 +1,7 @@
 """Births of Sparkplug's edge nodes: which metric an alias means, and which type a metric has. Pure.
 
 The metrics of a node and those of each of its devices are apart. `Births` is the memory of one program: it is bounded,
-outlives the definitions of streams, and is put on disk by whoever takes its `changes`.
+outlives the definitions of streams; the reader of `changes` stores them.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ import orjson
 from ingester.decode import DecodeError
 
 _BYTES = 64 * 1024 * 1024
-"""Of all births as they are kept; a metric takes about 30."""
+"""Bytes of all births as they are kept; a metric takes about 30."""
 _NODES_IN_ALL = 100_000
 _NODES = 256
 """Edge nodes of one device of ours."""
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a birth says of a metric. `members` are the metrics of a template."""
+    """A metric as a birth declares it. `members` are the metrics of a template."""
 
     datatype: int = 0
     members: "Scope | None" = None
@@ -61,8 +61,8 @@ class Scope:
         other = self.aliases.setdefault(alias, name)
         if other != name:
             self.aliases[alias] = None
-            whose = "of several metrics" if other is None else f"of {other[:100]!r} and of {name[:100]!r}"
-            raise DecodeError("alias", f"alias {alias} is {whose}")
+            whose = "to several metrics" if other is None else f"to {other[:100]!r} and to {name[:100]!r}"
+            raise DecodeError("alias", f"alias {alias} belongs {whose}")
 
     def replaced(self, new: "Scope") -> "Scope":
         """These metrics, but those of the same names, and their aliases, as they are in `new`."""
@@ -84,7 +84,7 @@ class Scope:
 
     @classmethod
     def read(cls, kept: Iterable[Any]) -> Self:
-        """What `kept` gave."""
+        """The inverse of `kept`."""
         scope = cls()
         for name, datatype, aliases, members in kept:
             inner = None if members is None else Scope.read(members)
@@ -135,7 +135,7 @@ class EdgeNode:
     size_bytes: int = 0
     """Of its births, as they are kept."""
     doubtful: bool = False
-    """Whether it may have been born again while nobody listened."""
+    """Whether it may have sent another birth while this program did not listen."""
 
     def scope(self, unit: str) -> Scope | None:
         """The metrics of a device, "": of the node itself; None: no birth of it is known."""
@@ -144,7 +144,7 @@ class EdgeNode:
 
 
 class Births:
-    """All nodes; of too many, those that were heard of longest ago are forgotten.
+    """All nodes; beyond the limit, those that were silent longest are forgotten.
 
     `wanted` is called when messages of a node can't be read, or may be misread, before it sends its birth again.
     `changes` are births that came or ended (None) since they were taken out of it.
@@ -217,7 +217,7 @@ class Births:
                 self._set(node, origin, name, None)
 
     def forget(self, device: str) -> None:
-        """Nothing of a device is to be kept any more."""
+        """Forget everything of a device."""
         for source in self._sources:
             for group, node in list(self._owners.get((source, device), _NOTHING)):
                 self._forget(Origin(source, device, group, node))
@@ -240,7 +240,7 @@ class Births:
             del self._owners[origin[:2]]
 
     def _shrink(self) -> None:
-        """Forget those heard of longest ago, but for the last one."""
+        """Forget the nodes that were silent longest, except the last one."""
         while self.count > 1 and (self.count > self._most_in_all or self.size_bytes > self._most_bytes):
             owner, nodes = next(iter(self._owners.items()))
             self._forget(Origin(*owner, *next(iter(nodes))))

@@ -1,4 +1,4 @@
-"""gzip and zstd around any other format; several members or frames, one behind the other, are one payload."""
+"""gzip and zstd around any other format; a payload may have several members or frames in a row."""
 
 import zlib
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class _Zstd:
 
 
 def inflate(data: bytes, limits: Limits, what: str) -> bytes:
-    """What is inside gzip (RFC 1952) or deflate (RFC 1950, or bare as in RFC 1951). Raises DecodeError."""
+    """Decompress gzip (RFC 1952) or deflate (RFC 1950, or bare as in RFC 1951). Raises DecodeError."""
     if what == "gzip":
         return _members(data, limits, what, lambda: zlib.decompressobj(wbits=31))
     # A zlib header names method 8 and is a multiple of 31 [RFC 1950, 2.2]; what has none is bare.
@@ -68,12 +68,12 @@ def _members(
     skipped: Callable[[bytes, int], int] = lambda _data, _position: 0,
     most: int = _MEMBERS,
 ) -> bytes:
-    """What is inside all members; the limit is one for all of them together."""
+    """Decompress all members; the limit is for all of them together."""
     found = bytearray()
     position = members = 0
     while position < len(data) or not members:
         if members == most:
-            rest = f"{len(data) - position} bytes behind the {what} data"
+            rest = f"{len(data) - position} bytes after the {what} data"
             raise DecodeError("compressed", rest if most == 1 else f"more than {most} members of {what}")
         members += 1
         if jump := skipped(data, position):
@@ -86,7 +86,7 @@ def _members(
 
 
 def _member(data: bytes, position: int, stream: _Stream, found: bytearray, limits: Limits, what: str) -> int:
-    """Add what is inside the member at `position` to `found`; returns where it ends."""
+    """Decompress the member at `position` into `found`; returns the position of its end."""
     start = position
     while not stream.eof:
         chunk = data[position : position + _CHUNK]
@@ -95,7 +95,7 @@ def _member(data: bytes, position: int, stream: _Stream, found: bytearray, limit
         try:
             found += stream.decompress(chunk, limits.max_bytes - len(found) + 1)
         except (zlib.error, zstd.ZstdError) as error:
-            place = f"{len(data) - start} bytes behind the {what} data are" if start else ""
+            place = f"{len(data) - start} bytes after the {what} data are" if start else ""
             raise DecodeError("compressed", f"{place} not {what}: {error}".lstrip()) from None
         if len(found) > limits.max_bytes:
             raise DecodeError("size", f"more than {limits.max_bytes} bytes inside {what}")

@@ -81,7 +81,7 @@ class _Line:
             raise DecodeError("size", f"measurement and tags have more than {_KEY_CHARACTERS} characters")
         blank = _after(_blanks, text, position)
         if blank == position:
-            raise DecodeError("codec", f"no fields behind {measurement[:100]!r}")
+            raise DecodeError("codec", f"no fields after {measurement[:100]!r}")
         position = _field(text, blank, fields, measurement)
         while text.startswith(",", position):
             position = _field(text, position + 1, fields, measurement)
@@ -97,7 +97,7 @@ class _Line:
             raise DecodeError("codec", f"{rest!r} is neither a further field nor a time")
         stamp = text[start:stop]
         if stamp and not _digits(stamp):
-            raise DecodeError("timestamp", f"{stamp[:100]!r} is no time")
+            raise DecodeError("timestamp", f"{stamp[:100]!r} is not a time")
         return time_in(int(stamp), self._unit) if stamp else None, end.end()
 
 

@@ -38,7 +38,7 @@ _SEVERAL = "?"
 
 
 class Levels(NamedTuple):
-    """What a topic says. `kind` is the message type, "" for a topic that is not Sparkplug's."""
+    """The parts of a topic. `kind` is the message type, "" for a topic that is not Sparkplug's."""
 
     kind: str = ""
     group: str = ""
@@ -61,7 +61,7 @@ class Levels(NamedTuple):
 
 
 def rebirth_topic(group: str, node: str) -> str:
-    """Where an edge node is asked for its births."""
+    """Topic of the requests for the births of an edge node."""
     return f"spBv1.0/{group}/NCMD/{node}"
 
 
@@ -252,7 +252,7 @@ class _Message:
 
     @property
     def live(self) -> bool:
-        """Whether it comes from its sender now."""
+        """Whether it has just come from its sender."""
         return not self.context.trial and not self.context.replayed
 
     @property
@@ -302,7 +302,7 @@ class _Message:
         return sum(birth.scope.count for unit, birth in births if unit != self.levels.unit)
 
     def marks(self) -> Iterator[str]:
-        """Words about it."""
+        """Flags of its readings."""
         if self.levels.kind in _BIRTHS:
             yield "birth"
         if self.levels.kind in _DEATHS:

@@ -90,10 +90,10 @@ def resolve(metric: Any, scopes: Sequence[Scope], where: str, position: int) -> 
                 meant = scope.aliases[alias]
                 break
         if name and meant is not None and meant != name:
-            detail = f"alias {alias} is of {meant[:100]!r}, not of {name[:100]!r}"
+            detail = f"alias {alias} belongs to {meant[:100]!r}, not to {name[:100]!r}"
             raise DecodeError("alias", f"{where}{position}: {detail}")
         if not name and meant is None:
-            raise DecodeError("alias", f"{where}{position}: no birth says what alias {alias} means")
+            raise DecodeError("alias", f"{where}{position}: no birth defines alias {alias}")
         name = name or meant or ""
     elif not name:
         raise DecodeError("codec", f"{where}{position} has neither a name nor an alias")
@@ -156,7 +156,7 @@ def _data_set(table: Any, name: str) -> list[dict[str, Any]]:
     if len(set(columns)) != len(columns):
         raise DecodeError("duplicate_key", f"a column twice in data set {name[:100]!r}")
     if sum(map(len, columns)) * len(table.rows) > _TABLE_LETTERS:
-        raise DecodeError("size", f"data set {name[:100]!r}: {len(table.rows)} rows with names that long")
+        raise DecodeError("size", f"data set {name[:100]!r}: {len(table.rows)} rows with too long names")
     types = [*table.types, *[0] * len(columns)]
     rows = []
     for number, row in enumerate(table.rows):
@@ -201,9 +201,9 @@ def _integer(value: int, wire: int, datatype: int, name: str, *, known: bool) ->
     if datatype == _BOOLEAN and value <= 1:
         return bool(value)
     if not known and value >= _ALIKE:
-        raise DecodeError("alias", f"{name[:100]!r}: no birth says which type of integer {value} is")
+        raise DecodeError("alias", f"{name[:100]!r}: no birth gives the type of the integer {value}")
     if value >> (wire - 1):
-        raise DecodeError("codec", f"{name[:100]!r}: {value} has datatype {datatype}, which does not say its sign")
+        raise DecodeError("codec", f"{name[:100]!r}: {value} has datatype {datatype}, which leaves its sign open")
     return value
 
 
@@ -211,7 +211,7 @@ def _bytes(data: bytes, datatype: int, name: str, *, known: bool) -> Any:
     if datatype in {*_ARRAYS, _BOOLEANS, _STRINGS}:
         return _array(data, datatype, name)
     if not datatype and not known:
-        raise DecodeError("alias", f"{name[:100]!r}: no birth says which type of array it is, if any")
+        raise DecodeError("alias", f"{name[:100]!r}: no birth gives the type of the array or bytes")
     return data
 
 

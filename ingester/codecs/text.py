@@ -68,7 +68,7 @@ VALUE_TYPES: Mapping[str, Callable[[str], bool | float | str]] = {
     "number": _number,
     "boolean": _boolean,
 }
-"""What a stream can say of the value."""
+"""Values of `value_type`."""
 
 
 def make(options: Options) -> Codec:

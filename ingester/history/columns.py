@@ -22,7 +22,7 @@ OWN = ("device", "stream", "time", "received", "position", "device_time", "marks
 """Columns that are not those of fields."""
 _TAKEN = frozenset(OWN)
 _HIDDEN = "__"
-"""What Arrow and pandas call their own columns begins so."""
+"""Prefix of the names that Arrow and pandas give their own columns."""
 _NAME_BYTES = 255
 _TIME = pa.timestamp("us", tz="UTC")
 _FIELDS = 200

@@ -25,11 +25,11 @@ the work raises.
 
 _JOURNAL = "ingester.history.journal"
 _OUTSIDE = (StoreUnavailable, StoreTooNew, OSError, sqlite3.Error, ImportError, DamagedError)
-"""A disk that is full, a database that is away, a program that is being replaced: no message can be blamed."""
+"""A full disk, an unreachable database, a program that is being replaced: no message is the cause."""
 _NAMES = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
-"""Errors of the system that a name which somebody chose may be the reason of."""
+"""Errors of the system that a chosen name may cause."""
 _LOST = (WorkerLostError, MemoryError)
-"""May be the fault of the machine, or of a message: that shows when it happens again and again."""
+"""The machine or a message may be the cause: repetition shows which."""
 _LOSSES = 3
 _AT_ONCE = 50
 """Messages that are set aside before the work is done again as a whole."""
@@ -37,7 +37,7 @@ _DETAIL_LETTERS = 300
 
 
 def is_outside(error: Exception) -> bool:
-    """Whether no message, and no file, can be blamed."""
+    """Whether neither a message nor a file can be the cause."""
     return isinstance(error, _OUTSIDE) and getattr(error, "errno", None) not in _NAMES
 
 
@@ -50,7 +50,7 @@ class Losses:
         self._count = 0
 
     def of_the_data(self, error: Exception) -> bool:
-        """Whether to look for what the work fails for."""
+        """Whether to look for the messages that make the work fail."""
         if isinstance(error, _LOST):
             self._count += 1
             return self._count >= _LOSSES
@@ -71,13 +71,13 @@ class Culprits:
         self._catalogue = catalogue
         self._losses = Losses()
         self._doubts = 0
-        """Times in a row that all was well when it was looked at."""
+        """Searches in a row that found no failing message."""
         self._most: int | None = None
         self.set_aside = 0
         """Messages that were set aside in this run."""
 
     def at_most(self, most: int) -> int:
-        """So many messages are to be worked on at once: fewer than `most` after some that fail in company only."""
+        """Messages to work on at once: fewer than `most` after messages that fail only together."""
         return most if self._most is None else min(self._most, most)
 
     def went_well(self) -> None:
@@ -126,7 +126,7 @@ class Culprits:
             if work.most <= 1:
                 return [None]
             self._most = max(1, min(work.most, count) // 2)
-            log.warning("messages fail in company only: fewer at once", work=self.reason, messages=self._most)
+            log.warning("messages fail only together: fewer at once", work=self.reason, messages=self._most)
         return found
 
     async def _why(self, trial: Trial, part: tuple[int, int], row: int | None = None) -> str | None:
@@ -136,7 +136,7 @@ class Culprits:
             try:
                 await trial(part, row)
             except _LOST as error:
-                why = f"the process that works on it ends: {error}"
+                why = f"the worker process ends with it: {error}"
             except Exception as error:
                 if is_outside(error):
                     raise

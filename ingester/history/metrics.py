@@ -28,7 +28,7 @@ class HistoryCollector(Collector):
         )
         aside = CounterMetricFamily(
             "fleetgate_messages_set_aside",
-            "Stored messages that could not be sealed, or moved, and are in quarantine for that reason.",
+            "Stored messages in quarantine because they could not be sealed or moved.",
             labels=["reason"],
         )
         for culprits in self._culprits:

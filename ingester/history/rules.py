@@ -20,7 +20,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is said of a stream by its name counts more than by a `*`; of rules alike, the first that says it."""
+    """A rule with the name of a stream goes before one with a `*`; of equal rules, the first one."""
 
     rules: Sequence[Rule] = ()
     keep_payload: bool = False
@@ -28,7 +28,7 @@ class Rules:
     """By level; 0, or nothing: for ever."""
 
     def of(self, stream: str) -> Rule:
-        """What counts for a stream; a key that one rule is silent of is that of the next."""
+        """The rules in effect for a stream; a key that one rule leaves out comes from the next."""
         found = sorted((rule for rule in self.rules if _pattern(rule.names).fullmatch(stream)), key=_vagueness)
 
         def first(key: str) -> Any:

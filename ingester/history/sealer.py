@@ -31,7 +31,7 @@ _HERE = "ingester.history"
 _LOWEST = 19
 _EXPIRE_SECONDS = 600
 _AHEAD_US = 60_000_000
-"""What was received so long after now was received while the clock was wrong."""
+"""A time of receipt this far ahead is of a wrong clock."""
 _ROUND_SECONDS = 1800
 """For one round of anything; a process that takes longer hangs."""
 

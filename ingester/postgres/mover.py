@@ -26,7 +26,7 @@ _LOWEST = 19
 _EXPIRE_SECONDS = 600
 _TIDY_SECONDS = 20
 _AHEAD_US = 10_000_000
-"""What was received by so much later than now keeps no other row: the wall clock was ahead."""
+"""A time of receipt this far ahead, of a wrong clock, delays no other row."""
 _LOOK_SECONDS = 1
 _FAILED = (StoreError, WorkerLostError, OSError)
 
@@ -201,7 +201,7 @@ class Mover:
         return 0.0 if self.waiting else None
 
     async def _tidy(self) -> None:
-        """What is in the database leaves the journal, what is too old leaves both."""
+        """Delete moved messages from the journal, and old ones from journal and database."""
         if self._sweeps:
             await self.sweep()
         self._store.remote_bytes = await self._store.remote.size_bytes()

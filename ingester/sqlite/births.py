@@ -47,7 +47,7 @@ class KeptBirths:
         except (
             StoreRejected
         ) as error:  # as of a name that can't be stored; it must not end in a batch being taken apart
-            log.error("births are not kept", births=len(changes), error=str(error))
+            log.error("births are not stored", births=len(changes), error=str(error))
         for key, birth in changes.items():
             if self._births.changes[key] is birth:
                 del self._births.changes[key]

@@ -1,4 +1,4 @@
-"""What came last by the topics of sources, in the journal's file: read at the start, written with messages."""
+"""The last messages of the topics of sources, in the journal's file: read at the start, written with messages."""
 
 import structlog
 
@@ -26,4 +26,4 @@ class KeptSeenTopics:
         try:
             await self._journal.apply(map(seen_statement, self._seen.changes()))
         except StoreUnavailable as error:
-            log.warning("topics of sources are not kept: retained messages may be stored once more", error=str(error))
+            log.warning("topics of sources are not stored: retained messages may be stored once more", error=str(error))

@@ -147,7 +147,7 @@ def _check_effect(definition: Definition, codec: Codec) -> None:
     _check_time(definition, codec)
     for field_name in definition.fields:
         if not _may_have(codec, field_name, name) and field_name.removeprefix("topic.") not in definition.filter.names:
-            raise _WrongError(f"fields: codec {name} makes no field {field_name[:100]!r} of what is defined")
+            raise _WrongError(f"fields: codec {name} makes no field {field_name[:100]!r} with this definition")
 
 
 def _check_time(definition: Definition, codec: Codec) -> None:
@@ -157,11 +157,11 @@ def _check_time(definition: Definition, codec: Codec) -> None:
     if rule.unit not in {"auto", "s"} and name in _OWN_TIMES:
         raise _WrongError(f"time: the times of codec {name} are in a unit of their own, not in {rule.unit!r}")
     if rule.unit == "iso" and name == "line":
-        raise _WrongError("time: the times of codec line are numbers; unit 'iso' can't be")
+        raise _WrongError("time: the times of codec line are numbers, not 'iso'")
     if rule.field in {"", "ts"} or rule.field in definition.filter.names:
         return
     if not _may_have(codec, rule.field, name):
-        raise _WrongError(f"time: codec {name} makes no field {rule.field[:100]!r} of what is defined")
+        raise _WrongError(f"time: codec {name} makes no field {rule.field[:100]!r} with this definition")
 
 
 def _may_have(codec: Codec, field_name: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which streams devices have, and how many they may have: a device chooses their names. Pure."""
+"""The streams of each device, and limits on their number: a device chooses their names. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from ingester.decode import DecodeError
 
 REASON = "streams"
 MODEST = 16
-"""Streams that every device may have, however many the others have: who uses up what there is harms itself only."""
+"""Streams that every device may have, however many the others have: no device uses up the places of others."""
 _NAME_CHARACTERS = 1024
-"""A longer name counts as several."""
+"""A longer name takes several places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class KnownStreams:
 
     @property
     def names(self) -> int:
-        """How many streams there are; those of one name are one."""
+        """Number of different stream names."""
         return len(self._names)
 
     def add(self, series: Iterable[tuple[str, str]]) -> None:
@@ -50,7 +50,7 @@ class KnownStreams:
                 self.series += 1
 
     def admit(self, device: str, stream: str) -> str | None:
-        """Know a stream of a device from now on. Returns why not, where there may be no more."""
+        """Add a stream of a device, if it may have one more. Returns the reason when it may not."""
         if stream in self._devices.get(device, ()):
             return None
         why = self._exceeded(device, stream)
@@ -94,7 +94,7 @@ class Exceeding:
     topic: str
     why: str
     instead_of: Decoder | None
-    """What reads its messages where there may be more streams; None: plain JSON."""
+    """The decoder of its messages within the limits; None: plain JSON."""
 
     @property
     def codec(self) -> str:

@@ -189,15 +189,15 @@ def check_among(definition: Definition, others: Iterable[Definition]) -> None:
             continue
         if _same_topics(definition, other):
             raise StreamError(
-                f"stream {definition.name}: filter: the topics of {definition.filter.text} are those of stream"
-                f" {other.name} already, for the same devices"
+                f"stream {definition.name}: filter: stream {other.name} already has the topics of"
+                f" {definition.filter.text}, for the same devices"
             )
         if definition.stream != other.stream:
             continue
         for key in ("keep_days", "keep_bytes", "keep_payload", "duplicates"):
-            mine, said = definition.source.get(key), other.source.get(key)
-            if mine is not None and said is not None and mine != said:
-                known = f"{definition.stream!r} has {said!r} by stream {other.name} already"
+            mine, theirs = definition.source.get(key), other.source.get(key)
+            if mine is not None and theirs is not None and mine != theirs:
+                known = f"stream {other.name} already sets {theirs!r} for {definition.stream!r}"
                 raise StreamError(f"stream {definition.name}: {key}: {known}")
 
 

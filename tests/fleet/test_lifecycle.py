@@ -178,7 +178,7 @@ async def test_one_that_fails_stops_no_other(opened, world):
         world.unavailable = True
         await enabled(lifecycle, Rule("name:a OR name:b", Then.RETIRE, telemetry=Telemetry.ERASE))
         found = await lifecycle.run("r")
-        problem = "a: what a has sent is not erased yet, and will be: the store is away"
+        problem = "a: the telemetry of a is not erased yet, and will be: the store is away"
         assert (list(found.devices), found.problem) == ([], problem)
         assert [outcome for *_, outcome in await entries(world)] == ["failed", "failed"]
         assert [state(world, name) for name in "ab"] == ["retired", "retired"]

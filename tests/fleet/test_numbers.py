@@ -78,7 +78,7 @@ def test_a_name_twice_in_a_line(line: str):
 def test_attributes_of_the_command_line():
     """Text with =, JSON with :=; one key once."""
     assert attributes_of(["a=007", "b:=7", "c=1e5"]) == {"a": "007", "b": 7, "c": "1e5"}
-    with pytest.raises(ArgumentError, match="'a' is there twice"):
+    with pytest.raises(ArgumentError, match="'a' is given twice"):
         attributes_of(["a=1", "a:=2"])
     with pytest.raises(ArgumentError, match="exclude each other: a"):
         change_of(["a=1"], ["a"], None, no_tags=False)

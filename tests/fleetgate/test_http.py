@@ -324,7 +324,7 @@ async def test_an_application_is_no_device(client, core):
         assert (await client.post(f"/api/v1/{plural}", json={"name": name, "csr": csr})).status_code == 201
         other = "devices" if plural == "applications" else "applications"
         taken = await client.post(f"/api/v1/{other}", json={"name": name, "csr": signing_request(name)[1].decode()})
-        assert (taken.status_code, "a name is given once" in taken.json()["detail"]) == (409, True)
+        assert (taken.status_code, "a name belongs to one device" in taken.json()["detail"]) == (409, True)
     await store(core, "pump-1", b'{"v": 1}', b"bad")
     await store(core, "back", b'{"v": 1}')
     cases = [

@@ -23,4 +23,4 @@ def test_what_is_believed():
     assert is_believed(BELIEVED_FROM_US)
     assert not is_believed(BELIEVED_FROM_US - 1)
     assert moment(BELIEVED_FROM_US).isoformat() == "2026-01-01T00:00:00+00:00"
-    assert clock_problem(0) == "the clock says 1970-01-01T00:00:00Z, and is believed from 2026-01-01 on"
+    assert clock_problem(0) == "the clock shows 1970-01-01T00:00:00Z, a time before 2026-01-01"

@@ -184,7 +184,7 @@ async def test_a_message_that_kills_the_process(tmp_path: Path):
         (tmp_path / "no memory").unlink()
         assert await sealer.seal() == 4
         (item,) = await store.quarantined()
-        assert (item.reason, item.detail) == ("seal", "the process that works on it ends: exit status 9")
+        assert (item.reason, item.detail) == ("seal", "the worker process ends with it: exit status 9")
 
 
 async def test_a_row_that_is_damaged_itself(tmp_path: Path):

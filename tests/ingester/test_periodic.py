@@ -145,8 +145,8 @@ async def test_known_failures_are_a_line_and_unknown_ones_have_a_traceback():
             for _ in range(7):
                 await time.move(1)
     assert [(line["event"], line["failures"]) for line in lines] == [
-        *(("background work fails, again later", count) for count in (1, 2, 4)),
-        ("background work goes on", 5),
+        *(("background work failed, it is tried again", count) for count in (1, 2, 4)),
+        ("background work succeeds again", 5),
     ]
     assert not any(line.get("exc_info") for line in lines)
     with capture_logs() as lines:

@@ -279,7 +279,7 @@ def test_names_and_aliases_that_contradict_each_other(host: Host):
     )
     assert [fields for _, fields, _ in found] == [{"a": 1, "d": 4}, {"d": 6}]
     assert {reason: detail for reason, detail, _ in parts} == {
-        "alias": "alias 1 is of 'a' and of 'b' (and 1 more)",
+        "alias": "alias 1 belongs to 'a' and to 'b' (and 1 more)",
         "duplicate_key": "metric 'd' twice, with the datatypes 2 and 3",
         "codec": "metric 6 of a birth has no name",
         "utf8": "'metric 7' is not UTF-8",
@@ -567,7 +567,7 @@ async def test_replay():
         assert pipeline.parts == {"nan": 1}
         assert (ledger.totals.stored, ledger.totals.quarantined) == (1, 1)
         assert await kept() == [
-            ("alias", "metric 0: no birth says what alias 1 means"),
+            ("alias", "metric 0: no birth defines alias 1"),
             ("nan", "'bad': nan is not a number that can be kept (and 1 more)"),
         ]  # fmt: skip
         assert await replay(store, table, Limits()) == Replayed(1, 1)

@@ -61,7 +61,7 @@ def test_templates_that_cannot_be(template: str):
         ({"password": "secret"}, "password: needs a user"),
         ({"url": "mqtt://u:p@h", "password": "secret"}, "password: the url"),
         ({"url": "mqtt://h/plant"}, "url"), ({"url": "mqtt://h?qos=1"}, "url"), ({"url": "mqtt://h#x"}, "url"),
-        ({"topics": ("a", "b", "a")}, "topics: 'a' is there twice"), ({"templates": ("{device}", "{device}")}, "map: "),
+        ({"topics": ("a", "b", "a")}, "topics: 'a' is given twice"), ({"templates": ("{device}", "{device}")}, "map: "),
         ({"retained": "never"}, "retained 'never'"),
     ],
 )  # fmt: skip

@@ -74,10 +74,14 @@ async def test_a_name_is_given_once(tmp_path):
     """To a device or to an application, whichever comes first; a claim is neither."""
     async with served(tmp_path / "gate") as gate:
         await gate.add("a")
-        with pytest.raises(ConflictError, match="device a is registered: a name is given once"):
+        with pytest.raises(
+            ConflictError, match="device a is registered: a name belongs to one device or one application"
+        ):
             await gate.add("a", Kind.APPLICATION)
         await gate.add("back", Kind.APPLICATION)
-        with pytest.raises(ConflictError, match="application back is registered: a name is given once"):
+        with pytest.raises(
+            ConflictError, match="application back is registered: a name belongs to one device or one application"
+        ):
             await gate.add("back")
         await gate.add("a", Kind.CLAIM)
         await gate.core.registry.delete(Kind.DEVICE, "a")
