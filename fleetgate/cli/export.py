@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -21,6 +22,8 @@ from ingester.clock import now_us
 _COLUMNS = ("file", "rows", "bytes")
 _LARGE_DAY = 2_000_000
 """Readings beyond which a day becomes a file for each hour."""
+_NAME = 150
+"""Characters of a stream's name in that of a file: file systems take 255 in all."""
 _LIMITS = {"rows": 10_000_000, "seconds": 600, "memory_bytes": 4 * 1024**3}
 
 
@@ -96,13 +99,19 @@ async def _export(
                     sql = f"SELECT * FROM {view}{_where(part)} ORDER BY device, time"
                     data, rows = await _fetch(owner, sql, form)
                     if rows:
-                        path = out / f"{quote(stream, safe='')}-{label}{marked}.{form.value}"
+                        path = out / f"{_named(stream)}-{label}{marked}.{form.value}"
                         write_private(path, data)
                         written.append({"file": str(path), "rows": rows, "bytes": len(data)})
                     bars.advance(bar, rows)
     if watermark is not None:
         write_private(watermark, until.encode() + b"\n")
     return written
+
+
+def _named(stream: str) -> str:
+    """The stream's name in that of a file, whose length is limited: a digest tells long ones apart."""
+    name = quote(stream, safe="")
+    return name if len(name) <= _NAME else f"{name[:_NAME]}-{blake2b(stream.encode(), digest_size=8).hexdigest()}"
 
 
 def _read(watermark: Path) -> int:

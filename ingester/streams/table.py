@@ -165,7 +165,9 @@ class Streams:
             return None
         if definition.types and self._type_of(device) not in definition.types:
             return None
-        stream = definition.stream.format_map(captured).strip("/") or DEFAULT_STREAM
+        stream = definition.stream.strip("/").format_map(captured)
+        if "" in captured.values():  # the rest of the topic may be nothing, and then the slash beside it is none either
+            stream = stream.strip("/") or DEFAULT_STREAM
         if decoder.plain:
             return Destination(device, stream)
         kept = {name: value for name, value in captured.items() if name not in {"device", "stream"} and value}

@@ -140,6 +140,10 @@ def test_captured_parts_and_names_of_streams():
     ]
     assert decoded(streams, "plant/north/p1/temp", b'{"v": 1, "area": "own"}')[0][1]["area"] == "own"
     assert streams.route("plant/north/p1", "").stream == "north"
+    for rest in ("/", "//", "a/", "/a", "a//b", "/*/"):  # levels without a name are levels
+        assert streams.route(f"devices/d/telemetry/{rest}", "").stream == rest
+        assert streams.route(f"plant/north/p1/{rest}", "").stream == f"north/{rest}"
+    assert streams.route("devices/d/telemetry/", "").stream == "default"
     assert len(streams.route("long/" + "x" * 1000, "d").stream) == 1000
 
 
