@@ -60,6 +60,7 @@ from fleet.topics import PRESENCE_LEVELS, presence_topic
 from fleetgate.analytics.service import Analytics
 from fleetgate.changes import Changes
 from fleetgate.datasets import Datasets
+from fleetgate.effects import check_effects
 from fleetgate.errors import SettingsError
 from fleetgate.happened import said
 from fleetgate.history import available, policy_of, rules_of
@@ -180,7 +181,7 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
     `clock` is the wall clock. Raises ClockError where certificates are to be made, and it is not believed.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(StateLock(state))
+        stack.enter_context(_lock(settings, state))
         authority = await asyncio.to_thread(make_authority, settings, state, clock)
         background, metrics = Background(), CollectorRegistry()
         clocks = await stack.enter_async_context(_timekeeping(settings, state, clock, background))
@@ -353,6 +354,12 @@ async def open_core(settings: Settings, state: StateFolder, clock: Clock = now_u
             background,
             clocks,
         )
+
+
+def _lock(settings: Settings, state: StateFolder) -> StateLock:
+    """Raises SettingsError before anything is made."""
+    check_effects(settings)
+    return StateLock(state)
 
 
 def _known_streams(settings: Settings) -> KnownStreams:

@@ -7,7 +7,7 @@ The provider says who somebody is and, by a claim, which role that is; who has n
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -53,6 +53,24 @@ class _Begun:
     until: float
 
 
+def _problems(oidc: OidcSettings) -> Iterator[str]:
+    """What makes that nobody can log in, or not as is meant."""
+    if "openid" not in oidc.scopes:
+        yield "oidc.scopes: needs openid"
+    url = urlsplit(oidc.public_url)
+    if oidc.public_url and (url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment):
+        yield f"oidc.public_url: {oidc.public_url[:80]!r} must be https://host"
+    roles = {"oidc.admins": oidc.admins, "oidc.operators": oidc.operators, "oidc.viewers": oidc.viewers}
+    if not any(roles.values()):
+        yield f"oidc.issuer: nobody can log in without one of {', '.join(roles)}"
+    seen: dict[str, str] = {}
+    for place, values in roles.items():
+        for value in values:
+            if value in seen:
+                yield f"{place}: {value[:80]!r} is in {seen[value]} too"
+            seen[value] = place
+
+
 class Oidc:
     """One provider. `now` is steady, in seconds."""
 
@@ -62,6 +80,8 @@ class Oidc:
             raise SettingsError(f"oidc.issuer: {settings.issuer[:200]!r} is not https://...")
         if not settings.client_id:
             raise SettingsError("oidc.client_id: it is needed with oidc.issuer")
+        for problem in _problems(settings):
+            raise SettingsError(problem)
         self._settings = settings
         self._now = now
         self._begun: dict[str, _Begun] = {}

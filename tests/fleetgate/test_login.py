@@ -74,6 +74,9 @@ class Provider:
         return {"access_token": "x", "id_token": jwt.encode(header, {**claims, **self.claims}, self.key)}
 
 
+IDP = {"issuer": "https://login.example", "client_id": "gate"}
+
+
 @pytest.fixture
 async def provider():
     made = Provider()
@@ -219,6 +222,10 @@ async def test_a_provider_that_changes(tmp_path, provider):
         ({"issuer": "http://example.com", "client_id": "x"}, "is not https"),
         ({"issuer": "ftp://x", "client_id": "x"}, "is not https"),
         ({"issuer": "https://example.com"}, "client_id: it is needed"),
+        (IDP, "oidc.issuer: nobody can log in without one of oidc.admins"),
+        ({**IDP, "admins": ["a"], "viewers": ["a"]}, "oidc.viewers: 'a' is in oidc.admins too"),
+        ({**IDP, "admins": ["a"], "scopes": ["email"]}, "oidc.scopes: needs openid"),
+        ({**IDP, "admins": ["a"], "public_url": "gate"}, "oidc.public_url: 'gate'"),
     ],
 )
 async def test_what_can_not_be_a_provider(tmp_path, settings: dict, problem: str):

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from fleet.state import StateFolder
+from fleetgate.core import open_core
+from fleetgate.effects import check_effects
 from fleetgate.errors import SettingsError
 from fleetgate.settings import Settings, configured_streams, load, to_toml
 
 ROOT = Path(__file__).parents[2]
+WSS = '[mqtt]\nwss_bind = "127.0.0.1:0"'
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -30,6 +34,49 @@ def test_the_file_in_config_says_the_defaults():
         assert f"[{section}]" in text
     assert "[streams.NAME]" in text
     assert set(tomllib.loads(text)) == set(Settings.model_fields) - {"source", "streams"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[mqtt]\nwss_origins = ["https://a.example"]', "mqtt.wss_origins: has no effect without mqtt.wss_bind"),
+        ("[mqtt]\nflapping_connects = 0\nflapping_seconds = 5", "mqtt.flapping_seconds: has no effect"),
+        ("[presence]\nflapping_connects = 0\nflapping_seconds = 5", "presence.flapping_seconds: has no effect"),
+        ("[history]\nseal = false\nkeep_payload = true", "history.keep_payload: has no effect without history.seal"),
+        ("[history]\nseal = false\nseal_minutes = 1", "history.seal_minutes: has no effect"),
+        ("[metrics]\nmax_devices = 0\nstale_after = 60", "metrics.stale_after: has no effect"),
+        ('[oidc]\nclient_secret = "s"', "oidc.client_secret: has no effect without oidc.issuer"),
+        ('[oidc]\nadmins = ["x"]', "oidc.admins: has no effect"),
+        ('[http]\nproxies = ["proxy"]', "http.proxies: 'proxy' is no address"),
+        (f'{WSS}\nwss_origins = ["*"]', "mqtt.wss_origins: '\\*' is no origin"),
+        (f'{WSS}\nwss_origins = ["https://a.example/"]', "mqtt.wss_origins: 'https://a.example/' is no origin"),
+        (f'{WSS}\nwss_origins = ["https://a.example:443"]', "browsers leave out the port"),
+    ],
+)
+async def test_a_setting_that_can_have_no_effect_is_refused(tmp_path, text: str, message: str):
+    """With its name, before anything is made."""
+    settings = load(written(tmp_path, text), {})
+    with pytest.raises(SettingsError, match=message):
+        async with open_core(settings, StateFolder(tmp_path / "state")):
+            pass
+    assert not (tmp_path / "state").exists()
+
+
+def test_settings_that_have_an_effect_together():
+    """Each beside what it needs."""
+    origins = ["https://a.example", "https://a.example:8443", "capacitor://localhost", "null"]
+    check_effects(
+        Settings(
+            mqtt={"wss_bind": "127.0.0.1:0", "wss_origins": origins, "flapping_seconds": 5},
+            http={"proxies": ["*", "::1", "10.0.0.0/24"]},
+            oidc={
+                "issuer": "https://a.example",
+                "client_id": "gate",
+                "viewers": ["all"],
+                "public_url": "https://b.example",
+            },
+        )
+    )
 
 
 def test_streams_of_the_settings(tmp_path):
