@@ -50,29 +50,29 @@ class Judge:
 
         What its own says of itself is looked at first: that is what its owner can change.
         """
-        found = self._named(chain)
-        self._trusted(chain)
+        found = self._identify(chain)
+        self._check_trust(chain)
         return found
 
     def check(self, chain: Sequence[x509.Certificate], kind: Kind, name: str) -> None:
         """Raise InvalidCertificateError for certificates that are to be registered, and would not be let in as this."""
         try:
-            found = self._named(chain)
+            found = self._identify(chain)
             if (found.kind, found.name) != (kind, name):
                 source = self.rules_for(ders(chain)[0]).source
                 raise InvalidCertificateError(
                     f"by identity.source {source} this certificate belongs to {found.kind} {found.name}"
                 )
-            self._trusted(chain)
+            self._check_trust(chain)
         except IdentityError as error:
             detail = f"{error}; {_HINT}" if error.reason == "unknown_ca" and len(chain) == 1 else str(error)
             raise InvalidCertificateError(f"this certificate would be refused ({error.reason}): {detail}") from error
 
-    def _named(self, chain: Sequence[x509.Certificate]) -> Identity:
+    def _identify(self, chain: Sequence[x509.Certificate]) -> Identity:
         own = ders(chain)[0]
         return identify(own, self.rules_for(own), self.now())
 
-    def _trusted(self, chain: Sequence[x509.Certificate]) -> None:
+    def _check_trust(self, chain: Sequence[x509.Certificate]) -> None:
         self.revoked(self.verify(ders(chain)), self.now())
 
 

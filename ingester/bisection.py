@@ -6,11 +6,11 @@ Fails = Callable[[int, int], Awaitable[bool]]
 """Tries the work on items `start` to `stop` and undoes it: True when it fails. Raises errors that no item causes."""
 
 
-async def indigestible(count: int, fails: Fails, most: int) -> list[int]:
-    """Positions of items that fail by themselves, at most so many, in order. All `count` of them together fail.
+async def find_failing(count: int, fails: Fails, most: int) -> list[int]:
+    """Positions of items that fail by themselves, at most `most`, in order. All `count` items together fail.
 
-    One that fails in company only is none of them: to work on fewer at a time is the way out then. For one item among n
-    it takes about 2 log2(n) attempts.
+    Items that fail only together are not among them: the caller then works on fewer at a time. One item among n takes
+    about 2 log2(n) attempts.
     """
     found: list[int] = []
     failing = [(0, count)]

@@ -51,10 +51,10 @@ class SeenTopics:
             *(Seen(*key, content) for key, content in rest),
         ]
 
-    def taken(
+    def record(
         self, source: str, again: Mapping[bytes, bytes], live: Mapping[bytes, bytes], written: Iterable[Seen]
     ) -> None:
-        """These messages are on their way to the store, together with what is `written`."""
+        """Record messages that are on their way to the store, and the changes `written` with them."""
         for topic, last in (*again.items(), *live.items()):
             self._last[source, topic] = last
             self._last.move_to_end((source, topic))

@@ -375,7 +375,7 @@ class MqttSource:
         run.batch.seen = written = self._seen.to_write(self.name, run.again, run.live)
         if not offer():
             return 0
-        self._seen.taken(self.name, run.again, run.live, written)
+        self._seen.record(self.name, run.again, run.live, written)
         return count
 
     def _is_known(self, message: aiomqtt.Message, run: "_Run | None" = None) -> bool:

@@ -32,7 +32,7 @@ def folded(name: str) -> str:
     return name.translate(_LOWER)
 
 
-def told_apart(names: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+def unique_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
     """A name for each, unlike all others and unlike those `taken` (folded).
 
     Of names that DuckDB takes for one, the first by code points stays as it is; the others get _2, _3 and so on.
@@ -74,7 +74,7 @@ def numbered(names: Sequence[str]) -> list[str]:
     return found
 
 
-def mentioned(names: Iterable[str], sql: str, most: int) -> list[str]:
+def mentioned_names(names: Iterable[str], sql: str, most: int) -> list[str]:
     """The names that a statement may mean, in any case: at most `most`, the longest first."""
     text = folded(sql)
     found = [name for name in names if folded(name).replace('"', '""') in text]

@@ -21,11 +21,11 @@ from fleetgate.analytics.question import Question
 from fleetgate.analytics.quoting import (
     folded,
     is_nameable,
-    mentioned,
+    mentioned_names,
     quoted_name,
     quoted_pointer,
     quoted_text,
-    told_apart,
+    unique_names,
 )
 from ingester.history.columns import has_column, readings_of, schema_of, table_of
 from ingester.history.files import read_sound
@@ -92,7 +92,7 @@ def _streams(connection: "duckdb.DuckDBPyConnection", parts: Sequence[Part], sql
             own.setdefault(stream, []).append(part)
     views = _views(own, sql)
     types: dict[str, dict[str, set[str]]] = {}
-    for view in mentioned(views, sql, _VIEWS):
+    for view in mentioned_names(views, sql, _VIEWS):
         stream = views[view]
         if stream not in types:
             types[stream] = _types(connection, stream, own[stream], shared)
@@ -108,7 +108,7 @@ def _views(streams: Iterable[str], sql: str) -> dict[str, str]:
     Streams that DuckDB takes for one are told apart by numbers; without one, the name is that of the stream which the
     question spells so, or else of the first one.
     """
-    names = told_apart(filter(is_nameable, streams))
+    names = unique_names(filter(is_nameable, streams))
     views = {name: stream for stream, name in names.items()}
     alike: dict[str, list[str]] = {}
     for stream in names:
@@ -185,7 +185,7 @@ def _tables(
 ) -> Iterator[Part]:
     """A table for each stream that the question names, and for the largest ones; the others share one."""
     largest = heapq.nlargest(_TABLES, streams, key=lambda stream: len(streams[stream]))
-    own = dict.fromkeys([*mentioned(streams, sql, _VIEWS), *largest])
+    own = dict.fromkeys([*mentioned_names(streams, sql, _VIEWS), *largest])
     for number, stream in enumerate(own):
         table, fields = table_of(streams[stream])
         name = f"part_journal_{number}"
@@ -221,7 +221,7 @@ def _readings(parts: Iterable[Part], sql: str) -> Iterator[str]:
     room = _SELECTS
     for part in parts:
         head = f"SELECT device, {part.of_stream} AS stream, time"
-        said = set(mentioned(part.fields, sql, len(part.fields))) if len(part.fields) > room else set(part.fields)
+        said = set(mentioned_names(part.fields, sql, len(part.fields))) if len(part.fields) > room else set(part.fields)
         room -= len(said)
         for field in said:
             column = quoted_name(field)
@@ -282,8 +282,8 @@ def _types(
 
 def _stream(stream: str, parts: Iterable[Part], types: Mapping[str, set[str]], sql: str) -> str:
     """All readings of a stream: a column for each field, of a type that holds what any of its files has."""
-    fields = types if len(types) <= _COLUMNS else [*mentioned(types, sql, _COLUMNS), *sorted(types)][:_COLUMNS]
-    columns = told_apart(fields, _TAKEN)
+    fields = types if len(types) <= _COLUMNS else [*mentioned_names(types, sql, _COLUMNS), *sorted(types)][:_COLUMNS]
+    columns = unique_names(fields, _TAKEN)
     selects = []
     for part in parts:
         where = f" WHERE stream = {quoted_text(stream)}" if part.stream == MIXED else ""

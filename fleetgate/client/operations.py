@@ -1104,7 +1104,7 @@ class Operations(Transport):
     def device_retire(
         self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
     ) -> OneDevice:
-        """Refuse its connections for good: its certificates are revoked, its session is gone.
+        """Refuse its connections for good, revoke its certificates and delete its session.
 
         Needs the role `operator`. Operators with a part of the fleet: for devices in it.
         """
@@ -1118,7 +1118,7 @@ class Operations(Transport):
     def application_retire(
         self, name: str, *, purge: bool | None = None, if_match: str | None = None, idempotency_key: str | None = None
     ) -> MemberView:
-        """Refuse its connections for good: its certificates are revoked, its session is gone.
+        """Refuse its connections for good, revoke its certificates and delete its session.
 
         Needs the role `admin`. For operators of the whole fleet.
         """

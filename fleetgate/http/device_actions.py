@@ -56,7 +56,7 @@ class DeviceActions(BaseModel):
     devices: list[NewName] | None = Field(None, max_length=_MOST)
     query: str | None = Field(None, description="fleet query; empty: all")
     change: DeviceChange | None = None
-    purge: bool = Field(False, description="their telemetry goes, too; needs the role admin")
+    purge: bool = Field(False, description="erase their telemetry too; needs the role admin")
     dry_run: bool = Field(False, description="say which devices these are")
 
 

@@ -16,7 +16,7 @@ from fleetgate.http.devices import MemberView, OneDevice, device_view, member_vi
 from fleetgate.http.names import Name
 from fleetgate.http.versions import IfMatch, expected_version, with_version
 
-Purge = Annotated[bool, Query(description="its telemetry goes, too; needs the role admin")]
+Purge = Annotated[bool, Query(description="erase its telemetry too; needs the role admin")]
 NoPurge = Annotated[bool, Query(description="refused: an application has no telemetry")]
 
 
@@ -90,7 +90,7 @@ def _device_ends(routes: APIRouter, core: Core) -> None:
 
     @routes.post(
         "/devices/{name}/retire",
-        summary="Refuse its connections for good: its certificates are revoked, its session is gone",
+        summary="Refuse its connections for good, revoke its certificates and delete its session",
         name="retire_devices",
     )
     async def retire(
@@ -111,7 +111,7 @@ def _application_ends(routes: APIRouter, core: Core) -> None:
 
     @routes.post(
         "/applications/{name}/retire",
-        summary="Refuse its connections for good: its certificates are revoked, its session is gone",
+        summary="Refuse its connections for good, revoke its certificates and delete its session",
         name="retire_applications",
     )
     async def retire(name: Name, response: Response, *, purge: NoPurge = False, if_match: IfMatch = None) -> MemberView:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from ingester.batch import Quarantined
-from ingester.bisection import indigestible
+from ingester.bisection import find_failing
 from ingester.clock import now_us
 from ingester.decode import DecodeError, microseconds
 from ingester.errors import StoreTooNew, StoreUnavailable
@@ -121,7 +121,7 @@ class Culprits:
             if self._doubts > 1:
                 raise error  # each trial goes well, and the work does not
             return []
-        found: list[int | None] = list(await indigestible(count, fails, _AT_ONCE))
+        found: list[int | None] = list(await find_failing(count, fails, _AT_ONCE))
         if not found:
             if work.most <= 1:
                 return [None]

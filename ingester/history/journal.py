@@ -14,11 +14,11 @@ from ingester.sqlite.rows import (
     COLUMNS,
     CorruptRowError,
     JournalRow,
-    chosen,
     count_of,
     lengths_of,
     messages,
     readable,
+    select_messages,
 )
 
 _ALL = 2**62
@@ -68,7 +68,7 @@ def part_of(rows: Sequence[JournalRow], start: int, stop: int) -> list[JournalRo
         low, high = max(start - first, 0), min(stop - first, count)
         first += count
         if low < high:
-            found.append(row if high - low == count or not _is_whole(row) else chosen(row, range(low, high)))
+            found.append(row if high - low == count or not _is_whole(row) else select_messages(row, range(low, high)))
     return found
 
 
@@ -92,9 +92,9 @@ def culprit_of(job: Job, position: int | None) -> Culprit:
     if not _is_whole(row):
         return Culprit(row, (0, count), None, [(row[5], row[8])], {})
     part = (0, count) if position is None else (at, at + 1)
-    only = chosen(row, range(*part))
+    only = select_messages(row, range(*part))
     others = [index for index in range(count) if index not in range(*part)]
-    left = chosen(row, others) if others else None
+    left = select_messages(row, others) if others else None
     return Culprit(
         row, part, left, [(received, payload) for received, payload, _ in messages(only)], remembered([only])
     )

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 import structlog
 
-from ingester.bisection import indigestible
+from ingester.bisection import find_failing
 from ingester.clock import Clock, now_us
 from ingester.errors import StoreUnavailable
 from ingester.history.culprits import Culprits, Losses, is_outside
@@ -254,7 +254,7 @@ class Sealer:
                 return True
             return False
 
-        for at in await indigestible(len(group), fails, len(group)) or range(len(group)):
+        for at in await find_failing(len(group), fails, len(group)) or range(len(group)):
             self._left_alone.add(group[at].path)
             log.error("a file is not merged", path=group[at].path, why=repr(why))
 

@@ -115,8 +115,8 @@ def count_of(row: JournalRow) -> int:
     return 1 if row[7] is None else max(1, len(row[7]) // 4)
 
 
-def chosen(row: JournalRow, indexes: Sequence[int]) -> JournalRow:
-    """The row with some of its messages only, one at least; it may say that they are found in a longer time."""
+def select_messages(row: JournalRow, indexes: Sequence[int]) -> JournalRow:
+    """The row with only these of its messages, at least one; its range of times may be wider than theirs."""
     wanted = set(indexes)
     found = [message for at, message in enumerate(messages(row)) if at in wanted]
     arrived, payloads, decoded = zip(*found, strict=True)

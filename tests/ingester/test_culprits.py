@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingester.batch import Batch, copy_digest
-from ingester.bisection import indigestible
+from ingester.bisection import find_failing
 from ingester.decode import Limits, scan_batch
 from ingester.history.journal import journal_readings
 from ingester.history.rules import Rules
@@ -243,5 +243,5 @@ async def test_bisection_of_few(bad: set[int]):
     async def fails(start: int, stop: int) -> bool:
         return bool(bad & set(range(start, stop)))
 
-    assert await indigestible(7, fails, 100) == sorted(bad)
-    assert await indigestible(7, fails, 2) == sorted(bad)[:2]
+    assert await find_failing(7, fails, 100) == sorted(bad)
+    assert await find_failing(7, fails, 2) == sorted(bad)[:2]

@@ -17,7 +17,7 @@ def take(seen: SeenTopics, source: str, again=(), live=()) -> list[Seen]:
     found = {topic_digest(topic): content_digest(content) for topic, content in again}
     others = {topic_digest(topic): content_digest(content) for topic, content in live}
     written = seen.to_write(source, found, others)
-    seen.taken(source, found, others, written)
+    seen.record(source, found, others, written)
     return written
 
 
@@ -46,7 +46,7 @@ def test_what_is_retained_is_written_at_once():
     assert len(take(seen, "s")) == 19
     assert (take(seen, "s"), seen.changes()) == ([], [])
     late = SeenTopics()
-    late.taken("s", {b"t": b"2"}, {}, [Seen("s", b"t", b"1")])
+    late.record("s", {b"t": b"2"}, {}, [Seen("s", b"t", b"1")])
     assert late.changes() == [Seen("s", b"t", b"2")]
 
 

@@ -20,7 +20,7 @@ from fleetgate.analytics.quoting import (
     quoted_name,
     quoted_pointer,
     quoted_text,
-    told_apart,
+    unique_names,
 )
 from fleetgate.analytics.views import build
 from ingester.device_series import DeviceSeries, text
@@ -61,8 +61,8 @@ def test_texts_names_and_keys_in_sql(database, name: str):
 @given(st.lists(names, max_size=12), st.sets(names.map(folded), max_size=3))
 def test_names_are_told_apart(database, chosen: list[str], taken: set[str]):
     """Each has a name of its own, the same one whatever the order is, and DuckDB takes no two for one."""
-    found = told_apart(chosen, taken)
-    assert found == told_apart(reversed(chosen), taken)
+    found = unique_names(chosen, taken)
+    assert found == unique_names(reversed(chosen), taken)
     assert set(found) == set(chosen)
     assert len({folded(name) for name in found.values()} - taken) == len(found)
     columns = [name for name in found.values() if is_nameable(name)]

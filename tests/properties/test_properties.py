@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fleet.names import is_name
 from fleet.policy.rights import covers, matches
 from ingester.batch import Batch
-from ingester.bisection import indigestible
+from ingester.bisection import find_failing
 from ingester.decode import REASONS, DecodeError, Limits, readings, scan
 from ingester.ledger import Ledger
 from ingester.sqlite.rows import chosen, count_of, messages, pack
@@ -170,6 +170,6 @@ def test_bisection_blames_only_what_fails_by_itself(bad, company, most):
         here = set(range(start, stop))
         return bool(bad & here) or company <= here
 
-    found = asyncio.run(indigestible(300, fails, most))
+    found = asyncio.run(find_failing(300, fails, most))
     assert found == sorted(bad)[:most]
     assert len(attempts) <= 2 * (len(found) + 2) * 10
