@@ -9,7 +9,7 @@ from ingester.codecs import CODECS, UNPACKERS, Codec, Context, Parsed
 from ingester.codecs.births import Births
 from ingester.codecs.model import time_in
 from ingester.decode import DecodeError, Limits, Reading, encode, flatten, found_at
-from ingester.streams.definition import Definition, TimeRule, validator_of
+from ingester.streams.definition import OWN_TIMES, Definition, TimeRule, validator_of
 
 _INVALID = "schema"
 _NAMES = frozenset({"device", "stream"})
@@ -24,6 +24,8 @@ class Decoder:
         self._unpackers = [UNPACKERS[name]() for name in definition.codec[:-1]]
         self._codec: Codec = CODECS[definition.codec[-1]](replace(definition.options, births=births))
         self._validator = validator_of(definition.schema) if definition.schema is not None else None
+        self._timed = definition.codec[-1] not in OWN_TIMES or "time" in definition.source
+        """Whether a field may be the time of a reading: where a format has times, one called `ts` is a value."""
         self.native = (
             definition.codec == ("json",) and definition.time == TimeRule() and not definition.filter.names - _NAMES
         )
@@ -83,7 +85,7 @@ class Decoder:
         captured = dict(captured)
         if not rule.field:
             time = None
-        elif time is None:
+        elif time is None and self._timed:
             if isinstance(fields.get(rule.field), dict):
                 raise DecodeError("timestamp", f"{rule.field[:100]} is an object, not a number or ISO 8601 text")
             given = flat.pop(rule.field) if rule.field in flat else captured.pop(rule.field, None)

@@ -131,7 +131,7 @@ _OPTION_OF = {
     "value_type": "text",
 }  # fmt: skip
 """Keys that one codec reads only."""
-_OWN_TIMES = {"senml+json", "senml+cbor", "sparkplug"}
+OWN_TIMES = {"senml+json", "senml+cbor", "sparkplug"}
 """Codecs of formats that have times, in a unit of their own."""
 
 
@@ -154,7 +154,7 @@ def _check_time(definition: Definition, codec: Codec) -> None:
     rule, name = definition.time, definition.codec[-1]
     if rule.field == "" and rule.unit != "auto":
         raise _WrongError("time: a unit needs a field; the time of receipt has none")
-    if rule.unit not in {"auto", "s"} and name in _OWN_TIMES:
+    if rule.unit not in {"auto", "s"} and name in OWN_TIMES:
         raise _WrongError(f"time: the times of codec {name} are in a unit of their own, not in {rule.unit!r}")
     if rule.unit == "iso" and name == "line":
         raise _WrongError("time: the times of codec line are numbers, not 'iso'")

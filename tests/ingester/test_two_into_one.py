@@ -174,3 +174,7 @@ def test_times_in_two_places():
         decoder(time="t").parse(b'{"t":{"x":1}}', NOW)
     ((time, fields, _),) = decoder(codec="senml+json").parse(b'[{"n":"ts","v":5,"t":1795391000}]', NOW)
     assert (time, fields) == (NOW, {"ts": 5})
+    ((time, fields, _),) = decoder(codec="senml+json").parse(b'[{"n":"ts","v":5}]', NOW)
+    assert (time, fields) == (None, {"ts": 5})
+    ((time, fields, _),) = decoder(codec="senml+json", time="ts").parse(b'[{"n":"ts","v":1795391000}]', NOW)
+    assert (time, fields) == (NOW, {})
