@@ -157,7 +157,7 @@ def _scope(extensions: x509.Extensions) -> Scope:
 
 
 def _fault(found: x509.CertificateRevocationList, extensions: x509.Extensions) -> str:
-    """Why its entries do not determine the status of certificates; empty: they do."""
+    """The reason why its entries can't be used; empty: they can."""
     for one in extensions:
         if one.critical and one.oid not in _KNOWN:
             return f"its critical extension {one.oid.dotted_string} is not supported"

@@ -46,7 +46,7 @@ class Judge:
         return datetime.fromtimestamp(self.clock() / 1e6, UTC)
 
     def identity(self, chain: Sequence[x509.Certificate]) -> Identity:
-        """Who a client with these certificates would be, its own first. Raises IdentityError when nobody.
+        """The identity of a client with these certificates, its own first. Raises IdentityError when there is none.
 
         What its own says of itself is looked at first: that is what its owner can change.
         """

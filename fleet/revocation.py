@@ -67,7 +67,7 @@ class Revocations:
         self._known = (*authorities, *others)
         self._lists: dict[x509.Name, _Lists] = {}
         self.faults: list[str] = []
-        """What was read and determines nothing: the certificates that it speaks of are refused."""
+        """Faults of the lists that cover nothing: the certificates on them are refused."""
 
     @property
     def is_asked(self) -> bool:

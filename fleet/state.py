@@ -64,7 +64,7 @@ class StateFolder:
 
     @property
     def clock_file(self) -> Path:
-        """What is known of the wall clock: see ingester.ages."""
+        """The file with the steps of the wall clock: see ingester.ages."""
         return self.path / "clock.json"
 
     @property

@@ -54,7 +54,7 @@ class _Begun:
 
 
 def _problems(oidc: OidcSettings) -> Iterator[str]:
-    """What makes that nobody can log in, or not as is meant."""
+    """The settings of OpenID Connect that prevent a login, or give a wrong role."""
     if "openid" not in oidc.scopes:
         yield "oidc.scopes: needs openid"
     url = urlsplit(oidc.public_url)

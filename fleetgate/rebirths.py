@@ -28,7 +28,7 @@ _QUEUE, _QUEUE_OF_DEVICE = 10_000, 256
 _ROUND_SECONDS, _AT_ONCE = 0.1, 10
 """At most 100 a second: each is answered with births."""
 _AGAIN_SECONDS = 1
-"""After a request that nobody subscribed to, or while the other broker is away."""
+"""Pause after a request without a subscriber, or while the other broker is away."""
 _MOST_SECONDS = 3600
 """Between requests that are not answered: a broker may end the connection of a client that is not allowed to ask."""
 _OUTCOMES = ("sent", "no_subscriber", "no_connection")

@@ -30,7 +30,7 @@ DEFAULT_FILE = Path("config/fleetgate.toml")
 
 _MOST_DAYS = 100_000
 _MOST = {"days": 1, "hours": 24, "minutes": 1440, "seconds": 86_400, "after": 86_400, "ms": 86_400_000}
-"""How many of each unit, by the last word of a name, are a day."""
+"""Units in a day, by the last word of a setting's name."""
 
 
 class _Section(BaseModel):
@@ -41,7 +41,7 @@ class _Section(BaseModel):
     def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
         """`keep_days = true` is no day."""
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
-            raise ValueError("it is a number, not true or false")
+            raise ValueError("must be a number, not true or false")
         return value
 
     @field_validator("*")
@@ -52,7 +52,7 @@ class _Section(BaseModel):
             unit = _MOST.get((info.field_name or "").rpartition("_")[2])
             most = _MOST_DAYS * unit if unit else 2**53
             if value > most:
-                raise ValueError(f"it is {most} at most")
+                raise ValueError(f"must be {most} at most")
         return value
 
 
@@ -148,7 +148,7 @@ class HttpSettings(_Section):
 
 
 _NAME = re.compile(r"[A-Za-z0-9._:*-]{1,253}")
-"""What host names and addresses are made of, a `*` for all of a domain too."""
+"""Characters of host names and addresses; a `*` stands for all names of a domain."""
 
 
 class TlsSettings(_Section):
@@ -173,7 +173,7 @@ class TlsSettings(_Section):
         for name in names:
             if not _NAME.fullmatch(name):
                 raise ValueError(
-                    f"{name[:80]!r} is no host name or address: of others than ASCII, write the form xn--..."
+                    f"{name[:80]!r} is not a host name or an address; write names beyond ASCII in the form xn--..."
                 )
         return names
 

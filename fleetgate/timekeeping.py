@@ -166,7 +166,7 @@ class Timekeeping(Collector):
 
 
 def unconfirmed(state: StateFolder) -> timedelta:
-    """How far the wall clock was ahead of what things expire by, when the program that has this state looked last."""
+    """The unconfirmed step ahead that the program with this state last saw."""
     try:
         steps = json.loads(state.clock_file.read_text())["steps"]
         return timedelta(microseconds=sum(max(0, ahead) for ahead, *_ in steps))

@@ -32,7 +32,7 @@ class Health:
     since: int | None = None
     """When the first of these failed."""
     error: str = ""
-    """Why the last of these failed."""
+    """The error of the last of these."""
     succeeded: int | None = None
     """Time of the last success; None: there was none."""
 

@@ -62,7 +62,7 @@ class Worker:
             self._process = None
 
     async def rest(self) -> None:
-        """End the process when nobody has asked it anything; the next call starts another one."""
+        """End an idle process; the next call starts another one."""
         async with self._busy:
             await self.stop()
 

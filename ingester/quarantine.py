@@ -60,7 +60,7 @@ async def replay(
 
 
 def _destination(streams: Streams, item: Quarantined) -> Destination | None:
-    """What a message is telemetry of today; never of another device than it came from.
+    """The device and stream of a message by present definitions; never another device than it came from.
 
     What no definition read, and no stream means by its topic, is what it was: a source maps topics of its own.
     """

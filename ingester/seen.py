@@ -40,7 +40,7 @@ class SeenTopics:
         return self._last.get((source, topic))
 
     def to_write(self, source: str, again: Mapping[bytes, bytes], live: Mapping[bytes, bytes]) -> list[Seen]:
-        """What the commit of these messages is to keep: all that was retained, and some of the rest."""
+        """The rows for the commit of these messages: all retained messages, and some of the others."""
         changed = dict(self._changed)
         changed.update(((source, topic), content) for topic, content in live.items())
         for topic in again:
@@ -72,10 +72,10 @@ class SeenTopics:
 
 
 def topic_digest(topic: str) -> bytes:
-    """What is kept of a topic."""
+    """The digest that is kept of a topic."""
     return blake2b(topic.encode(), digest_size=16).digest()
 
 
 def content_digest(payload: bytes) -> bytes:
-    """What is kept of a payload."""
+    """The digest that is kept of a payload."""
     return blake2b(payload, digest_size=8).digest()

@@ -71,7 +71,7 @@ class SourceConfig:
             return f"{self.url.partition('://')[0][:20]}://?"
 
     def subscription(self, topic: str) -> tuple[str, Any]:
-        """A filter with QoS 1, and in MQTT 5 without what we publish there ourselves: that is nobody's telemetry."""
+        """A filter with QoS 1; in MQTT 5 it leaves out our own messages to that broker, which are no telemetry."""
         if self.version != "5":
             return topic, 1
         shared = topic.startswith("$share/")  # no local would be a protocol error [MQTT-3.8.3-4]

@@ -24,7 +24,7 @@ _FULL_WINDOW = 65_535
 
 @dataclass(frozen=True, slots=True)
 class _Granted:
-    """What a client gets of what it asks for: `expiry` of its session and `keep_alive` in seconds."""
+    """The values granted to a client: `expiry` of its session and `keep_alive` in seconds."""
 
     principal: Principal
     expiry: int

@@ -69,7 +69,7 @@ def _refused(connection: "Connection", entry: Subscription, reason: Reason, deta
 
 
 def _exceeded(limits: Limits, count: int, levels: int) -> str | None:
-    """Why a session may not have so many subscriptions, of so many levels in all; None: it may."""
+    """The limit that subscriptions of this number and these levels exceed; None: they exceed none."""
     if count > limits.subscriptions:
         return f"more than {limits.subscriptions} subscriptions"
     most = limits.levels + _MEAN_LEVELS * limits.subscriptions

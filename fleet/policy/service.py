@@ -33,7 +33,7 @@ _LOOK_SECONDS = 0.25
 _BACK_US = 2_000_000
 _SLICE = 500
 _GONE = frozenset({CertificateStatus.REVOKED, CertificateStatus.DELETED})
-"""Certificates that nobody connects by any more: also those of a deleted device of the same name."""
+"""Certificates that are no longer in use: also those of a deleted device of the same name."""
 _DETAILS = {"device.type", "device.site"}
 
 Changed = Callable[[Iterable[str] | None], None]

@@ -23,7 +23,7 @@ def quoted_text(text: str) -> str:
 
 
 def quoted_pointer(key: str) -> str:
-    """Where a key at the top of a JSON object is, as a JSON pointer (RFC 6901): a path would read "*" as any key."""
+    """The JSON pointer (RFC 6901) of a key at the top of an object: a path would read "*" as any key."""
     return quoted_text("/" + key.replace("~", "~0").replace("/", "~1"))
 
 

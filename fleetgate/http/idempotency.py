@@ -72,7 +72,7 @@ class Idempotency:
 
     async def _once(self, scope: Scope, body: bytes, send: Send, asks: Caller, key: str) -> None:
         caller = asks.name
-        # What a credential may is part of it: with one that may less the answer is not given out again.
+        # The rights of a credential are part of the key: a credential with fewer rights does not get the answer.
         rights = repr((asks.role, asks.scopes)).encode()
         asked = b"\n".join([scope["path"].encode(), scope["query_string"], rights, body])
         request, now = sha256(asked).hexdigest(), self._clock()

@@ -177,7 +177,7 @@ class Births:
         return self._owners.get(origin[:2], _NOTHING).get(origin[2:])
 
     def sources(self, device: str, group: str, node: str) -> list[Origin]:
-        """Where a node of a device may come from: some have the same names at several brokers."""
+        """Possible origins of a node of a device: several brokers may have nodes of the same name."""
         found = [Origin(source, device, group, node) for source in self._sources]
         return [origin for origin in found if self.find(origin) is not None]
 

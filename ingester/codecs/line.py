@@ -102,7 +102,7 @@ class _Line:
 
 
 def _after(match: _Match, text: str, position: int) -> int:
-    """Where something ends that may be nothing."""
+    """The end of an optional match."""
     return position if (found := match(text, position)) is None else found.end()
 
 

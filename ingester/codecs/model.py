@@ -23,7 +23,7 @@ _ITEMS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known of a message beside its payload. `topic` is empty where it came without one.
+    """A message without its payload. `topic` is empty where it came without one.
 
     `source` is the broker it was read from, "" for our own, None where that is not known any more.
     """

@@ -123,7 +123,7 @@ class _Sparkplug:
             self._births.died(self._origin(levels, context), levels.unit)
 
     def _origin(self, levels: Levels, context: Context) -> Origin:
-        """Where a message comes from; of quarantine, or for a trial, where its node is known from, if only there."""
+        """The origin of a message; out of quarantine or for a trial, the only known origin of its node."""
         source = context.source
         if source is None or context.trial:
             known = self._births.sources(context.device, levels.group, levels.node)

@@ -58,7 +58,7 @@ def _number(text: str) -> float:
 def _boolean(text: str) -> bool:
     found = _SWITCHES.get(text.strip().lower())
     if found is None:
-        raise DecodeError("codec", f"{text.strip()[:100]!r} is none of {', '.join(_SWITCHES)}")
+        raise DecodeError("codec", f"{text.strip()[:100]!r} is not one of {', '.join(_SWITCHES)}")
     return found
 
 
@@ -74,5 +74,5 @@ VALUE_TYPES: Mapping[str, Callable[[str], bool | float | str]] = {
 def make(options: Options) -> Codec:
     """Build the codec. Raises OptionError."""
     if options.value_type not in VALUE_TYPES:
-        raise OptionError(f"value_type: {options.value_type!r} is none of {', '.join(VALUE_TYPES)}")
+        raise OptionError(f"value_type: {options.value_type!r} is not one of {', '.join(VALUE_TYPES)}")
     return _Text(VALUE_TYPES[options.value_type])

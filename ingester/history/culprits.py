@@ -130,7 +130,7 @@ class Culprits:
         return found
 
     async def _why(self, trial: Trial, part: tuple[int, int], row: int | None = None) -> str | None:
-        """Why a trial fails; one message has to do so twice where the process is lost."""
+        """The reason why a trial fails; a message that ends the process is tried twice."""
         why = None
         for _ in range(2 if part[1] - part[0] == 1 else 1):
             try:

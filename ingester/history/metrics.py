@@ -11,7 +11,7 @@ from ingester.history.store import TieredStore
 
 
 class HistoryCollector(Collector):
-    """What was sealed, what is left to seal, what is damaged, and what `culprits` have set aside."""
+    """Sealed, unsealed and damaged messages, and those that `culprits` have set aside."""
 
     def __init__(self, store: TieredStore, sealer: Sealer, culprits: Sequence[Culprits]) -> None:
         self._culprits = culprits

@@ -35,7 +35,7 @@ SOUND = (0, 0)
 """The part of a job that is no part of it, but a message that can be sealed for sure."""
 
 TRIAL = "trial-"
-"""What the names of folders of trials begin with."""
+"""Prefix of the names of folders of trials."""
 
 MIXED = ""
 """The stream of a file that holds readings of many streams, each of which had too few for a file of its own."""

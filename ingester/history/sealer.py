@@ -225,7 +225,7 @@ class Sealer:
         return group
 
     async def _merged(self, group: Sequence[F], merge: Callable[[Sequence[F]], Awaitable[T]]) -> T | None:
-        """What became of some files; None: some of them can't be merged, and are left alone from now on."""
+        """The result of merging some files; None: some can't be merged, and are not tried again."""
         try:
             made = await merge(group)
         except DamagedError as error:

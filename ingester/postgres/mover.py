@@ -97,7 +97,7 @@ class Mover:
 
     @property
     def failing(self) -> str | None:
-        """Why nothing can be moved now; None while it can."""
+        """The reason why nothing can be moved now; None while it can."""
         return self._works[0].health.error or None
 
     @property

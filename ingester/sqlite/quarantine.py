@@ -10,7 +10,7 @@ Statement = tuple[str, tuple[Any, ...]]
 
 INSERT = "INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 AS_READ = "id = ? AND payloads = ? AND lengths IS ?"
-"""Condition for a row of the journal that nobody has changed since it was read."""
+"""Condition for a row of the journal that has not changed since it was read."""
 INSERT_IF = f"INSERT INTO quarantine SELECT {', '.join('?' * 10)} WHERE EXISTS (SELECT 1 FROM journal WHERE {AS_READ})"
 """The same as INSERT, if there is such a row."""
 _COLUMNS = "received, device, stream, reason, detail, payload, topic, id, codec, content_type"

@@ -40,7 +40,7 @@ class KnownStreams:
         return len(self._names)
 
     def add(self, series: Iterable[tuple[str, str]]) -> None:
-        """These are stored, whether or not there may be so many."""
+        """Add streams that are stored already, whatever the limits are."""
         for device, stream in series:
             mine = self._devices.setdefault(device, set())
             if stream not in mine:

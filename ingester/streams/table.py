@@ -34,11 +34,11 @@ class Destination:
     stream: str
     decoder: BoundDecoder | None = None
     exceeding: Exceeding | None = None
-    """What reads it where the device may not have one more stream."""
+    """The decoder of a stream beyond the device's limit."""
 
     @property
     def reader(self) -> BatchDecoder | None:
-        """What reads its messages; None: plain JSON."""
+        """The decoder of its messages; None: plain JSON."""
         return self.exceeding or self.decoder
 
     def invalid(self, payload: bytes, received: int) -> str | None:
@@ -121,7 +121,7 @@ class Streams:
         return found
 
     def admitted(self, found: Destination, topic: str) -> Destination:
-        """Where a message goes that is taken: its stream is one of its device's from now on, or one too many."""
+        """The destination of an accepted message: its stream is added to its device, or is beyond the limit."""
         why = self.known.admit(found.device, found.stream)
         return found if why is None else replace(found, exceeding=Exceeding(topic, why, found.decoder))
 

@@ -84,7 +84,7 @@ def test_the_unit_of_line_protocol():
         ({**PROTOBUF, "time": "at.seconds"}, "time: codec"), ({**PROTOBUF, "time": "count.x"}, "time: codec"),
         ({**BINARY, "fields": {"b": {"unit": "m"}}}, "fields: codec binary makes no field 'b'"),
         ({"codec": "text", "fields": {"temperature": {"unit": "m"}}}, "fields: codec text"),
-        ({"codec": "text", "value_type": "int"}, "value_type: 'int' is none of"),
+        ({"codec": "text", "value_type": "int"}, "value_type: 'int' is not one of"),
     ],
 )  # fmt: skip
 def test_a_key_without_effect(given: dict, key: str):

@@ -78,7 +78,7 @@ def test_what_is_not_of_the_type(value_type: str, payload: bytes, reason: str | 
 
 def test_a_type_that_is_none():
     """Named with those that are."""
-    with pytest.raises(OptionError, match="value_type: 'int' is none of auto, text"):
+    with pytest.raises(OptionError, match="value_type: 'int' is not one of auto, text"):
         CODECS["text"](Options(value_type="int"))
 
 
