@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 T = TypeVar("T")
 
@@ -13,14 +14,14 @@ _PEM_CERTIFICATES = (b"-----BEGIN CERTIFICATE-----", b"-----BEGIN X509 CERTIFICA
 
 def from_der(data: bytes) -> x509.Certificate:
     """Read a certificate in DER form. Raises ValueError."""
-    return _checked(_read(x509.load_der_x509_certificate, data))
+    return _checked(parse(x509.load_der_x509_certificate, data))
 
 
 def from_pem(data: bytes) -> list[x509.Certificate]:
     """Read certificates in PEM form, one or more. Raises ValueError."""
     if not any(begin in data for begin in _PEM_CERTIFICATES):
         raise ValueError("it has no BEGIN CERTIFICATE line")
-    return [_checked(one) for one in _read(x509.load_pem_x509_certificates, data)]
+    return [_checked(one) for one in parse(x509.load_pem_x509_certificates, data)]
 
 
 def from_file(data: bytes) -> list[x509.Certificate]:
@@ -33,11 +34,12 @@ def is_der(data: bytes) -> bool:
     return data[:1] == b"\x30" and _PEM not in data
 
 
-def _read(read: Callable[[bytes], T], data: bytes) -> T:
+def parse(load: Callable[[bytes], T], data: bytes) -> T:
+    """Call a function of cryptography that reads; whatever it raises for what it can't read is a ValueError."""
     try:
-        return read(data)
-    except Warning as warning:  # where warnings are errors
-        raise ValueError(str(warning)) from warning
+        return load(data)
+    except (x509.InvalidVersion, UnsupportedAlgorithm, Warning) as error:  # warnings, where they are errors
+        raise ValueError(str(error)) from error
 
 
 def _checked(made: x509.Certificate) -> x509.Certificate:

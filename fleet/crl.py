@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import MD5, SHA1
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from fleet.authority.chain import constraints_of
+from fleet.certificates import parse
 
 _PEM_BEGIN = b"-----BEGIN X509 CRL-----"
 _KNOWN = frozenset(
@@ -104,9 +105,9 @@ class RevocationList:
 def read_lists(data: bytes) -> list[RevocationList]:
     """Read one list in DER form, or any number of them in PEM form. Raises ValueError when there is none."""
     if _PEM_BEGIN in data:
-        found = [x509.load_pem_x509_crl(_PEM_BEGIN + part) for part in data.split(_PEM_BEGIN)[1:]]
+        found = [parse(x509.load_pem_x509_crl, _PEM_BEGIN + part) for part in data.split(_PEM_BEGIN)[1:]]
     elif data.startswith(b"0"):  # SEQUENCE
-        found = [x509.load_der_x509_crl(data)]
+        found = [parse(x509.load_der_x509_crl, data)]
     else:
         raise ValueError("it has no revocation list, neither in PEM nor in DER")
     return [_read(one) for one in found]

@@ -32,6 +32,7 @@ from fleet.authority.making import (
     subject_of,
 )
 from fleet.authority.requests import key_pem, new_key, read_certificate
+from fleet.certificates import from_pem
 from fleet.errors import ClockError, InvalidCertificateError, StateError
 from fleet.files import write_private, write_public
 from fleet.identity import Kind, Source, spiffe_id
@@ -244,7 +245,7 @@ class Authority:
     def _server(self) -> list[x509.Certificate] | None:
         """The server's certificate and those above it; None: there is none that can be read."""
         try:
-            return x509.load_pem_x509_certificates((self._folder / "server.pem").read_bytes())
+            return from_pem((self._folder / "server.pem").read_bytes())
         except (OSError, ValueError):
             return None
 

@@ -326,6 +326,10 @@ def test_lists_are_read_as_they_come(tmp_path):
         (b"-----BEGIN X509 CRL-----\n", "PEM"),
         (ROOTS + b"-----BEGIN X509 CRL-----\n!!!\n-----END X509 CRL-----\n", "PEM"),
         (pem(ROOT), "it has no revocation list"),
+        (
+            x509.load_pem_x509_crl(ROOTS).public_bytes(Encoding.DER).replace(b"\x02\x01\x01", b"\x02\x01\x09", 1),
+            "version",
+        ),
         (crl(ROOT, NEW_KEY, key_id=False), "its signature is wrong"),
     ],
 )

@@ -1,5 +1,6 @@
 """Certificates good and bad, each as files that a client has, with why it is refused."""
 
+import ssl
 import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fleet.identity import key_of
-from tests.fleet.pki import NOW, certificate, key, key_pem, pem
+from tests.fleet.pki import NOW, altered, certificate, key, key_pem, pem
 from tests.programs import need
 
 OLD = {"start": NOW - timedelta(days=20), "days": 10}
@@ -219,6 +220,12 @@ def _limits(pki: Pki) -> None:
     far_key = key()
     far = pki.authority("far", far_key, issuer=near, issuer_key=own, days=20)
     pki.case("too-far", "chain", pki.leaf("too-far", far, far_key), far, near)
+    for name, version in (("version-2", b"\x01"), ("version-10", b"\x09")):
+        own = pki.key()
+        changed = altered(
+            pki.leaf(name, own=own), pki.root_key, (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01" + version)
+        )
+        pki.cases.append(Case(name, "unreadable_certificate", ssl.DER_cert_to_PEM_cert(changed).encode(), key_pem(own)))
     issuer, issuer_key, between = pki.root, pki.root_key, []
     for number in range(10):
         own = key()
@@ -259,24 +266,24 @@ class _OpenSsl:
 
 
 def _by_openssl(pki: Pki, folder: Path) -> None:
-    ssl = _OpenSsl(pki, folder)
+    openssl = _OpenSsl(pki, folder)
     for name, reason, serial in (
         ("serial-21-bytes", "", f"0x7f{'ab' * 20}"),
         ("serial-0", "unreadable_certificate", "0"),
         ("serial-negative", "unreadable_certificate", "-5"),
     ):
-        ssl.make(name, "-set_serial", serial)
-        pki.cases.append(ssl.case(name, reason))
-    ssl.make("via", of="RSA", authority=True)
+        openssl.make(name, "-set_serial", serial)
+        pki.cases.append(openssl.case(name, reason))
+    openssl.make("via", of="RSA", authority=True)
     for digest in ("md5", "sha1"):
-        ssl.make(digest, f"-{digest}", by="via")
-        pki.cases.append(ssl.case(digest, "weak_signature", "via"))
-        ssl.make(f"above-{digest}", f"-{digest}", by="via", authority=True)
-        ssl.make(f"below-{digest}", by=f"above-{digest}")
-        pki.cases.append(ssl.case(f"below-{digest}", "weak_signature", f"above-{digest}", "via"))
-    ssl.make("pss-key", of="RSA-PSS")
-    pki.cases.append(ssl.case("pss-key", ""))
-    ssl.make("v1", "v1")
-    pki.cases.append(ssl.case("v1", "no_identity"))
-    ssl.make("below-v1", by="v1")
-    pki.cases.append(ssl.case("below-v1", "unknown_ca", "v1"))
+        openssl.make(digest, f"-{digest}", by="via")
+        pki.cases.append(openssl.case(digest, "weak_signature", "via"))
+        openssl.make(f"above-{digest}", f"-{digest}", by="via", authority=True)
+        openssl.make(f"below-{digest}", by=f"above-{digest}")
+        pki.cases.append(openssl.case(f"below-{digest}", "weak_signature", f"above-{digest}", "via"))
+    openssl.make("pss-key", of="RSA-PSS")
+    pki.cases.append(openssl.case("pss-key", ""))
+    openssl.make("v1", "v1")
+    pki.cases.append(openssl.case("v1", "no_identity"))
+    openssl.make("below-v1", by="v1")
+    pki.cases.append(openssl.case("below-v1", "unknown_ca", "v1"))
