@@ -2,8 +2,9 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from enum import Enum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import structlog
 from amqtt.adapters import ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WebSocketsWriter, WriterAdapter
@@ -12,6 +13,7 @@ from amqtt.contexts import Action, BrokerConfig
 from amqtt.errors import BrokerError, PluginError, PluginLoadError
 from amqtt.events import BrokerEvents, Events
 from amqtt.session import Session as AmqttSession
+from amqtt.utils import import_string
 
 from broker_plugins.adapters import WebSocketReader, serve_stream
 from broker_plugins.dispatcher import Dispatcher
@@ -246,4 +248,23 @@ def _with_ours(config: BrokerConfig | dict[str, Any] | None, services: Services)
             raise PluginRefusedError(f"plugin {name}: sessions and retained messages are kept by the engine already")
     listeners = given.get("listeners") or {"default": {"type": "external"}}
     ours = {name: {"services": services} for name in OURS}
-    return {"listeners": listeners, "plugins": {**ours, **plugins}}
+    return {"listeners": listeners, "plugins": {**ours, **{name: _chosen(name, plugins[name]) for name in plugins}}}
+
+
+def _chosen(name: str, given: Any) -> Any:
+    """A plugin's settings with members of its enumerations, which amqtt wants as such, where they came as text."""
+    try:
+        kinds = get_type_hints(import_string(name).Config)
+    except (ImportError, AttributeError, TypeError, NameError):  # amqtt says what is wrong
+        return given
+    if not isinstance(given, dict):
+        return given
+    found = dict(given)
+    for key, kind in kinds.items():
+        if isinstance(found.get(key), str) and isinstance(kind, type) and issubclass(kind, Enum):
+            try:
+                found[key] = kind(found[key])
+            except ValueError as error:
+                known = ", ".join(str(member.value) for member in kind)
+                raise PluginRefusedError(f"mqtt.plugins: {name}: {key}: {error}; known are {known}") from None
+    return found

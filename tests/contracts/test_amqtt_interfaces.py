@@ -26,7 +26,7 @@ from broker_plugins.engine.packets import (
 )
 from broker_plugins.errors import PluginRefusedError
 from tests.broker_plugins.engine.client import Served, served, will
-from tests.contracts.third_party import Packets, Recorder
+from tests.contracts.third_party import Packets, Recorder, Way
 from tests.waiting import until
 
 ANYBODY = "amqtt.plugins.authentication.AnonymousAuthPlugin"
@@ -213,6 +213,10 @@ async def test_forms_of_configuration(gate: Served, tmp_path):
         names = [type(plugin).__name__ for plugin in Broker(config, **needs).plugins_manager.plugins]
         assert names[:2] == ["CertificateAuthPlugin", "TopicRightsPlugin"]
         assert names[4:] == ([] if config is None else ["Recorder"]), form
+    asking = "tests.contracts.third_party.Asking"
+    assert Broker({"plugins": {asking: {"way": "post"}}}, **needs).plugins_manager.plugins[-1].config.way is Way.POST
+    with pytest.raises(PluginRefusedError, match="Asking: way: 'put' is not a valid Way; known are get, post"):
+        Broker({"plugins": {asking: {"way": "put"}}}, **needs)
     for key in ("auth", "topic-check"):
         with pytest.raises(PluginRefusedError, match=key):
             Broker({key: {"x": 1}}, **needs)

@@ -1,11 +1,29 @@
 """Plugins as somebody else would write them, one of each base class."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 from amqtt.session import Session
+
+
+class Way(StrEnum):
+    """As in amqtt's plugin that asks over HTTP."""
+
+    GET = "get"
+    POST = "post"
+
+
+class Asking(BasePlugin[Any]):
+    """Has a choice in its settings."""
+
+    @dataclass
+    class Config:
+        """How it asks."""
+
+        way: Way = Way.GET
 
 
 class Recorder(BasePlugin[Any]):
