@@ -23,7 +23,6 @@ from fleetgate.core import Core
 from fleetgate.errors import ArgumentError
 from fleetgate.operations import Operation
 from fleetgate.times import iso
-from ingester.clock import now_us
 from ingester.sqlite.opening import read_only
 
 _DATABASES = ("fleet.db", "mqtt.db")
@@ -43,7 +42,7 @@ async def back_up(core: Core, file: Path, passphrase: bytes | None, operation: O
     It is gathered in a folder beside it, which stays when that is interrupted: the next try goes on from there. Raises
     StateError when it can't be written.
     """
-    at, state = now_us(), core.state
+    at, state = core.clocks.wall(), core.state
     partial, stopping = file.with_name(f"{file.name}.partial"), Event()
     try:
         await to_thread(_begin, state, partial)

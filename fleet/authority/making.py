@@ -104,7 +104,7 @@ def client_or_server(
     usage: x509.ObjectIdentifier,
     names: list[x509.GeneralName],
 ) -> x509.Certificate:
-    """The certificate of a client or of the server; it ends with its issuer's at the latest."""
+    """The certificate of a client or of the server, valid at most as long as its issuer's."""
     (key, above), (begin, end) = issuer, valid
     return (
         x509.CertificateBuilder()
@@ -112,7 +112,7 @@ def client_or_server(
         .issuer_name(above.subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begin - CLOCK_SKEW)
+        .not_valid_before(max(begin - CLOCK_SKEW, above.not_valid_before_utc))
         .not_valid_after(min(end, above.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(signs_certificates=False), critical=True)

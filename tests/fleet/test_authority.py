@@ -279,11 +279,12 @@ async def test_what_was_made_while_the_clock_was_ahead(tmp_path, need, first: in
     clock.at += 11 * 365 * DAY_US
     authority.renew(NAMES)
     held = authority.root
-    issuer = BuiltInIssuer(authority, lambda: START)
+    issuer = BuiltInIssuer(authority, lambda: BELIEVED_FROM_US)
     made = await issuer.issue(Kind.DEVICE, "a", read_request(signing_request("a")[1]))
     clock.at = START
     assert authority.renew(NAMES) == ["server"]
     assert valid(made[0], clock)
+    assert made[0].not_valid_before_utc >= held.not_valid_before_utc
     for name, one in (("held", [held]), ("made", made)):
         (tmp_path / f"{name}.pem").write_bytes(b"".join(map(pem, one)))
     for name in ("made.pem", "server.pem"):
