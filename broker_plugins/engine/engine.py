@@ -448,7 +448,10 @@ class Engine:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:  # noqa: BLE001 - the supervision point is there, and logs it
+                connection.failed()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

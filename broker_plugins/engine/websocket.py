@@ -106,8 +106,8 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- the connection's side: its Transport --
 
     def write(self, data: bytes) -> None:
-        """Send packets as a binary message [MQTT-6.0.0-1]."""
-        if self._open:
+        """Send packets as a binary message [MQTT-6.0.0-1]; nothing once either side has closed."""
+        if self._open and self._protocol.state is State.OPEN:
             self._protocol.send_binary(data)
             self._write()
 

@@ -369,6 +369,14 @@ async def test_websocket_as_proxies_and_hasty_clients_speak_it(tmp_path):
         assert found.endswith(b"\x88\x02\x03\xe8")
         found = await answer(proxied, b"\x83\x80\0\0\0\0")
         assert found.endswith(b"\x03\xeainvalid opcode")  # a protocol error is told as one
+        connect = encode(Connect(V311, "a"), V311)
+        frame = bytes([0x82, 0x80 | len(connect), 0, 0, 0, 0]) + connect
+        faults: list[dict] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: faults.append(context))
+        found = await answer(proxied, frame, b"\x88\x82\0\0\0\0\x03\xe8")
+        assert found.endswith(b"\r\n\r\n\x88\x02\x03\xe8")  # nothing behind the goodbye
+        await until(lambda: not gate.engine.all)
+        assert faults == []  # what others are sent in the same turn of the loop leaves too
         found = await answer(proxied + "Origin: https://a.example\r\nOrigin: https://b.example\r\n")
         assert found.startswith(b"HTTP/1.1 403 ")
 
