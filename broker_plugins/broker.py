@@ -1,6 +1,7 @@
 """amqtt's Broker around our engine: its configuration, plugins, events and context, and none of its protocol."""
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from enum import Enum
 from pathlib import Path
@@ -109,11 +110,15 @@ class Broker(AmqttBroker):
 
     async def start(self) -> None:
         """Fire amqtt's events, and listen. Raises BrokerStartError."""
+        amqtts = logging.getLogger("amqtt.broker")
+        amqtts.addFilter(_is_unknown)
         try:
             await super().start()
         except BrokerError as error:
             cause = error.__context__ or error
             raise BrokerStartError(str(cause)) from error
+        finally:
+            amqtts.removeFilter(_is_unknown)
 
     async def _start_listeners(self) -> None:
         async with AsyncExitStack() as stack:
@@ -225,6 +230,11 @@ class Broker(AmqttBroker):
                 # Supervision point: a plugin's fault is logged and counted, and stops nobody.
                 self._hooks.dispatcher.failures += 1
                 log.exception("plugin failed", hook=getattr(hook, "__qualname__", repr(hook)), on=str(event_name))
+
+
+def _is_unknown(record: logging.LogRecord) -> bool:
+    """False for a log line about an address that can't be listened on: BrokerStartError says so, without traceback."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], OSError)
 
 
 def _with_ours(config: BrokerConfig | dict[str, Any] | None, services: Services) -> dict[str, Any]:

@@ -227,6 +227,10 @@ def test_one_owner(gate: Gate, tmp_path):
     done = Gate(tmp_path).run("serve", "--http-bind", gate.addresses["http"], "--mqtt-bind", "127.0.0.1:0", check=False)
     assert done.returncode == 1
     assert "in use" in done.stderr
+    for mqtt in (gate.addresses["mqtts"], "nowhere.invalid:1"):
+        done = Gate(tmp_path).run("serve", "--http-bind", "127.0.0.1:0", "--mqtt-bind", mqtt, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert done.stderr.splitlines()[-1].startswith("fleetgate: MQTT: ")
 
 
 def test_simulate_reports(need, fresh: Gate):
