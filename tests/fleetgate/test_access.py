@@ -343,7 +343,7 @@ async def test_operators_are_kept(client):
 
 async def test_what_refused_requests_leave(client):
     """A body that is none, a field too many: failed, with the reason; nothing is left as begun."""
-    for body in (b"{", b"[]", b'{"name": 1}', b'{"name": "\\ud800"}', b'{"name": "\\u0000"}'):
+    for body in (b"{", b"[]", b'{"name": 1}', b'{"name": "\\ud800"}', b'{"name": "\\u0000"}', b'{"name": "/"}'):
         answer = await client.post("/api/v1/devices", content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 422
     found = await entries(client, action="device.add")
@@ -376,8 +376,9 @@ async def test_where_somebody_comes_from_is_not_theirs_to_say(client, core, tmp_
 
 
 async def test_names_that_are_none_at_the_login(client):
-    """Are refused as any other, and in the log."""
-    body = b'{"name": "\\u0000x", "password": "wrong horse"}'
-    answer = await client.post("/api/v1/session", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 401
-    assert (await entries(client, action="session.login"))[0]["actor"] == "\ufffdx"
+    """A name that nobody has is refused and in the log; a text that no database can hold is no name."""
+    for name, status in (("\\u202e/x", 401), ("\\u0000x", 422)):
+        body = b'{"name": "%s", "password": "wrong horse"}' % name.encode()
+        answer = await client.post("/api/v1/session", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == status
+    assert [entry["actor"] for entry in await entries(client, action="session.login")] == ["\u202e/x"]

@@ -34,6 +34,7 @@ def test_a_device_has_so_many_streams():
     assert [known.admit("d", name) for name in ("a", "b", "a")] == [None, None, None]
     assert known.admit("d", "c") == "the device has 2 streams, the limit is ingest.device_streams = 2"
     assert known.admit("other", "c") is None
+    known.add([("d", "a"), ("other", "c")])  # those it has already
     assert (known.names, known.series) == (3, 3)
     assert known.forget("d")
     assert not known.forget("d")

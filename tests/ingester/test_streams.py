@@ -120,6 +120,7 @@ def test_what_did_not_change_remembers():
     streams = table(a={"filter": "a/#", "codec": "sparkplug"}, b={"filter": "b/#"})
     streams.changed.append(lambda: told.append(1))
     before = streams.decoders
+    assert [before[name].remembers for name in "ab"] == [True, False]
     streams.define([from_object("a", {"filter": "a/#", "codec": "sparkplug"}), from_object("b", {"filter": "b/x"})])
     assert streams.decoders["a"] is before["a"]
     assert streams.decoders["b"] is not before["b"]

@@ -94,9 +94,8 @@ async def act(run: Run, part: list[tuple[str, object]], known: dict[str, Referen
 
 async def killed(presence: Presence) -> None:
     """Its tasks end, and write nothing."""
-    for task in (*presence._tasks, presence._written._writing):
-        task.cancel()
-        await asyncio.wait([task])
+    for work in (*presence._works, presence._written._every):
+        await work.stop()
 
 
 async def play(path: Path, script: list[tuple[str, object]]) -> None:

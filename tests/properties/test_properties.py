@@ -12,7 +12,7 @@ from ingester.batch import Batch
 from ingester.bisection import find_failing
 from ingester.decode import REASONS, DecodeError, Limits, readings, scan
 from ingester.ledger import Ledger
-from ingester.sqlite.rows import chosen, count_of, messages, pack
+from ingester.sqlite.rows import count_of, messages, pack, select_messages
 from tests.fleet.policies import own_branch
 
 NOW = 1_795_392_000_000_000
@@ -152,7 +152,7 @@ def test_a_row_is_parted_without_loss(entries, data):
     batch.connections = [7] * len(entries)
     (row,) = pack(batch, 1)
     picked = sorted(data.draw(st.sets(st.integers(0, len(entries) - 1), min_size=1)))
-    part = chosen(row, picked)
+    part = select_messages(row, picked)
     whole = list(messages(row))
     assert list(messages(part)) == [whole[at] for at in picked]
     assert count_of(part) == len(picked)
