@@ -19,6 +19,7 @@ def gate(tmp_path_factory):
         yield made
 
 
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_nothing(gate: Gate, tmp_path, request):
     """No error of ours, no answer that is not described, nothing taken that may not be, nothing in without a token."""
     token = (gate.state / "admin.token").read_text().strip()
