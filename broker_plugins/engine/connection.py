@@ -456,7 +456,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def new(self) -> bool:
-        """Whether no CONNECT came."""
+        """True until its CONNECT has come."""
         return self.state is State.NEW
 
     @property

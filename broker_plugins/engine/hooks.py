@@ -143,7 +143,7 @@ class Hooks(Protocol):
         ...
 
     def owner_of(self, client_id: str) -> str:
-        """The owner that a client id belongs to, whoever uses it now."""
+        """The owner of a client id, also while another client uses it."""
         ...
 
     async def agrees(self, client: Any, client_id: str, topic: str, action: str) -> bool:

@@ -31,7 +31,7 @@ class Message:
     sender: str = ""
     owner: str = ""
     device: bool = False
-    """Whether a device published it: the limits of one device apply."""
+    """True if a device published it: the limits of one device apply."""
 
     @property
     def size_bytes(self) -> int:

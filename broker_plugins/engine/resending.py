@@ -28,7 +28,7 @@ def send(connection: "Connection", session: Session, due: Due) -> None:
 
 
 class Resending:
-    """What a connection is still to get of retained messages. It ends with the session, or when all is sent."""
+    """The retained messages that a connection has yet to get. It ends with the session, or when all is sent."""
 
     __slots__ = ("_connection", "_session", "_slices", "_soon", "due")
 
@@ -86,7 +86,7 @@ class Resending:
                 engine.offer(session, Delivery(message, qos, True, (identifier,) if identifier else ()))
 
     def _wanted(self, entry: Subscription) -> bool:
-        """Whether a subscription is still there, and anybody to get its messages."""
+        """True while the subscription exists and its client can get messages."""
         session, connection = self._session, self._connection
         there = connection.engine.sessions.by_client_id.get(session.client_id) is session
         return there and entry.topic_filter in session.subscriptions and (session.kept or not connection.ended)

@@ -64,7 +64,7 @@ class Retained:
         return [message.topic for message in self._trie.match(topic_filter)]
 
     def _exceeds(self, message: Message, last: Message | None) -> bool:
-        """Whether its device would exceed its limits."""
+        """True if the device would exceed its limits."""
         mine = last if last is not None and last.owner == message.owner else None
         count = len(self._by_owner.get(message.owner, ())) + (mine is None)
         size = self._bytes_by_owner[message.owner] + message.size_bytes - (mine.size_bytes if mine else 0)

@@ -96,7 +96,7 @@ class Session:
         return self.expiry > 0
 
     def has_room(self, size_bytes: int) -> bool:
-        """Whether so much more may wait."""
+        """True if this much more may wait."""
         return len(self.queue) < self._limits.messages and self.queue_bytes + size_bytes <= self._limits.size_bytes
 
     def offer(self, delivery: Delivery, now: int, *, always: bool = False) -> str | None:
